@@ -6,7 +6,7 @@ use crate::{
     function::FunctionSpec,
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
     traffic::{Aborted, Share},
-    vm::{Keep, KeepBy, VmStatus},
+    vm::{Keep, KeepAliveSource, VmStatus},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ pub struct FunctionInfo {
     /// How long idle instances stay; absent where the VMs' default applies and no call was
     /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keep: Option<KeepInfo>,
+    pub keep: Option<KeepAliveInfo>,
     /// When the active version was made.
     pub updated_at: Timestamp,
     /// Settings of the active version.
@@ -62,7 +62,7 @@ pub struct FunctionInfo {
 
 /// How long idle instances of a function stay, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeepInfo {
+pub struct KeepAliveInfo {
     /// How long an instance stays after its last call.
     #[serde(with = "crate::function::millis", rename = "idle_ms")]
     pub idle: Duration,
@@ -76,12 +76,12 @@ pub struct KeepInfo {
     pub ready_after: Option<Duration>,
     /// Who chose these times.
     #[serde(default)]
-    pub by: KeepBy,
+    pub by: KeepAliveSource,
     /// Explanation for people.
     pub why: String,
 }
 
-impl From<&Keep> for KeepInfo {
+impl From<&Keep> for KeepAliveInfo {
     fn from(keep: &Keep) -> Self {
         let Keep { idle, ready_after, by, why, .. } = keep;
         Self { idle: *idle, ready_after: *ready_after, by: *by, why: why.clone() }

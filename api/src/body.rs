@@ -120,7 +120,7 @@ impl BodyProgress {
 
     /// Whether the caller is the one to act. A body that the function does not read is not complete
     /// either, but that is the function's doing.
-    pub fn is_callers_turn(&self) -> bool {
+    pub fn waits_for_caller(&self) -> bool {
         !self.0.complete.load(Relaxed) && self.0.is_awaited.load(Relaxed)
     }
 

@@ -3,7 +3,7 @@
 //!
 //! In `epsilon up` the builder itself implements [`Builder`]; in a fleet, a client of its listener
 //! does: `POST /v1/builds?deployment=ID&folder=NAME&only=F&only=G` ([`BuildOrder`]) with a gateway
-//! token and the archive as body, answered by lines of [`BuildNews`].
+//! token and the archive as body, answered by lines of [`BuildMessage`].
 
 mod order;
 
@@ -61,7 +61,7 @@ impl fmt::Debug for BuildJob {
 /// Receives the progress of a build. Must not block; a slow reader loses lines, not the build.
 pub trait BuildLog: Send + Sync {
     /// Reports one event.
-    fn tell(&self, event: BuildEvent);
+    fn report(&self, event: BuildEvent);
 }
 
 /// Progress of a build.
@@ -140,7 +140,7 @@ impl BuildError {
 /// is an [`ErrorBody`] in its envelope, and the archive was not read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum BuildNews {
+pub enum BuildMessage {
     /// Heartbeat: no event for a [`HEARTBEAT`]; the build goes on.
     Alive,
     /// An event of the build.
@@ -151,7 +151,7 @@ pub enum BuildNews {
     Failed(BuildError),
 }
 
-impl BuildNews {
+impl BuildMessage {
     /// Longest line in bytes: a project's functions with the largest environments.
     pub const LONGEST_LINE: usize = 16 << 20;
 
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::function::Runtime;
 
-    fn all() -> Vec<(BuildNews, &'static str)> {
+    fn all() -> Vec<(BuildMessage, &'static str)> {
         let took = Duration::from_millis(1500);
         let (step, detail) = (Step::Dependencies, "57 packages".to_owned());
         let image =
@@ -218,25 +218,25 @@ mod tests {
             hint: None,
         };
         vec![
-            (BuildNews::Alive, r#""alive""#),
+            (BuildMessage::Alive, r#""alive""#),
             (
-                BuildNews::Event(BuildEvent::StepStarted { step, detail: detail.clone() }),
+                BuildMessage::Event(BuildEvent::StepStarted { step, detail: detail.clone() }),
                 r#"{"event":{"step_started":{"step":"dependencies","detail":"57 packages"}}}"#,
             ),
             (
-                BuildNews::Event(BuildEvent::StepDone { step, detail, took }),
+                BuildMessage::Event(BuildEvent::StepDone { step, detail, took }),
                 r#"{"event":{"step_done":{"step":"dependencies","detail":"57 packages","took_ms":1500}}}"#,
             ),
             (
-                BuildNews::Event(BuildEvent::Line("added\n".into())),
+                BuildMessage::Event(BuildEvent::Line("added\n".into())),
                 r#"{"event":{"line":"added\n"}}"#,
             ),
             (
-                BuildNews::Built(built),
+                BuildMessage::Built(built),
                 r#"{"built":{"project":"shop","functions":[{"name":"hi","spec":{"runtime":"node","#,
             ),
             (
-                BuildNews::Failed(failed),
+                BuildMessage::Failed(failed),
                 r#"{"failed":{"code":"LOAD_FAILED","status":422,"message":"line 1\nline 2","hint":null}}"#,
             ),
         ]
@@ -248,14 +248,14 @@ mod tests {
             let line = news.to_line();
             assert!(line.starts_with(text), "{line}");
             assert_eq!(line.find('\n'), Some(line.len() - 1), "{line}");
-            assert_eq!(serde_json::from_str::<BuildNews>(&line).unwrap(), news);
+            assert_eq!(serde_json::from_str::<BuildMessage>(&line).unwrap(), news);
         }
     }
 
     #[test]
     fn what_is_no_news_is_refused() {
         for wrong in ["", "null", "{}", r#""dead""#, r#"{"failed":{"code":"X","status":42}}"#] {
-            assert!(serde_json::from_str::<BuildNews>(wrong).is_err(), "{wrong}");
+            assert!(serde_json::from_str::<BuildMessage>(wrong).is_err(), "{wrong}");
         }
     }
 }

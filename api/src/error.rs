@@ -208,7 +208,7 @@ impl CallError {
 
     /// The error for a request whose own body failed, found anywhere in the chain of sources;
     /// `None` when the body was not the reason, or its caller just hung up.
-    pub fn of_request_body(err: &(dyn std::error::Error + 'static)) -> Option<Self> {
+    pub fn from_body_error(err: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut cause = Some(err);
         while let Some(one) = cause {
             if let Some(BodyTooLarge { limit }) = one.downcast_ref() {

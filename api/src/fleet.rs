@@ -5,7 +5,7 @@
 //! ```text
 //! member ─▶ gateway's control listener (credential; `join`: fleet token)
 //!   POST /v1/fleet/join         Join → Joined
-//!   POST /v1/fleet/beat         Join → Welcome, each BEAT
+//!   POST /v1/fleet/beat         Join → Welcome, each HEARTBEAT_INTERVAL
 //!   POST /v1/fleet/leave        – → 204
 //! gateway ─▶ agent's listener (gateway token)
 //!   GET  /v1/reports            NDJSON of VmStatus: each REPORT, and at the start and end of a drain
@@ -19,7 +19,7 @@
 //!   POST /v1/drain, undrain     – → 204
 //!   GET  /v1/logs/{function}?…  NDJSON of LogRecord
 //! gateway ─▶ builder's listener (gateway token)
-//!   POST /v1/builds?…           tar.gz → NDJSON of BuildNews
+//!   POST /v1/builds?…           tar.gz → NDJSON of BuildMessage
 //!   POST /v1/images/remove      ImageRef → 204 or ErrorBody
 //!   GET  /v1/status             BuilderStatus
 //! ```
@@ -42,7 +42,7 @@ pub const PROTOCOL: u32 = 1;
 /// How often a VM reports. Three missed reports mean that it is gone.
 pub const REPORT: Duration = Duration::from_secs(1);
 /// How often a member sends a heartbeat to a gateway, and receives the list of gateways.
-pub const BEAT: Duration = Duration::from_secs(5);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Kinds of members of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

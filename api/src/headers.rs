@@ -27,7 +27,7 @@ pub const DEADLINE_MS: HeaderName = HeaderName::from_static("x-epsilon-deadline-
 pub const KEY: HeaderName = HeaderName::from_static("x-epsilon-key");
 
 /// From a gateway to a member of its fleet: the gateway token, signed by the gateway.
-pub const PASS: HeaderName = HeaderName::from_static("x-epsilon-pass");
+pub const GATEWAY_TOKEN: HeaderName = HeaderName::from_static("x-epsilon-pass");
 
 /// From a gateway to an agent: which version a call is for, as `name@3`. Only calls carry it.
 pub const VERSION: HeaderName = HeaderName::from_static("x-epsilon-version");

@@ -12,7 +12,7 @@ use slots::Slots;
 use std::{fmt, str::FromStr, time::Duration};
 
 /// Versions of one split at most. Each has time series of its own in the metrics.
-pub const MOST: usize = 8;
+pub const MAX_VERSIONS: usize = 8;
 
 /// How many of a hundred calls a version gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,26 +33,30 @@ impl fmt::Display for Share {
 /// A text that cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not {rule}")]
-pub struct Unreadable {
+pub struct InvalidTraffic {
     text: String,
     rule: &'static str,
 }
 
-impl Unreadable {
+impl InvalidTraffic {
     fn new(text: &str, rule: &'static str) -> Self {
         Self { text: text.chars().filter(|c| !c.is_control()).take(80).collect(), rule }
     }
 }
 
 impl FromStr for Share {
-    type Err = Unreadable;
+    type Err = InvalidTraffic;
 
-    fn from_str(text: &str) -> Result<Self, Unreadable> {
-        let odd = || Unreadable::new(text, "a share such as `3=90`: a version and its percent");
-        let (version, percent) = text.split_once('=').ok_or_else(odd)?;
+    fn from_str(text: &str) -> Result<Self, InvalidTraffic> {
+        let invalid =
+            || InvalidTraffic::new(text, "a share such as `3=90`: a version and its percent");
+        let (version, percent) = text.split_once('=').ok_or_else(invalid)?;
         let percent = percent.strip_suffix('%').unwrap_or(percent);
         let percent = percent.parse().ok().filter(|percent| *percent <= 100);
-        Ok(Self { version: version.parse().map_err(|_| odd())?, percent: percent.ok_or_else(odd)? })
+        Ok(Self {
+            version: version.parse().map_err(|_| invalid())?,
+            percent: percent.ok_or_else(invalid)?,
+        })
     }
 }
 
@@ -80,14 +84,14 @@ impl fmt::Display for Sticky {
 }
 
 impl FromStr for Sticky {
-    type Err = Unreadable;
+    type Err = InvalidTraffic;
 
-    fn from_str(text: &str) -> Result<Self, Unreadable> {
-        let odd = || Unreadable::new(text, "`cookie` or `header:NAME`");
+    fn from_str(text: &str) -> Result<Self, InvalidTraffic> {
+        let invalid = || InvalidTraffic::new(text, "`cookie` or `header:NAME`");
         match text.split_once(':') {
             None if text == "cookie" => Ok(Self::Cookie),
-            Some(("header", name)) => name.parse().map(Self::Header).map_err(|_| odd()),
-            _ => Err(odd()),
+            Some(("header", name)) => name.parse().map(Self::Header).map_err(|_| invalid()),
+            _ => Err(invalid()),
         }
     }
 }
@@ -118,7 +122,7 @@ impl Rate {
     }
 
     /// Whether `failed` of `calls` exceed this rate.
-    pub fn is_passed_by(self, failed: u64, calls: u64) -> bool {
+    pub fn is_exceeded_by(self, failed: u64, calls: u64) -> bool {
         failed.saturating_mul(10_000) > calls.saturating_mul(u64::from(self.0))
     }
 
@@ -138,12 +142,12 @@ impl fmt::Display for Rate {
 }
 
 impl FromStr for Rate {
-    type Err = Unreadable;
+    type Err = InvalidTraffic;
 
-    fn from_str(text: &str) -> Result<Self, Unreadable> {
+    fn from_str(text: &str) -> Result<Self, InvalidTraffic> {
         let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
-        let odd = || Unreadable::new(text, "a percentage such as `5%`, from 0 to 100");
-        number.and_then(Self::of_percents).ok_or_else(odd)
+        let invalid = || InvalidTraffic::new(text, "a percentage such as `5%`, from 0 to 100");
+        number.and_then(Self::of_percents).ok_or_else(invalid)
     }
 }
 
@@ -156,8 +160,8 @@ impl Serialize for Rate {
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let percents = f64::deserialize(from)?;
-        let odd = || D::Error::custom(format_args!("{percents} is not between 0 and 100"));
-        Self::of_percents(percents).ok_or_else(odd)
+        let invalid = || D::Error::custom(format_args!("{percents} is not between 0 and 100"));
+        Self::of_percents(percents).ok_or_else(invalid)
     }
 }
 
@@ -183,8 +187,8 @@ impl AbortRule {
     }
 
     /// Whether `failed` of `calls` break the rule.
-    pub fn is_broken_by(&self, failed: u64, calls: u64) -> bool {
-        calls >= u64::from(self.min_calls) && self.above.is_passed_by(failed, calls)
+    pub fn is_violated_by(&self, failed: u64, calls: u64) -> bool {
+        calls >= u64::from(self.min_calls) && self.above.is_exceeded_by(failed, calls)
     }
 }
 
@@ -344,9 +348,9 @@ mod tests {
         let split: Split = serde_json::from_str(kept).unwrap();
         assert_eq!(text(&split.slots.shares()), "3=90 4=10");
         assert_eq!(serde_json::to_string(&split).unwrap(), kept);
-        for odd in ["[[3,90]]", "[[3,90],[4,11]]", "[]", "[[0,100]]", "[[3,200]]"] {
-            let text = kept.replace("[[3,90],[4,10]]", odd);
-            assert!(serde_json::from_str::<Split>(&text).is_err(), "{odd}");
+        for invalid in ["[[3,90]]", "[[3,90],[4,11]]", "[]", "[[0,100]]", "[[3,200]]"] {
+            let text = kept.replace("[[3,90],[4,10]]", invalid);
+            assert!(serde_json::from_str::<Split>(&text).is_err(), "{invalid}");
         }
     }
 
@@ -361,11 +365,11 @@ mod tests {
             (6, 100, true),
             (0, u64::MAX, false),
         ] {
-            assert_eq!(rule.is_broken_by(failed, calls), broken, "{failed} of {calls}");
+            assert_eq!(rule.is_violated_by(failed, calls), broken, "{failed} of {calls}");
         }
         let never = AbortRule { above: Rate::ALL, ..rule };
-        assert!(!never.is_broken_by(100, 100));
+        assert!(!never.is_violated_by(100, 100));
         let none = AbortRule { above: Rate::percent(0), ..rule };
-        assert!(none.is_broken_by(1, 100_000));
+        assert!(none.is_violated_by(1, 100_000));
     }
 }

@@ -192,7 +192,7 @@ pub struct Keep {
     pub ready_after: Option<Duration>,
     /// Who chose these times.
     #[serde(default)]
-    pub by: KeepBy,
+    pub by: KeepAliveSource,
     /// Explanation for people: "99 of 100 pauses were shorter than 11m".
     pub why: String,
 }
@@ -200,7 +200,7 @@ pub struct Keep {
 /// Who chose how long idle instances stay; the better informed one is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum KeepBy {
+pub enum KeepAliveSource {
     /// The operator's default: the function's pauses are not conclusive (yet).
     #[default]
     Default,

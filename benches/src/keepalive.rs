@@ -1,5 +1,5 @@
 //! `make bench ARGS=keepalive`: a week of calls through keep-alive policies: fixed times, the
-//! agent's own adaptive one (`vm-agent/src/keep/`), and none at all, where each call is a cold
+//! agent's own adaptive one (`vm-agent/src/keepalive/`), and none at all, where each call is a cold
 //! start in a cell. Then a VM with too little memory: which instance is evicted first.
 //!
 //! The replay is deterministic: the same numbers on every machine. Not modelled: concurrent calls

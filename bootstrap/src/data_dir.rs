@@ -16,8 +16,9 @@ use std::{
 /// When there is no such folder: wrong usage.
 pub fn locate(named: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(dir) = named {
-        return std::path::absolute(dir)
-            .map_err(|err| Failure::usage("the data folder has no absolute path").because(&err));
+        return std::path::absolute(dir).map_err(|err| {
+            Failure::usage("the data folder has no absolute path").with_cause(&err)
+        });
     }
     if rustix::process::geteuid().is_root() {
         return Ok(PathBuf::from("/var/lib/epsilon"));

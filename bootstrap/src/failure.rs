@@ -54,7 +54,7 @@ impl Failure {
     }
 
     /// Adds the causes to the message.
-    pub fn because(mut self, cause: &(dyn Error + 'static)) -> Self {
+    pub fn with_cause(mut self, cause: &(dyn Error + 'static)) -> Self {
         let _ = write!(self.body.message, ": {}", Chain(cause)); // writing to a String cannot fail
         self
     }
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn a_failure_says_what_why_and_what_next() {
         let cause = std::io::Error::other("disk on fire");
-        let failure = Failure::new("X", "`a` cannot be read").because(&cause).hint("put it out");
+        let failure = Failure::new("X", "`a` cannot be read").with_cause(&cause).hint("put it out");
         assert_eq!(
             console::strip_ansi_codes(&failure.text()),
             "error: `a` cannot be read: disk on fire\nhint: put it out\n"

@@ -27,7 +27,7 @@ impl Lock {
     pub fn take(data: &Path) -> Result<Self, Failure> {
         let unusable = |err: io::Error| {
             Failure::new("DATA_DIR", format!("the data folder `{}` cannot be used", data.display()))
-                .because(&err)
+                .with_cause(&err)
                 .hint("name another with `--data-dir DIR` or EPSILON_DATA_DIR")
         };
         DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(unusable)?;
@@ -37,7 +37,7 @@ impl Lock {
         let file = options.open(&path).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(taken(data)),
+            Err(TryLockError::WouldBlock) => return Err(already_locked(data)),
             Err(TryLockError::Error(err)) => return Err(unusable(err)),
         }
         let lock = Self { file, path };
@@ -50,7 +50,7 @@ impl Lock {
     ///
     /// # Errors
     /// When the lock file cannot be written.
-    pub fn announce(&self, control: &str, authority: Option<&Path>) -> Result<(), Failure> {
+    pub fn write_address(&self, control: &str, authority: Option<&Path>) -> Result<(), Failure> {
         self.write(Some(control), authority)
     }
 
@@ -68,7 +68,7 @@ impl Lock {
         });
         written.map_err(|err| {
             let path = self.path.display();
-            Failure::new("DATA_DIR", format!("`{path}` cannot be written")).because(&err)
+            Failure::new("DATA_DIR", format!("`{path}` cannot be written")).with_cause(&err)
         })
     }
 }
@@ -88,7 +88,7 @@ pub fn is_taken(data: &Path) -> bool {
     matches!(held, Ok(Err(TryLockError::WouldBlock)))
 }
 
-fn taken(data: &Path) -> Failure {
+fn already_locked(data: &Path) -> Failure {
     let pid = match data_dir::holder(data) {
         Some(holder) => format!("process {}", holder.pid),
         None => "another process".to_owned(),
@@ -111,7 +111,7 @@ mod tests {
         assert!(!is_taken(&data));
         let lock = Lock::take(&data).unwrap();
         assert!(is_taken(&data));
-        lock.announce("http://127.0.0.1:1", None).unwrap();
+        lock.write_address("http://127.0.0.1:1", None).unwrap();
         let text = format!("{:?}", Lock::take(&data).unwrap_err());
         assert!(text.contains(&format!("process {}", std::process::id())), "{text}");
         assert_eq!(data_dir::holder(&data).unwrap().control.unwrap(), "http://127.0.0.1:1");

@@ -72,13 +72,13 @@ pub fn filter() -> Option<String> {
 pub fn init(format: Option<Format>, filter: Option<&str>) -> Result<Logging, Failure> {
     let filter = EnvFilter::try_new(filter.unwrap_or("info")).map_err(|err| {
         Failure::usage("EPSILON_LOG is not a filter")
-            .because(&err)
+            .with_cause(&err)
             .hint("write it like `info` or `info,epsilon_gateway=debug`")
     })?;
     // bollard logs whole requests at debug: environments of functions and registry credentials with
     // them.
     let quiet = "bollard=info".parse().map_err(|err: tracing_subscriber::filter::ParseError| {
-        Failure::new("LOGGING", "a filter is wrong").because(&err)
+        Failure::new("LOGGING", "a filter is wrong").with_cause(&err)
     })?;
     let filter = filter.add_directive(quiet);
     let terminal = std::io::stderr().is_terminal();
@@ -101,7 +101,7 @@ pub fn init(format: Option<Format>, filter: Option<&str>) -> Result<Logging, Fai
     let reporter = thread::Builder::new()
         .name("epsilon-log-loss".into())
         .spawn(move || report_losses(&lost, &ended))
-        .map_err(|err| Failure::new("LOGGING", "the system refused a thread").because(&err))?;
+        .map_err(|err| Failure::new("LOGGING", "the system refused a thread").with_cause(&err))?;
     Ok(Logging { losses: Some((end, reporter)), _writer: writer })
 }
 

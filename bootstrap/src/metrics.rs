@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval};
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// How often disk space is read.
-const LOOK: Duration = Duration::from_secs(15);
+const MEASURE_EVERY: Duration = Duration::from_secs(15);
 
 /// Registers the metrics of version and process. Once per process.
 ///
@@ -98,13 +98,13 @@ impl Disk {
     /// blocks one thread of its own. Needs a tokio runtime.
     pub fn watch(self, folder: PathBuf) {
         tokio::spawn(async move {
-            let mut looks = interval(LOOK);
+            let mut looks = interval(MEASURE_EVERY);
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 looks.tick().await;
                 let folder = folder.clone();
                 let disk = self.clone();
-                let looked = tokio::task::spawn_blocking(move || disk.look(&folder)).await;
+                let looked = tokio::task::spawn_blocking(move || disk.measure(&folder)).await;
                 if let Ok(Err(error)) = looked {
                     tracing::debug!(%error, "Disk space could not be read; trying again later.");
                 }
@@ -112,7 +112,7 @@ impl Disk {
         });
     }
 
-    fn look(&self, folder: &Path) -> std::io::Result<()> {
+    fn measure(&self, folder: &Path) -> std::io::Result<()> {
         let found = rustix::fs::statvfs(folder)?;
         self.set(
             found.f_bavail.saturating_mul(found.f_frsize),
@@ -126,7 +126,7 @@ impl Disk {
 ///
 /// # Errors
 /// When the registry already has them.
-pub fn begin(registry: &Registry, data: &Path) -> Result<(), prometheus::Error> {
+pub fn register_all(registry: &Registry, data: &Path) -> Result<(), prometheus::Error> {
     register(registry)?;
     Disk::register(registry, "data")?.watch(data.to_owned());
     Ok(())
@@ -142,7 +142,7 @@ mod tests {
         register(&registry).unwrap();
         let (data, engine) =
             (Disk::register(&registry, "data"), Disk::register(&registry, "engine"));
-        data.unwrap().look(Path::new("/")).unwrap();
+        data.unwrap().measure(Path::new("/")).unwrap();
         engine.unwrap().set(25, 100);
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [

@@ -15,7 +15,7 @@ use std::{error::Error, io::Write as _, path::PathBuf, process::ExitCode};
 
 /// The flags that every program takes.
 #[derive(Debug, Args)]
-pub struct Common {
+pub struct CommonArgs {
     /// Data folder [default: /var/lib/epsilon for root, else the XDG data folder]
     #[arg(long, value_name = "DIR", env = "EPSILON_DATA_DIR")]
     data_dir: Option<PathBuf>,
@@ -27,7 +27,7 @@ pub struct Common {
     log_format: Option<Format>,
 }
 
-impl Common {
+impl CommonArgs {
     /// Starts logging, until the returned value is dropped; finds the data folder and reads the
     /// settings, overridden by `flags`.
     ///
@@ -55,7 +55,9 @@ pub fn flags<const N: usize>(
 pub fn run(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(Box::pin(work)),
-        Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
+        Err(err) => {
+            Err(Failure::new("RUNTIME", "the system refused worker threads").with_cause(&err))
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,24 +72,25 @@ pub fn run(work: impl Future<Output = Result<(), Failure>>) -> ExitCode {
 pub fn ready(line: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     let written = writeln!(out, "{line}").and_then(|()| out.flush());
-    written.map_err(|err| Failure::new("STDOUT", "standard output cannot be written").because(&err))
+    written
+        .map_err(|err| Failure::new("STDOUT", "standard output cannot be written").with_cause(&err))
 }
 
 /// A setting that is valid YAML but not usable: exit code 2.
-pub fn unusable(err: &(dyn Error + 'static)) -> Failure {
-    Failure::usage("a setting cannot be used").because(err)
+pub fn invalid_setting(err: &(dyn Error + 'static)) -> Failure {
+    Failure::usage("a setting cannot be used").with_cause(err)
 }
 
 /// The machine or another part is not usable: exit code 1.
-pub fn cannot_start(program: &str, err: &(dyn Error + 'static)) -> Failure {
-    Failure::new("START", format!("`{program}` cannot start")).because(err)
+pub fn start_failure(program: &str, err: &(dyn Error + 'static)) -> Failure {
+    Failure::new("START", format!("`{program}` cannot start")).with_cause(err)
 }
 
 /// Work that still ran at the end of the grace period: exit code 1, if there was any.
 ///
 /// # Errors
 /// When work was cut.
-pub fn all_ended(cut: usize, what: &str, setting: &str) -> Result<(), Failure> {
+pub fn check_none_cut(cut: usize, what: &str, setting: &str) -> Result<(), Failure> {
     match cut {
         0 => Ok(()),
         cut => {

@@ -16,36 +16,36 @@ use std::{
 
 /// How often a folder may have entries again after they were removed: others remove the same
 /// folder, or a part of it.
-const AGAIN: u32 = 1000;
+const MAX_REFILLS: u32 = 1000;
 
 /// Removes the folder and everything in it; a missing folder is no error.
 ///
 /// # Errors
 /// The first removal that failed.
 pub fn clear(path: &Path) -> io::Result<()> {
-    let Some(top) = there(open(rustix::fs::CWD, path))? else { return Ok(()) };
+    let Some(top) = ignore_not_found(open(rustix::fs::CWD, path))? else { return Ok(()) };
     let mut moved = 0u64;
     let mut again = 0;
     loop {
         let names = names(&top)?;
         if names.is_empty() {
             match unlinkat(rustix::fs::CWD, path, AtFlags::REMOVEDIR) {
-                Err(Errno::NOTEMPTY) if again < AGAIN => again += 1,
-                removed => return there(removed).map(|_| ()),
+                Err(Errno::NOTEMPTY) if again < MAX_REFILLS => again += 1,
+                removed => return ignore_not_found(removed).map(|_| ()),
             }
         }
         for name in names {
             match is_folder(&top, &name)? {
                 None => {}
                 Some(false) => {
-                    there(unlinkat(&top, &name, AtFlags::empty()))?;
+                    ignore_not_found(unlinkat(&top, &name, AtFlags::empty_folder()))?;
                 }
                 Some(true) => {
-                    empty(&top, &name, &mut moved)?;
+                    empty_folder(&top, &name, &mut moved)?;
                     match unlinkat(&top, &name, AtFlags::REMOVEDIR) {
-                        Err(Errno::NOTEMPTY) if again < AGAIN => again += 1,
+                        Err(Errno::NOTEMPTY) if again < MAX_REFILLS => again += 1,
                         removed => {
-                            there(removed)?;
+                            ignore_not_found(removed)?;
                         }
                     }
                 }
@@ -56,13 +56,13 @@ pub fn clear(path: &Path) -> io::Result<()> {
 
 /// Empties a folder below `top`: files are removed, folders are moved up beside it and are emptied
 /// later.
-fn empty(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()> {
-    let Some(folder) = there(open(top, name))? else { return Ok(()) };
+fn empty_folder(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()> {
+    let Some(folder) = ignore_not_found(open(top, name))? else { return Ok(()) };
     for name in names(&folder)? {
         match is_folder(&folder, &name)? {
             None => {}
             Some(false) => {
-                there(unlinkat(&folder, &name, AtFlags::empty()))?;
+                ignore_not_found(unlinkat(&folder, &name, AtFlags::empty_folder()))?;
             }
             Some(true) => loop {
                 *moved += 1;
@@ -70,7 +70,7 @@ fn empty(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()> {
                     // The name is taken: try the next number.
                     Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
                     done => {
-                        there(done)?;
+                        ignore_not_found(done)?;
                         break;
                     }
                 }
@@ -81,7 +81,7 @@ fn empty(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()> {
 }
 
 /// Turns "not found" into `None`: another task may have removed it.
-fn there<T>(found: rustix::io::Result<T>) -> io::Result<Option<T>> {
+fn ignore_not_found<T>(found: rustix::io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
         Err(Errno::NOENT) => Ok(None),
@@ -91,15 +91,17 @@ fn there<T>(found: rustix::io::Result<T>) -> io::Result<Option<T>> {
 
 fn open(at: impl AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(at, name, flags, Mode::empty())
+    openat(at, name, flags, Mode::empty_folder())
 }
 
 /// Whether it is a folder, which is then made accessible; `None` when it is gone.
 fn is_folder(at: &OwnedFd, name: &CString) -> io::Result<Option<bool>> {
-    let Some(about) = there(statat(at, name, AtFlags::SYMLINK_NOFOLLOW))? else { return Ok(None) };
+    let Some(about) = ignore_not_found(statat(at, name, AtFlags::SYMLINK_NOFOLLOW))? else {
+        return Ok(None);
+    };
     let is_folder = FileType::from_raw_mode(about.st_mode).is_dir();
     if is_folder && Mode::from_raw_mode(about.st_mode) & Mode::RWXU != Mode::RWXU {
-        there(chmodat(at, name, Mode::RWXU, AtFlags::empty()))?;
+        ignore_not_found(chmodat(at, name, Mode::RWXU, AtFlags::empty_folder()))?;
     }
     Ok(Some(is_folder))
 }
@@ -107,9 +109,9 @@ fn is_folder(at: &OwnedFd, name: &CString) -> io::Result<Option<bool>> {
 /// The names in a folder; none when the folder itself is gone.
 fn names(of: &OwnedFd) -> io::Result<Vec<CString>> {
     let is_own = |name: &CString| matches!(name.as_bytes(), b"." | b"..");
-    let Some(entries) = there(Dir::read_from(of))? else { return Ok(Vec::new()) };
+    let Some(entries) = ignore_not_found(Dir::read_from(of))? else { return Ok(Vec::new()) };
     let names = entries.map(|entry| Ok(entry?.file_name().to_owned()));
-    let names: Option<Vec<CString>> = there(names.collect())?;
+    let names: Option<Vec<CString>> = ignore_not_found(names.collect())?;
     Ok(names.unwrap_or_default().into_iter().filter(|name| !is_own(name)).collect())
 }
 

@@ -45,7 +45,7 @@ pub struct Flag {
 pub struct Layers {
     sections: BTreeMap<String, BTreeMap<String, (Value, String)>>,
     /// Keys that the program took for itself, by section: they still count as known settings.
-    taken: Vec<(String, String)>,
+    consumed: Vec<(String, String)>,
 }
 
 impl Layers {
@@ -77,7 +77,7 @@ impl Layers {
     fn add_file(&mut self, path: &Path) -> Result<(), Failure> {
         let origin = format!("`{}`", path.display());
         let unreadable = |err: std::io::Error| {
-            Failure::usage(format!("the settings file {origin} cannot be read")).because(&err)
+            Failure::usage(format!("the settings file {origin} cannot be read")).with_cause(&err)
         };
         if std::fs::metadata(path).map_err(unreadable)?.len() > FILE_MAX {
             return Err(Failure::usage(format!(
@@ -88,7 +88,7 @@ impl Layers {
         let sections: Option<BTreeMap<String, Option<Mapping>>> = serde_yaml::from_str(&text)
             .map_err(|err| {
                 Failure::usage(format!("{origin} is not a settings file"))
-                    .because(&err)
+                    .with_cause(&err)
                     .hint("it has the sections `gateway:`, `vm_agent:` and `builder:`")
             })?;
         for (section, keys) in sections.unwrap_or_default() {
@@ -127,8 +127,9 @@ impl Layers {
                     .to_str()
                     .ok_or_else(|| Failure::usage(format!("{name} is not valid UTF-8")))?;
                 // As in the file: `8` is a number, `[a, b]` a list, `30s` a text.
-                let value = serde_yaml::from_str(value)
-                    .map_err(|err| Failure::usage(format!("{name} has no value")).because(&err))?;
+                let value = serde_yaml::from_str(value).map_err(|err| {
+                    Failure::usage(format!("{name} has no value")).with_cause(&err)
+                })?;
                 self.set(section, &key.to_lowercase(), value, name);
             }
         }
@@ -169,7 +170,7 @@ impl Layers {
     }
 
     fn take(&mut self, section: &str, key: &str) -> Option<(Value, String)> {
-        self.taken.push((section.to_owned(), key.to_owned()));
+        self.consumed.push((section.to_owned(), key.to_owned()));
         self.sections.get_mut(section)?.remove(key)
     }
 
@@ -187,7 +188,7 @@ impl Layers {
             let message = err.inner().to_string();
             let key = path.split(['.', '[']).next().unwrap_or_default();
             let (named, mut known) = unknown_field(&message);
-            let own = self.taken.iter().filter(|(of, _)| of == section);
+            let own = self.consumed.iter().filter(|(of, _)| of == section);
             known.extend(own.map(|(_, key)| key.as_str()));
             let origin = match (keys.get(key), named.and_then(|name| keys.get(name))) {
                 (Some((_, origin)), _) | (None, Some((_, origin))) => origin.clone(),

@@ -6,20 +6,21 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Shutdown signals of this process.
 #[derive(Debug)]
-pub struct Asked {
+pub struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Asked {
+impl ShutdownSignals {
     /// Starts listening. Needs a tokio runtime.
     ///
     /// # Errors
     /// When the system refuses a signal handler.
     pub fn new() -> Result<Self, Failure> {
         let listen = |kind| {
-            signal(kind)
-                .map_err(|err| Failure::new("SIGNALS", "signals cannot be received").because(&err))
+            signal(kind).map_err(|err| {
+                Failure::new("SIGNALS", "signals cannot be received").with_cause(&err)
+            })
         };
         Ok(Self {
             terminate: listen(SignalKind::terminate())?,

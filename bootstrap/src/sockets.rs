@@ -36,7 +36,7 @@ impl Sockets {
                 let text = format!(
                     "the socket `{name}` that the service manager passed is not a TCP listener"
                 );
-                Failure::usage(text).because(&err)
+                Failure::usage(text).with_cause(&err)
             };
             let listener = passed.take_tcp_listener(index).map_err(wrong)?;
             match name {

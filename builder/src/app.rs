@@ -6,14 +6,14 @@ use crate::cache::{Cache, Opened};
 use crate::config::Config;
 use crate::dependencies::Dependencies;
 use crate::dockerfile::Dockerfiles;
-use crate::egress_env::Outside;
+use crate::egress_env::EgressEnv;
 use crate::engine::{Engine, EngineError};
 use crate::error;
 use crate::error::Hint;
 use crate::inspect::Inspector;
-use crate::job::Workshop;
+use crate::job::BuildContext;
 use crate::network::Network;
-use crate::publish::{Exports, Layout, Local, Remote, Shelf, Sink};
+use crate::publish::{Destination, Exports, LayerCache, Layout, Local, Remote};
 use crate::runtime::Runtimes;
 use epsilon_api::{
     build::{BuildError, BuildJob, BuildLog, Builder, Built},
@@ -63,7 +63,7 @@ pub struct App {
 /// Runs builds for the gateway.
 #[derive(Debug)]
 struct Jobs {
-    workshop: Workshop,
+    build_context: BuildContext,
     turns: Semaphore,
     limit: Duration,
 }
@@ -82,14 +82,17 @@ impl App {
     ///
     /// # Errors
     /// As [`Self::build`].
-    pub async fn build_afresh(config: Config, file: Option<PathBuf>) -> Result<Self, StartError> {
+    pub async fn build_without_cache(
+        config: Config,
+        file: Option<PathBuf>,
+    ) -> Result<Self, StartError> {
         Self::open(config, file, true).await
     }
 
     async fn open(
         config: Config,
         file: Option<PathBuf>,
-        is_afresh: bool,
+        no_cache: bool,
     ) -> Result<Self, StartError> {
         let tasks = TaskTracker::new();
         let root = config.data.clone();
@@ -119,7 +122,7 @@ impl App {
             }
         }
 
-        let outside = Outside::new(&config);
+        let egress_env = EgressEnv::new(&config);
         let network = Arc::new(Network::new(engine.clone(), config.install_network.clone()));
         if alone {
             network.remove().await; // of a killed builder
@@ -128,25 +131,25 @@ impl App {
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
         let local =
             Arc::new(Local::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
-        let shelf = Shelf::new(config.shelf(), config.shelf_size);
-        let sink = match (file, config.registry.clone()) {
-            (Some(file), _) => Sink::File(Layout::new(file, cache.clone(), exports)),
-            (None, None) => Sink::Engine(Arc::clone(&local), shelf),
+        let layer_cache = LayerCache::new(config.shelf(), config.shelf_size);
+        let destination = match (file, config.registry.clone()) {
+            (Some(file), _) => Destination::File(Layout::new(file, cache.clone(), exports)),
+            (None, None) => Destination::Engine(Arc::clone(&local), layer_cache),
             (None, Some(registry)) => {
-                Sink::Registry(Box::new(Remote::new(registry, cache.clone(), exports)))
+                Destination::Registry(Box::new(Remote::new(registry, cache.clone(), exports)))
             }
         };
         let runtimes =
-            Runtimes::new(&config, engine.clone(), cache.clone(), outside.clone(), local);
+            Runtimes::new(&config, engine.clone(), cache.clone(), egress_env.clone(), local);
         let dependencies = Dependencies {
             engine: engine.clone(),
             cache: cache.clone(),
-            outside: outside.clone(),
+            egress_env: egress_env.clone(),
             network: Arc::clone(&network),
             limits: config.install,
             size: config.install_size,
         };
-        let workshop = Workshop {
+        let build_context = BuildContext {
             runtimes: Arc::new(runtimes),
             commands: Commands {
                 cache: cache.clone(),
@@ -159,15 +162,15 @@ impl App {
                 cache: cache.clone(),
                 limits: config.inspect,
             },
-            dockerfiles: Dockerfiles::new(&config, engine, outside, Arc::clone(&network)),
-            sink,
+            dockerfiles: Dockerfiles::new(&config, engine, egress_env, Arc::clone(&network)),
+            destination,
             cache,
-            is_afresh,
+            no_cache,
             config,
         };
-        let builds = workshop.config.builds;
-        let limit = workshop.config.build_timeout;
-        let jobs = Jobs { workshop, turns: Semaphore::new(builds), limit };
+        let builds = build_context.config.builds;
+        let limit = build_context.config.build_timeout;
+        let jobs = Jobs { build_context, turns: Semaphore::new(builds), limit };
         Ok(Self { id: member_id, jobs: Arc::new(jobs), tasks, network, _upkeep: upkeep })
     }
 
@@ -187,7 +190,7 @@ impl App {
     /// # Errors
     /// `RUNTIME_FAILED`, `ENGINE_FAILED`, `DISK_FULL`.
     pub async fn ensure_runtime(&self, log: &dyn BuildLog) -> Result<String, BuildError> {
-        Ok(self.jobs.workshop.runtimes.ensure(log).await?.reference)
+        Ok(self.jobs.build_context.runtimes.ensure(log).await?.reference)
     }
 
     /// Waits until containers and folders of ended builds are removed, at most `grace`. Running
@@ -214,10 +217,10 @@ impl Builder for Jobs {
             let log = Arc::clone(&job.log);
             let built = tokio::time::timeout(self.limit, async {
                 let _turn = self.turn(&*log).await?;
-                self.workshop.build(job).await
+                self.build_context.build(job).await
             });
             let built = built.await;
-            self.workshop.cache.ask_for_upkeep();
+            self.build_context.cache.request_upkeep();
             let limit = self.limit;
             let slow = |_| {
                 error::internal(format!("the build took longer than {limit:?}"))
@@ -228,7 +231,7 @@ impl Builder for Jobs {
     }
 
     fn remove(&self, image: ImageRef) -> BoxFuture<'_, Result<(), BuildError>> {
-        Box::pin(async move { self.workshop.sink.remove(&image).await })
+        Box::pin(async move { self.build_context.destination.remove(&image).await })
     }
 }
 
@@ -240,7 +243,7 @@ impl Jobs {
         if let Ok(turn) = self.turns.try_acquire() {
             return Ok(turn);
         }
-        log.tell(error::note("waiting for a build slot: another build is running"));
+        log.report(error::note("waiting for a build slot: another build is running"));
         self.turns.acquire().await.map_err(|closed| {
             tracing::debug!(error = %Chain(&closed), "Build refused: the builder is shutting down.");
             error::internal("the builder is shutting down")

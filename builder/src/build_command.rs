@@ -4,7 +4,7 @@
 //! patched packages.
 //!
 //! ```text
-//! source + packages + command ─▶ key ─▶ cached? ─yes─────────────────────────────────────▶ Made
+//! source + packages + command ─▶ key ─▶ cached? ─yes─────────────────────────────────────▶ BuildResult
 //!   └─no─▶ container: command, dev packages removed ─▶ checked like an upload ─▶ stored ─────▲
 //! ```
 //!
@@ -25,14 +25,14 @@ use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path, sync::Arc};
 
 /// Version of the procedure; part of the cache key. Raised when commands are run differently.
-const RECIPE: &[u8] = b"1";
+const VERSION: &[u8] = b"1";
 /// Cache of build results.
 const KIND: &str = "builds";
 /// Where the cached packages are mounted. The container itself copies them, because their content
 /// is untrusted.
 const PACKAGES: &str = "/run/epsilon/node_modules";
 /// List of the packages that are removed afterwards, as JSON.
-const LEAVING: &str = "/run/epsilon/leaving.json";
+const DEV_PACKAGES: &str = "/run/epsilon/leaving.json";
 /// Copies the packages, runs the command, removes what only it needed.
 const STEPS: &str = r#"set -e
 if [ -d /run/epsilon/node_modules ]; then cp -a /run/epsilon/node_modules /app/; fi
@@ -40,7 +40,7 @@ PATH="/app/node_modules/.bin:$PATH" sh -c "$1"
 exec node -e "$2""#;
 /// Also removes caches that tools keep for their next run, which functions never have, and dangling
 /// links.
-const LEAVE: &str = r#"const fs = require("fs"), path = require("path"), modules = "/app/node_modules";
+const REMOVE_DEV: &str = r#"const fs = require("fs"), path = require("path"), modules = "/app/node_modules";
 for (const folder of JSON.parse(fs.readFileSync("/run/epsilon/leaving.json", "utf8")).concat("node_modules/.cache", "node_modules/.package-lock.json"))
   fs.rmSync(path.join("/app", folder), { recursive: true, force: true });
 const inside = (folder) => { try { return fs.readdirSync(folder); } catch { return []; } };
@@ -52,7 +52,7 @@ for (const name of inside(modules))
 
 /// The result of a command.
 #[derive(Debug)]
-pub(crate) struct Made {
+pub(crate) struct BuildResult {
     pub(crate) source: Arc<Source>,
     pub(crate) packages: Option<Installed>,
     /// It came from the cache.
@@ -87,9 +87,9 @@ impl Commands {
         runtime: &Runtime,
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
-    ) -> Result<Made, BuildError> {
+    ) -> Result<BuildResult, BuildError> {
         let key = Hasher::default()
-            .part(RECIPE)
+            .part(VERSION)
             .part(runtime.image.id.as_bytes())
             .part(command.as_bytes())
             .part(installed.map(|i| i.key.to_string()).unwrap_or_default().as_bytes())
@@ -102,15 +102,16 @@ impl Commands {
         let from = Arc::clone(source);
         let to = folder.clone();
         blocking::run("preparing a build", move || {
-            dependencies::lay_out(&from, &to).map_err(|err| error::file("preparing a build", &err))
+            dependencies::write_project(&from, &to)
+                .map_err(|err| error::file("preparing a build", &err))
         })
         .await?;
-        let ended = self.contain(command, &folder, installed, runtime, work, log).await?;
+        let ended = self.run_in_container(command, &folder, installed, runtime, work, log).await?;
         if ended.exit != Exit::Code(0) {
             return Err(self.failed(command, &ended));
         }
 
-        let packages = self.dependencies.keep_made(&folder, work).await?;
+        let packages = self.dependencies.store_built(&folder, work).await?;
         let limits = self.source.clone();
         let at = folder.clone();
         let within = Arc::clone(work);
@@ -139,14 +140,14 @@ impl Commands {
                 .map_err(|err| error::file("storing what a build made", &err))
         })
         .await?;
-        Ok(Made { source: made, packages, cached: false })
+        Ok(BuildResult { source: made, packages, cached: false })
     }
 
     async fn kept(
         &self,
         key: ContentDigest,
         work: &Arc<WorkDir>,
-    ) -> Result<Option<Made>, BuildError> {
+    ) -> Result<Option<BuildResult>, BuildError> {
         let Some((home, held)) = self.cache.hold(KIND, &key.to_string()) else { return Ok(None) };
         let text = fs::read(home.join("made.json")).unwrap_or_default();
         let Ok(kept) = serde_json::from_slice::<CachedBuild>(&text) else { return Ok(None) };
@@ -163,10 +164,10 @@ impl Commands {
             let _held = held;
             source::adopt(&home.join("project"), &limits, work.path())
         });
-        Ok(Some(Made { source: Arc::new(source.await?), packages, cached: true }))
+        Ok(Some(BuildResult { source: Arc::new(source.await?), packages, cached: true }))
     }
 
-    async fn contain(
+    async fn run_in_container(
         &self,
         command: &str,
         folder: &Path,
@@ -175,7 +176,7 @@ impl Commands {
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
     ) -> Result<Ended, BuildError> {
-        let Dependencies { engine, outside, network, limits, size, .. } = &self.dependencies;
+        let Dependencies { engine, egress_env, network, limits, size, .. } = &self.dependencies;
         let owner @ (uid, gid) = container_user();
         let leaving = work.file("leaving.json", owner)?;
         let packages = installed.map(|installed| installed.dev.as_slice()).unwrap_or_default();
@@ -183,19 +184,19 @@ impl Commands {
             .map_err(io::Error::other)
             .and_then(|text| fs::write(&leaving, text))
             .map_err(|err| error::file("preparing a build", &err))?;
-        let mut mounts = outside.mounts();
+        let mut mounts = egress_env.mounts();
         mounts.push(Bind { host: folder.to_owned(), inside: APP, writable: true });
-        mounts.push(Bind { host: leaving, inside: LEAVING, writable: false });
+        mounts.push(Bind { host: leaving, inside: DEV_PACKAGES, writable: false });
         if let Some(installed) = installed {
             let host = installed.folder.clone();
             mounts.push(Bind { host, inside: PACKAGES, writable: false });
         }
-        let mut env = outside.env();
+        let mut env = egress_env.env();
         env.extend(["HOME=/tmp", "CI=true", "npm_config_cache=/tmp/npm"].map(str::to_owned));
         let task = Task {
             purpose: "build",
             image: runtime.reference.clone(),
-            command: ["sh", "-c", STEPS, "build", command, LEAVE].map(str::to_owned).to_vec(),
+            command: ["sh", "-c", STEPS, "build", command, REMOVE_DEV].map(str::to_owned).to_vec(),
             env,
             mounts,
             workdir: APP,
@@ -208,8 +209,8 @@ impl Commands {
         let container = engine.create(&task, Some(Arc::new((Arc::clone(work), held)) as _)).await?;
         let watched = [(folder.to_owned(), *size)];
         tokio::select! {
-            ended = container.run(|line| log.tell(BuildEvent::Line(line.to_owned()))) => Ok(ended?),
-            too_large = size::outgrown(&watched) => Err(BuildError {
+            ended = container.run(|line| log.report(BuildEvent::Line(line.to_owned()))) => Ok(ended?),
+            too_large = size::exceeds_limit(&watched) => Err(BuildError {
                 code: error::build_failed("").code,
                 message: format!("`build` leaves too much: {}", too_large.message),
                 ..too_large
@@ -250,11 +251,11 @@ fn keep(
     let home = work.join("made");
     let project = home.join("project");
     fs::create_dir_all(&project)?;
-    dependencies::lay_out(source, &project)?;
+    dependencies::write_project(source, &project)?;
     fs::write(home.join("made.json"), serde_json::to_vec(kept)?)?;
     let bytes = source.files.iter().map(|file| file.bytes).sum();
     upkeep::write_size(&home, bytes)?;
-    match fs::rename(&home, cache.kept(KIND, &key.to_string())) {
+    match fs::rename(&home, cache.entry_path(KIND, &key.to_string())) {
         Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
         moved => moved,
     }

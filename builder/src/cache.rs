@@ -48,10 +48,10 @@ const FOLDERS: [&str; 9] = [
 ];
 
 /// Caches of large entries, bounded together by `cache_size`.
-const LARGE: [&str; 4] = ["npm", "dependencies", "builds", "layers"];
+const LARGE_CACHES: [&str; 4] = ["npm", "dependencies", "builds", "layers"];
 /// Caches of small results, one file each. They have a bound of their own, so that packages do not
 /// evict them.
-const SMALL: [&str; 3] = ["inspections", "images", "projects"];
+const SMALL_CACHES: [&str; 3] = ["inspections", "images", "projects"];
 /// Divisor: the share of `cache_size` for small results.
 const SMALL_SHARE: u64 = 16;
 /// Entries of one group of caches at most.
@@ -155,12 +155,12 @@ impl Cache {
             |kinds: &[&str]| kinds.iter().map(|kind| self.root.join(kind)).collect::<Vec<_>>();
         let trash = self.root.join("work");
         let bound = |bytes| Bound { bytes, count: COUNT };
-        upkeep::keep_within(bound(self.size), &folders(&LARGE), &trash);
-        upkeep::keep_within(bound(self.size / SMALL_SHARE), &folders(&SMALL), &trash);
+        upkeep::keep_within(bound(self.size), &folders(&LARGE_CACHES), &trash);
+        upkeep::keep_within(bound(self.size / SMALL_SHARE), &folders(&SMALL_CACHES), &trash);
     }
 
     /// Requests a run of upkeep soon.
-    pub(crate) fn ask_for_upkeep(&self) {
+    pub(crate) fn request_upkeep(&self) {
         self.upkeep.notify_one();
     }
 
@@ -197,7 +197,7 @@ impl Cache {
     /// The path of a cache entry, if it exists, and the guard that holds it. A lookup counts as
     /// use.
     pub(crate) fn hold(&self, kind: &'static str, name: &str) -> Option<(PathBuf, Held)> {
-        let path = self.kept(kind, name);
+        let path = self.entry_path(kind, name);
         let file = File::open(&path).ok()?;
         flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
         // Upkeep may have removed it between the two calls.
@@ -208,7 +208,7 @@ impl Cache {
     }
 
     /// The path where an entry is or would be stored. A lookup counts as use.
-    pub(crate) fn kept(&self, kind: &'static str, name: &str) -> PathBuf {
+    pub(crate) fn entry_path(&self, kind: &'static str, name: &str) -> PathBuf {
         let path = self.root.join(kind).join(name);
         if let Ok(file) = File::open(&path) {
             let _ignored_on_read_only_disks = file.set_modified(SystemTime::now());
@@ -217,13 +217,13 @@ impl Cache {
     }
 
     /// Reads a cached value. Anything unreadable counts as missing.
-    pub(crate) fn recall<T: DeserializeOwned>(&self, kind: &'static str, key: &str) -> Option<T> {
-        let text = fs::read(self.kept(kind, &format!("{key}.json"))).ok()?;
+    pub(crate) fn load<T: DeserializeOwned>(&self, kind: &'static str, key: &str) -> Option<T> {
+        let text = fs::read(self.entry_path(kind, &format!("{key}.json"))).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
     /// Stores a value atomically, also when the machine stops meanwhile.
-    pub(crate) fn remember<T: Serialize>(
+    pub(crate) fn store<T: Serialize>(
         &self,
         kind: &'static str,
         key: &str,
@@ -371,10 +371,10 @@ mod tests {
     fn what_is_remembered_comes_back_and_damage_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let cache = open(dir.path(), 1000).cache;
-        cache.remember("images", "k", &vec![1, 2]).unwrap();
-        assert_eq!(cache.recall::<Vec<u8>>("images", "k"), Some(vec![1, 2]));
+        cache.store("images", "k", &vec![1, 2]).unwrap();
+        assert_eq!(cache.load::<Vec<u8>>("images", "k"), Some(vec![1, 2]));
         fs::write(dir.path().join("images/k.json"), "[1,").unwrap();
-        assert_eq!(cache.recall::<Vec<u8>>("images", "k"), None);
+        assert_eq!(cache.load::<Vec<u8>>("images", "k"), None);
         assert_eq!(fs::read_dir(dir.path().join("images")).unwrap().count(), 1);
     }
 
@@ -406,14 +406,14 @@ mod tests {
     fn leftovers_never_prevent_a_start() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path(), 100));
-        for kind in LARGE.into_iter().chain(SMALL) {
+        for kind in LARGE_CACHES.into_iter().chain(SMALL_CACHES) {
             let bomb = dir.path().join(kind).join("bomb").join(CONTENT);
             fs::create_dir_all(&bomb).unwrap();
             walk::tests::nest(&bomb, 3000);
         }
         std::os::unix::fs::symlink("/nowhere", dir.path().join("layers/link")).unwrap();
         open(dir.path(), 100);
-        for kind in LARGE.into_iter().chain(SMALL) {
+        for kind in LARGE_CACHES.into_iter().chain(SMALL_CACHES) {
             assert!(!dir.path().join(kind).join("bomb").exists(), "{kind}");
         }
     }
@@ -422,7 +422,7 @@ mod tests {
     fn each_kind_is_bounded() {
         let dir = tempfile::tempdir().unwrap();
         let cache = open(dir.path(), 160).cache;
-        for kind in LARGE.into_iter().chain(SMALL) {
+        for kind in LARGE_CACHES.into_iter().chain(SMALL_CACHES) {
             for age in [3000, 2000, 1000] {
                 let path = dir.path().join(kind).join(age.to_string());
                 fs::write(&path, [0; 5]).unwrap();
@@ -436,7 +436,7 @@ mod tests {
             let counts = kinds.iter().map(|k| fs::read_dir(dir.path().join(k)).unwrap().count());
             counts.sum::<usize>()
         };
-        assert_eq!((count(&LARGE), count(&SMALL)), (3, 2));
+        assert_eq!((count(&LARGE_CACHES), count(&SMALL_CACHES)), (3, 2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -448,7 +448,7 @@ mod tests {
             let path = dir.path().join("layers/x");
             fs::write(&path, [0; 5]).unwrap();
             if asks {
-                cache.ask_for_upkeep();
+                cache.request_upkeep();
             }
             while path.exists() {
                 tokio::time::sleep(Duration::from_secs(1)).await;

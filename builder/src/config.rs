@@ -7,7 +7,7 @@ mod settings;
 
 pub use member::MemberConfig;
 pub(crate) use registry::Registry;
-pub use settings::{Settings, Way};
+pub use settings::{ImageTransfer, Settings};
 
 use crate::{engine::container::Limits, manifest::Ceilings, source::SourceLimits};
 use epsilon_api::units::Bytes;
@@ -35,7 +35,7 @@ pub struct Config {
     pub(crate) data: PathBuf,
     pub(crate) engine: PathBuf,
     pub(crate) engine_timeout: Duration,
-    pub(crate) image_transfer: Way,
+    pub(crate) image_transfer: ImageTransfer,
     pub(crate) runtime_image: Option<String>,
     pub(crate) hub_patience: Duration,
     pub(crate) pull_timeout: Duration,

@@ -22,7 +22,7 @@ pub(crate) mod size;
 pub(crate) use npmrc::Operator;
 
 use crate::cache::{Cache, WorkDir, container_user, upkeep};
-use crate::egress_env::Outside;
+use crate::egress_env::EgressEnv;
 use crate::engine::Engine;
 use crate::engine::container::Limits;
 use crate::error::Hint;
@@ -47,14 +47,14 @@ use std::{
 };
 
 /// Version of the procedure; part of the cache key. Raised when installs are done differently.
-const RECIPE: &[u8] = b"4";
+const VERSION: &[u8] = b"4";
 
 /// Installs packages.
 #[derive(Clone, Debug)]
 pub(crate) struct Dependencies {
     pub(crate) engine: Engine,
     pub(crate) cache: Cache,
-    pub(crate) outside: Outside,
+    pub(crate) egress_env: EgressEnv,
     pub(crate) network: Arc<Network>,
     pub(crate) limits: Limits,
     /// Disk space of one install.
@@ -77,7 +77,7 @@ pub(crate) struct Installed {
 
 /// Metadata stored beside a cached layer.
 #[derive(Debug, Deserialize, Serialize)]
-struct Kept {
+struct CachedMeta {
     diff_id: String,
     bytes: u64,
     #[serde(default)]
@@ -97,18 +97,18 @@ impl Dependencies {
         log: &dyn BuildLog,
     ) -> Result<Option<Installed>, BuildError> {
         let from = Arc::clone(source);
-        let outside = self.outside.clone();
+        let egress_env = self.egress_env.clone();
         let asked = blocking::run("reading package.json", move || {
-            let operator = outside.operator()?;
+            let operator = egress_env.operator()?;
             let manifest = Manifest::read(&from, &operator, with_dev)?;
             Ok(manifest.map(|manifest| (manifest.key(&from), manifest, operator)))
         });
         let Some((asked, manifest, operator)) = asked.await? else { return Ok(None) };
         for note in &manifest.notes {
-            log.tell(error::note(note));
+            log.report(error::note(note));
         }
         let key = Hasher::default()
-            .part(RECIPE)
+            .part(VERSION)
             .part(runtime.image.id.as_bytes())
             .part(asked.to_string().as_bytes())
             .finish();
@@ -141,13 +141,14 @@ impl Dependencies {
         let package = manifest.package.clone();
         let lock = blocking::run("preparing install scripts", move || {
             let taken = Lock::take(&from);
-            let taken = taken.and_then(|lock| npm::set_apart(&from, &to, &package).map(|()| lock));
+            let taken =
+                taken.and_then(|lock| npm::move_packages(&from, &to, &package).map(|()| lock));
             taken.map_err(|err| error::file("preparing install scripts", &err))
         });
         let folder = apart;
         let lock = lock.await?;
         for path in lock.own_folders() {
-            log.tell(error::note(format!(
+            log.report(error::note(format!(
                 "the install scripts of `{}`, a folder of the project, are not run: push their results, or make it \
                  with `build:` in `epsilon.yaml`",
                 short(path)
@@ -172,7 +173,7 @@ impl Dependencies {
 
     /// Stores the packages after a `build` command, which may have changed them, by the digest of
     /// their layer.
-    pub(crate) async fn keep_made(
+    pub(crate) async fn store_built(
         &self,
         folder: &Path,
         work: &Arc<WorkDir>,
@@ -183,20 +184,21 @@ impl Dependencies {
         let folder = folder.to_owned();
         let kept = blocking::run("storing dependencies", move || {
             let Some(size) = found(&folder, limit)? else { return Ok(None) };
-            keep(&cache, made_key, &folder, size, Vec::new(), work.path()).map(Some)
+            keep(&cache, built_key, &folder, size, Vec::new(), work.path()).map(Some)
         });
         let Some(key) = kept.await? else { return Ok(None) };
         self.kept(key).map(Some).ok_or_else(lost)
     }
 
-    /// Packages stored by [`Self::keep_made`], by the digest of their layer.
+    /// Packages stored by [`Self::store_built`], by the digest of their layer.
     pub(crate) fn made(&self, diff_id: &str) -> Option<Installed> {
-        self.kept(made_key(diff_id))
+        self.kept(built_key(diff_id))
     }
 
     fn kept(&self, key: ContentDigest) -> Option<Installed> {
         let (home, held) = self.cache.hold("dependencies", &key.to_string())?;
-        let kept: Kept = serde_json::from_slice(&fs::read(home.join("layer.json")).ok()?).ok()?;
+        let kept: CachedMeta =
+            serde_json::from_slice(&fs::read(home.join("layer.json")).ok()?).ok()?;
         let layer =
             Layer { diff_id: kept.diff_id, tar: home.join("layer.tar"), bytes: kept.bytes, held };
         Some(Installed {
@@ -228,17 +230,17 @@ fn keep(
     let layer = tree::packages(&modules, "app/node_modules", &home.join("layer.tar"))?;
     upkeep::write_size(&home, size.get().saturating_add(layer.bytes)).map_err(file)?;
     let key = key(&layer.diff_id);
-    let kept = Kept { diff_id: layer.diff_id, bytes: layer.bytes, dev };
+    let kept = CachedMeta { diff_id: layer.diff_id, bytes: layer.bytes, dev };
     let text = serde_json::to_vec(&kept).map_err(|err| error::broken(doing, &err))?;
     fs::write(home.join("layer.json"), text).map_err(file)?;
-    match fs::rename(&home, cache.kept("dependencies", &key.to_string())) {
+    match fs::rename(&home, cache.entry_path("dependencies", &key.to_string())) {
         Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(key),
         moved => moved.map(|()| key).map_err(file),
     }
 }
 
 /// The cache key of packages after a `build` command.
-fn made_key(diff_id: &str) -> ContentDigest {
+fn built_key(diff_id: &str) -> ContentDigest {
     Hasher::default().part(b"made").part(diff_id.as_bytes()).finish()
 }
 
@@ -248,7 +250,7 @@ fn lost() -> BuildError {
 
 /// Writes the files of a project into a folder owned by the containers' user, except npm's
 /// settings.
-pub(crate) fn lay_out(source: &Source, to: &Path) -> io::Result<()> {
+pub(crate) fn write_project(source: &Source, to: &Path) -> io::Result<()> {
     npm::prepare(source, to, None, "")
 }
 

@@ -8,7 +8,7 @@ mod ignored;
 
 use crate::cache::WorkDir;
 use crate::config::Config;
-use crate::egress_env::Outside;
+use crate::egress_env::EgressEnv;
 use crate::engine::{Engine, Part, Scratch, StepLimits, Steps, files};
 use crate::error::Hint;
 use crate::image::tree;
@@ -31,7 +31,7 @@ const TAIL: usize = 30;
 #[derive(Clone, Debug)]
 pub(crate) struct Dockerfiles {
     engine: Engine,
-    outside: Outside,
+    egress_env: EgressEnv,
     network: Arc<Network>,
     limits: StepLimits,
     build_limit: Duration,
@@ -50,12 +50,12 @@ impl Dockerfiles {
     pub(crate) fn new(
         config: &Config,
         engine: Engine,
-        outside: Outside,
+        egress_env: EgressEnv,
         network: Arc<Network>,
     ) -> Self {
         Self {
             engine,
-            outside,
+            egress_env,
             network,
             limits: StepLimits { limits: config.install, size: config.install_size },
             build_limit: config.dockerfile_timeout,
@@ -70,7 +70,7 @@ impl Dockerfiles {
         log: &dyn BuildLog,
     ) -> Result<Found, BuildError> {
         if self.engine.image(reference).await?.is_none() {
-            log.tell(BuildEvent::Line(format!("pulling `{reference}`")));
+            log.report(BuildEvent::Line(format!("pulling `{reference}`")));
             let pulled = self.engine.pull(reference, self.pull_limit, self.pull_limit).await;
             pulled.map_err(|err| {
                 let says = err.message().unwrap_or("the registry did not answer in time");
@@ -111,7 +111,7 @@ impl Dockerfiles {
         let scratch = self.engine.scratch("build");
         let name = scratch.reference();
         let mut tail = std::collections::VecDeque::with_capacity(TAIL);
-        let arguments = self.outside.build_arguments();
+        let arguments = self.egress_env.build_arguments();
         let network = self.network.name().await?;
         let built = self.engine.build(
             files(vec![Part::File(context)]),
@@ -125,7 +125,7 @@ impl Dockerfiles {
                     tail.pop_front();
                 }
                 tail.push_back(line.to_owned());
-                log.tell(BuildEvent::Line(line.to_owned()));
+                log.report(BuildEvent::Line(line.to_owned()));
             },
         );
         match tokio::time::timeout(self.build_limit, built).await {

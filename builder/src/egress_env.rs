@@ -50,14 +50,14 @@ const PACKAGE_VARIABLES: [&str; 7] = [
 
 /// The machine's settings, as found at start.
 #[derive(Clone, Debug)]
-pub(crate) struct Outside {
+pub(crate) struct EgressEnv {
     variables: Vec<(String, String)>,
     ca_bundle: Option<PathBuf>,
     npmrc: Option<PathBuf>,
     network: String,
 }
 
-impl Outside {
+impl EgressEnv {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             variables: relevant(env::vars()),
@@ -164,7 +164,7 @@ fn relevant(all: impl Iterator<Item = (String, String)>) -> Vec<(String, String)
 mod tests {
     use super::*;
 
-    fn outside() -> Outside {
+    fn outside() -> EgressEnv {
         let variables = [
             ("HTTPS_PROXY", "http://proxy:3128"),
             ("no_proxy", "localhost"),
@@ -174,7 +174,7 @@ mod tests {
             ("AWS_SECRET_ACCESS_KEY", "x"),
         ];
         let pairs = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-        Outside {
+        EgressEnv {
             variables: relevant(pairs),
             ca_bundle: Some("/ca.crt".into()),
             npmrc: None,
@@ -223,7 +223,7 @@ mod tests {
         }
         let variables =
             relevant([("NPM_CONFIG_PROXY".to_owned(), "http://p:2".to_owned())].into_iter());
-        let told = Outside { variables, ..outside() }.npm_env(&operator);
+        let told = EgressEnv { variables, ..outside() }.npm_env(&operator);
         assert!(!told.iter().any(|told| told.starts_with("npm_config_proxy")), "{told:?}");
         assert_eq!(outside().operator().unwrap().registry.as_deref(), Some("https://npm.example"));
     }

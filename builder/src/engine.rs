@@ -309,7 +309,7 @@ impl Engine {
         // Dropping the request ends the build, and the engine ends its step.
         tokio::select! {
             built = build => built,
-            () = steps.outgrown(network) => Ok(Steps::TooLarge),
+            () = steps.exceeds_limit(network) => Ok(Steps::TooLarge),
         }
     }
 

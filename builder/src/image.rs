@@ -79,7 +79,7 @@ impl Image {
         spec: &FunctionSpec,
     ) -> Result<Self, BuildError> {
         let own = spec.env.iter().map(|(name, value)| format!("{name}={value}"));
-        let told = serde_json::to_string(&Told::new(name, spec))
+        let told = serde_json::to_string(&WrapperSpec::new(name, spec))
             .map_err(|err| error::broken("describing a function to its runtime", &err))?;
         let env = merged(&runtime.env, own.chain([format!("EPSILON_FUNCTION={told}")]));
         compose(runtime, layers, env, "function")
@@ -88,7 +88,7 @@ impl Image {
 
 /// Content of `EPSILON_FUNCTION`, for the wrapper.
 #[derive(Debug, Serialize)]
-struct Told<'a> {
+struct WrapperSpec<'a> {
     function: &'a FunctionName,
     entry: &'a str,
     export: &'a str,
@@ -100,7 +100,7 @@ struct Told<'a> {
     concurrency: u32,
 }
 
-impl<'a> Told<'a> {
+impl<'a> WrapperSpec<'a> {
     fn new(function: &'a FunctionName, spec: &'a FunctionSpec) -> Self {
         Self {
             function,

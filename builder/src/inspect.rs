@@ -51,7 +51,7 @@ pub(crate) struct Inspector {
 
 /// Result of an inspection.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct Inspected {
     pub(crate) inspection: Inspection,
     /// It came from the cache.
     pub(crate) cached: bool,
@@ -59,7 +59,7 @@ pub(crate) struct Seen {
 
 impl Inspector {
     /// The exports of a project's entries.
-    pub(crate) async fn look(
+    pub(crate) async fn inspect(
         &self,
         manifest: &Manifest,
         source: &Arc<Source>,
@@ -67,9 +67,9 @@ impl Inspector {
         packages: Option<&Installed>,
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
-    ) -> Result<Seen, BuildError> {
+    ) -> Result<Inspected, BuildError> {
         if manifest.runtime == Kind::Container {
-            return Ok(Seen { inspection: Inspection::default(), cached: true });
+            return Ok(Inspected { inspection: Inspection::default(), cached: true });
         }
         let entries = manifest.entries();
         let env: Vec<_> = manifest
@@ -78,11 +78,11 @@ impl Inspector {
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         let key = key(manifest, source, runtime, packages, &entries, &env);
-        let kept = self.cache.kept("inspections", &format!("{key}.json"));
+        let kept = self.cache.entry_path("inspections", &format!("{key}.json"));
         if let Some(inspection) =
             fs::read(&kept).ok().and_then(|text| Inspection::parse(&text).ok())
         {
-            return Ok(Seen { inspection, cached: true });
+            return Ok(Inspected { inspection, cached: true });
         }
 
         let out = work.file("inspection.json", container_user())?;
@@ -98,7 +98,7 @@ impl Inspector {
             }
             Ok(inspection)
         });
-        Ok(Seen {
+        Ok(Inspected {
             inspection: inspection.await.map_err(|err| with_output(err, &ended))?,
             cached: false,
         })
@@ -156,7 +156,7 @@ impl Inspector {
         // Both folders stay until the container is gone.
         let keep = Arc::new((Arc::clone(source), Arc::clone(work)));
         let container = self.engine.create(&task, Some(keep as _)).await?;
-        Ok(container.run(|line| log.tell(BuildEvent::Line(line.to_owned()))).await?)
+        Ok(container.run(|line| log.report(BuildEvent::Line(line.to_owned()))).await?)
     }
 }
 

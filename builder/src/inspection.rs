@@ -119,13 +119,13 @@ impl Inspection {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::open(file, flags, Mode::empty()) {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Err(no_answer()),
-            Err(Errno::LOOP) => return Err(nonsense("it is a link")),
+            Err(Errno::NOENT) => return Err(no_report()),
+            Err(Errno::LOOP) => return Err(invalid_report("it is a link")),
             Err(cause) => return Err(error::file(READING, &cause.into())),
         };
         let metadata = file.metadata().map_err(|cause| error::file(READING, &cause))?;
         if !metadata.is_file() {
-            return Err(nonsense("it is not a file"));
+            return Err(invalid_report("it is not a file"));
         }
         let mut bytes = Vec::new();
         let read = file.take(MAX_BYTES.get() + 1).read_to_end(&mut bytes);
@@ -139,12 +139,13 @@ impl Inspection {
     /// `LOAD_FAILED` when it is invalid.
     pub fn parse(bytes: &[u8]) -> Result<Self, BuildError> {
         if bytes.is_empty() {
-            return Err(no_answer());
+            return Err(no_report());
         }
         if bytes.len() as u64 > MAX_BYTES.get() {
-            return Err(nonsense(&format!("it is larger than {MAX_BYTES}")));
+            return Err(invalid_report(&format!("it is larger than {MAX_BYTES}")));
         }
-        serde_json::from_slice(bytes).map_err(|cause| nonsense(&printable(&cause.to_string(), 300)))
+        serde_json::from_slice(bytes)
+            .map_err(|cause| invalid_report(&printable(&cause.to_string(), 300)))
     }
 
     /// The entry with this path, if it was loaded.
@@ -153,12 +154,12 @@ impl Inspection {
     /// `LOAD_FAILED` with the error that the code threw.
     pub fn found(&self, path: &str) -> Result<&Entry, BuildError> {
         let entry = self.entries.iter().find(|entry| entry.entry == path);
-        let entry = entry.ok_or_else(|| nonsense(&format!("nothing of `{path}`")))?;
+        let entry = entry.ok_or_else(|| invalid_report(&format!("nothing of `{path}`")))?;
         match &entry.error {
             Some(why) => {
-                let told = why.told();
-                let err = error::load_failed(format!("`{path}` could not be loaded: {told}"));
-                Err(match hint(&told, path) {
+                let error_text = why.error_text();
+                let err = error::load_failed(format!("`{path}` could not be loaded: {error_text}"));
+                Err(match hint(&error_text, path) {
                     Some(hint) => err.hint(hint),
                     None => err,
                 })
@@ -196,7 +197,7 @@ impl Entry {
 impl LoadError {
     /// The text for the developer: the stack if there is one (it starts with the message), else the
     /// message.
-    pub fn told(&self) -> String {
+    pub fn error_text(&self) -> String {
         let message = printable(&self.message, MESSAGE_MAX);
         let stack = self.stack.as_deref().filter(|stack| !stack.trim().is_empty());
         match stack.map(|stack| printable(stack, STACK_MAX)) {
@@ -208,16 +209,16 @@ impl LoadError {
 }
 
 /// A hint for the error that the code of this entry threw, if its text matches a known cause.
-fn hint(told: &str, entry: &str) -> Option<String> {
-    let says = |words: &[&str]| words.iter().any(|word| told.contains(word));
-    if let Some(hint) = typescript::hint(told, entry) {
+fn hint(error_text: &str, entry: &str) -> Option<String> {
+    let says = |words: &[&str]| words.iter().any(|word| error_text.contains(word));
+    if let Some(hint) = typescript::hint(error_text, entry) {
         return Some(hint.to_owned());
     }
     if says(&["EROFS"]) {
         return Some("the project's folder is read-only: write below `/tmp`".into());
     }
     if says(&["MODULE_NOT_FOUND"]) {
-        let missing = missing_module(told);
+        let missing = missing_module(error_text);
         if missing.is_some_and(typescript::is_alias) {
             return Some(typescript::ALIASES.into());
         }
@@ -250,9 +251,10 @@ fn hint(told: &str, entry: &str) -> Option<String> {
 }
 
 /// The module that Node did not find, as the code names it.
-pub(crate) fn missing_module(told: &str) -> Option<&str> {
-    let (_, rest) =
-        told.split_once("Cannot find ").filter(|_| told.contains("MODULE_NOT_FOUND"))?;
+pub(crate) fn missing_module(error_text: &str) -> Option<&str> {
+    let (_, rest) = error_text
+        .split_once("Cannot find ")
+        .filter(|_| error_text.contains("MODULE_NOT_FOUND"))?;
     rest.split('\'').nth(1)
 }
 
@@ -261,12 +263,12 @@ fn printable(text: &str, max: usize) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\n' || *c == '\t').take(max).collect()
 }
 
-fn no_answer() -> BuildError {
+fn no_report() -> BuildError {
     error::load_failed("the code ended its process while it was loaded")
         .hint("code that calls `process.exit()` at its top level cannot be a function")
 }
 
-fn nonsense(why: &str) -> BuildError {
+fn invalid_report(why: &str) -> BuildError {
     error::load_failed(format!("the inspection report is invalid: {why}"))
         .hint("does the code write files while it is loaded?")
 }
@@ -278,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_failure_to_load_says_what_to_do() {
-        for (told, wanted) in [
+        for (error_text, wanted) in [
             ("SyntaxError [ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX]: TypeScript enum …", "compile"),
             (
                 "Error: Cannot find module 'lodash'\n  code: 'MODULE_NOT_FOUND'",
@@ -313,9 +315,9 @@ mod tests {
             ("Error: API_KEY missing", "`env`"),
         ] {
             assert!(
-                hint(told, "i.ts").is_some_and(|hint| hint.contains(wanted)),
-                "{told}: {:?}",
-                hint(told, "i.ts")
+                hint(error_text, "i.ts").is_some_and(|hint| hint.contains(wanted)),
+                "{error_text}: {:?}",
+                hint(error_text, "i.ts")
             );
         }
         assert_eq!(hint("SyntaxError: Unexpected end of input", "i.ts"), None);
@@ -366,11 +368,11 @@ mod tests {
     #[test]
     fn an_errors_text_cannot_steer_a_terminal() {
         let error = LoadError { message: "a\u{1b}[2Jb".into(), stack: Some("at x\n\tat y".into()) };
-        assert_eq!(error.told(), "a[2Jb\nat x\n\tat y");
+        assert_eq!(error.error_text(), "a[2Jb\nat x\n\tat y");
         let error = LoadError { message: "no x".into(), stack: Some("Error: no x\n  at y".into()) };
-        assert_eq!(error.told(), "Error: no x\n  at y");
+        assert_eq!(error.error_text(), "Error: no x\n  at y");
         let error = LoadError { message: "too slow".into(), stack: Some(String::new()) };
-        assert_eq!(error.told(), "too slow");
+        assert_eq!(error.error_text(), "too slow");
     }
 
     proptest::proptest! {

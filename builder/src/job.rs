@@ -11,7 +11,7 @@
 //! containers, folders and half-written results belong to handles that clean up when they are
 //! dropped.
 
-use crate::build_command::{Commands, Made as CommandMade};
+use crate::build_command::{CachedImage as CommandMade, Commands};
 use crate::cache::{Cache, WorkDir};
 use crate::config::Config;
 use crate::dependencies::{Dependencies, Installed};
@@ -23,7 +23,7 @@ use crate::inspection::Inspection;
 use crate::manifest::origin::Origin;
 use crate::manifest::{Build as Ahead, Manifest, short};
 use crate::plan::{FunctionPlan, Plan};
-use crate::publish::{Base, Parcel, Shipped, Sink};
+use crate::publish::{Base, Destination, ImageSet, Published};
 use crate::rebuild_reasons::Snapshot;
 use crate::runtime::{Runtime, Runtimes};
 use crate::source::{Hasher, Source};
@@ -40,11 +40,11 @@ use tokio::time::Instant;
 
 /// Version of image composition; part of the cache key. Raised when the same parts make another
 /// image than before.
-const RECIPE: &[u8] = b"2";
+const VERSION: &[u8] = b"2";
 
 /// Everything that builds need.
 #[derive(Debug)]
-pub(crate) struct Workshop {
+pub(crate) struct BuildContext {
     pub(crate) config: Config,
     pub(crate) cache: Cache,
     pub(crate) runtimes: Arc<Runtimes>,
@@ -52,39 +52,39 @@ pub(crate) struct Workshop {
     pub(crate) commands: Commands,
     pub(crate) inspector: Inspector,
     pub(crate) dockerfiles: Dockerfiles,
-    pub(crate) sink: Sink,
+    pub(crate) destination: Destination,
     /// Each image is composed anew, so that it follows from the source alone: a cached one may hold
     /// older versions of files that do not matter to its function.
-    pub(crate) is_afresh: bool,
+    pub(crate) no_cache: bool,
 }
 
 /// One function's published image, cached under the key of all that decides it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-struct Made {
+struct CachedImage {
     image: ImageRef,
     parts: Option<Parts>,
 }
 
 /// Reports the start of a step, and its end with the duration.
-struct Telling<'a> {
+struct StepTimer<'a> {
     log: &'a dyn BuildLog,
     step: Step,
     begun: Instant,
 }
 
-impl<'a> Telling<'a> {
+impl<'a> StepTimer<'a> {
     fn begin(log: &'a dyn BuildLog, step: Step, detail: impl Into<String>) -> Self {
-        log.tell(BuildEvent::StepStarted { step, detail: detail.into() });
+        log.report(BuildEvent::StepStarted { step, detail: detail.into() });
         Self { log, step, begun: Instant::now() }
     }
 
     fn done(self, detail: impl Into<String>) {
         let took = self.begun.elapsed();
-        self.log.tell(BuildEvent::StepDone { step: self.step, detail: detail.into(), took });
+        self.log.report(BuildEvent::StepDone { step: self.step, detail: detail.into(), took });
     }
 }
 
-impl Workshop {
+impl BuildContext {
     /// Builds one project.
     pub(crate) async fn build(&self, job: BuildJob) -> Result<Built, BuildError> {
         let log = Arc::clone(&job.log);
@@ -110,7 +110,7 @@ impl Workshop {
             Kind::Node => self.node(&manifest, &source, made, &only, &work, log).await?,
             Kind::Container => self.containers(&manifest, &source, &only, &work, log).await?,
         };
-        self.sink.finish().await?;
+        self.destination.finish().await?;
         Ok(Built { project: manifest.project.clone(), functions })
     }
 
@@ -119,11 +119,11 @@ impl Workshop {
         job: BuildJob,
         work: &Arc<WorkDir>,
     ) -> Result<(Option<Ahead>, Arc<Source>), BuildError> {
-        let told = Telling::begin(&*job.log, Step::Source, "receiving the project");
+        let timer = StepTimer::begin(&*job.log, Step::Source, "receiving the project");
         let source = source::receive(job.archive, &self.config.source, work.path()).await?;
         let source = Arc::new(source);
         for note in &source.notes {
-            job.log.tell(error::note(note));
+            job.log.report(error::note(note));
         }
         let bytes = Bytes(source.files.iter().map(|file| file.bytes).sum());
         let detail = format!("{}, {bytes}", counted(source.files.len(), "file"));
@@ -138,7 +138,7 @@ impl Workshop {
             Ok(ahead)
         })
         .await?;
-        told.done(detail);
+        timer.done(detail);
         Ok((ahead, source))
     }
 
@@ -151,17 +151,17 @@ impl Workshop {
         log: &dyn BuildLog,
     ) -> Result<(Arc<Source>, (Runtime, Option<Installed>)), BuildError> {
         let runtime = self.runtimes.ensure(log).await?;
-        let told = Telling::begin(log, Step::Dependencies, "with those of development");
+        let timer = StepTimer::begin(log, Step::Dependencies, "with those of development");
         let installed =
             self.dependencies.ensure(&ahead.project, true, source, &runtime, work, log).await?;
-        told.done(installed_as(installed.as_ref()));
+        timer.done(installed_as(installed.as_ref()));
         let Ahead { command, file, .. } = ahead;
-        let told = Telling::begin(log, Step::Dependencies, format!("build: {}", short(command)));
+        let timer = StepTimer::begin(log, Step::Dependencies, format!("build: {}", short(command)));
         let made =
             self.commands.run(command, *file, source, installed.as_ref(), &runtime, work, log);
         let CommandMade { source, packages, cached } = made.await?;
         let cached = if cached { ", cached" } else { "" };
-        told.done(format!("built, {}{cached}", counted(source.files.len(), "file")));
+        timer.done(format!("built, {}{cached}", counted(source.files.len(), "file")));
         Ok((source, (runtime, packages)))
     }
 
@@ -179,12 +179,12 @@ impl Workshop {
             None => self.packages(manifest, source, work, log).await?,
         };
 
-        let told = Telling::begin(log, Step::Inspect, manifest.entries().join(", "));
-        let seen = self.inspector.look(manifest, source, &runtime, packages.as_ref(), work, log);
+        let timer = StepTimer::begin(log, Step::Inspect, manifest.entries().join(", "));
+        let seen = self.inspector.inspect(manifest, source, &runtime, packages.as_ref(), work, log);
         let seen = seen.await?;
         let plan = self.plan(manifest, source, seen.inspection, only, log).await?;
         let cached = if seen.cached { ", cached" } else { "" };
-        told.done(counted(plan.functions.len(), "function") + cached);
+        timer.done(counted(plan.functions.len(), "function") + cached);
 
         self.compose(manifest, source, plan, only.is_empty(), runtime, packages, work, log).await
     }
@@ -197,10 +197,10 @@ impl Workshop {
         log: &dyn BuildLog,
     ) -> Result<(Runtime, Option<Installed>), BuildError> {
         let runtime = self.runtimes.ensure(log).await?;
-        let told = Telling::begin(log, Step::Dependencies, "");
+        let timer = StepTimer::begin(log, Step::Dependencies, "");
         let packages =
             self.dependencies.ensure(&manifest.project, false, source, &runtime, work, log).await?;
-        told.done(installed_as(packages.as_ref()));
+        timer.done(installed_as(packages.as_ref()));
         Ok((runtime, packages))
     }
 
@@ -219,7 +219,7 @@ impl Workshop {
             blocking::run("planning", move || plan::plan(&manifest, &source, &inspection, &only))
                 .await?;
         for note in &plan.notes {
-            log.tell(error::note(note));
+            log.report(error::note(note));
         }
         Ok(plan)
     }
@@ -240,49 +240,49 @@ impl Workshop {
         let project = self.own_key(Hasher::default().part(manifest.project.as_str().as_bytes()));
         let digest = packages.as_ref().map_or("", |packages| packages.layer.diff_id.as_str());
         let now = Snapshot::of(&plan, source, &runtime.image.id, digest);
-        let told = Telling::begin(log, Step::Image, counted(plan.functions.len(), "function"));
-        let mut images: BTreeMap<_, Made> = BTreeMap::new();
+        let timer = StepTimer::begin(log, Step::Image, counted(plan.functions.len(), "function"));
+        let mut images: BTreeMap<_, CachedImage> = BTreeMap::new();
         let mut changed = Vec::new();
         for function in &plan.functions {
             let key = self.key(manifest, function, &runtime, packages.as_ref());
-            match self.known(&key).await? {
+            match self.cached_image(&key).await? {
                 Some(made) => drop(images.insert(function.name.clone(), made)),
                 None => changed.push((function, key)),
             }
         }
         let unchanged = images.len();
-        let parcel = if changed.is_empty() {
+        let image_set = if changed.is_empty() {
             None
         } else {
-            Some(self.parcel(manifest, source, &changed, runtime, packages, work).await?)
+            Some(self.image_set(manifest, source, &changed, runtime, packages, work).await?)
         };
-        told.done(format!("{} composed, {unchanged} unchanged", changed.len()));
-        let before = self.cache.recall::<Snapshot>("projects", &project);
+        timer.done(format!("{} composed, {unchanged} unchanged", changed.len()));
+        let before = self.cache.load::<Snapshot>("projects", &project);
         let is_built = |function: &FunctionPlan| !images.contains_key(&function.name);
-        let before = before.filter(|_| !self.is_afresh);
-        for line in rebuild_reasons::told(before.as_ref(), &now, &plan, source, is_built) {
-            log.tell(error::note(line));
+        let before = before.filter(|_| !self.no_cache);
+        for line in rebuild_reasons::explain(before.as_ref(), &now, &plan, source, is_built) {
+            log.report(error::note(line));
         }
 
-        let told = Telling::begin(log, Step::Ship, "");
-        if let Some(parcel) = parcel {
-            let Shipped { images: shipped, parts } = self.sink.ship(&parcel).await?;
+        let timer = StepTimer::begin(log, Step::Ship, "");
+        if let Some(image_set) = image_set {
+            let Published { images: shipped, parts } = self.destination.publish(&image_set).await?;
             for ((function, key), image) in changed.iter().zip(shipped) {
-                let made = Made { image, parts: parts.clone() };
-                self.remember(key, &made)?;
+                let made = CachedImage { image, parts: parts.clone() };
+                self.store(key, &made)?;
                 images.insert(function.name.clone(), made);
             }
         }
-        told.done(counted(changed.len(), "image"));
+        timer.done(counted(changed.len(), "image"));
         // A build with `only` does not know when the other functions were built last.
-        if is_all && !self.is_afresh && before.as_ref() != Some(&now) {
-            self.cache.remember("projects", &project, &now)?;
+        if is_all && !self.no_cache && before.as_ref() != Some(&now) {
+            self.cache.store("projects", &project, &now)?;
         }
         Ok(plan
             .functions
             .iter()
             .filter_map(|function| {
-                let Made { image, parts } = images.remove(&function.name)?;
+                let CachedImage { image, parts } = images.remove(&function.name)?;
                 Some(BuiltFunction {
                     name: function.name.clone(),
                     spec: function.spec.clone(),
@@ -293,7 +293,7 @@ impl Workshop {
             .collect())
     }
 
-    async fn parcel(
+    async fn image_set(
         &self,
         manifest: &Manifest,
         source: &Arc<Source>,
@@ -301,7 +301,7 @@ impl Workshop {
         runtime: Runtime,
         packages: Option<Installed>,
         work: &Arc<WorkDir>,
-    ) -> Result<Parcel, BuildError> {
+    ) -> Result<ImageSet, BuildError> {
         let from = Arc::clone(source);
         let to = work.path().join("code.tar");
         let manifest_file = manifest.file().map(str::to_owned);
@@ -321,7 +321,7 @@ impl Workshop {
             images.push((image, name));
         }
         let base = Base { reference: runtime.reference, image: runtime.image };
-        Ok(Parcel { base, layers, images })
+        Ok(ImageSet { base, layers, images })
     }
 
     async fn containers(
@@ -336,17 +336,17 @@ impl Workshop {
         let mut built = Vec::with_capacity(plan.functions.len());
         for function in plan.functions {
             let key = Hasher::default()
-                .part(RECIPE)
+                .part(VERSION)
                 .part(manifest.project.as_str().as_bytes())
                 .part(function.name.as_str().as_bytes())
                 .part(function.content.to_string().as_bytes());
             let key = self.own_key(key);
             // A tag may name another image tomorrow: only what a Dockerfile made is looked up.
             let is_fixed = matches!(function.origin, Origin::Dockerfile(_));
-            let known = if is_fixed { self.known(&key).await? } else { None };
-            let image = match known {
-                Some(Made { image, parts: _ }) => {
-                    Telling::begin(log, Step::Image, function.name.as_str()).done("unchanged");
+            let cached_image = if is_fixed { self.cached_image(&key).await? } else { None };
+            let image = match cached_image {
+                Some(CachedImage { image, parts: _ }) => {
+                    StepTimer::begin(log, Step::Image, function.name.as_str()).done("unchanged");
                     image
                 }
                 None => self.container(manifest, source, &function, &key, work, log).await?,
@@ -370,7 +370,7 @@ impl Workshop {
         work: &Arc<WorkDir>,
         log: &dyn BuildLog,
     ) -> Result<ImageRef, BuildError> {
-        let told = Telling::begin(log, Step::Image, function.name.as_str());
+        let timer = StepTimer::begin(log, Step::Image, function.name.as_str());
         let found = match &function.origin {
             Origin::Image(reference) => self.dockerfiles.existing(reference, log).await?,
             Origin::Dockerfile(path) => self.dockerfiles.build(source, path, work, log).await?,
@@ -380,13 +380,13 @@ impl Workshop {
         };
         let image = &found.image;
         let name = Name::function(&manifest.project, &function.name, &image.image.id);
-        told.done(image.image.id.chars().take(19).collect::<String>());
+        timer.done(image.image.id.chars().take(19).collect::<String>());
 
-        let told = Telling::begin(log, Step::Ship, function.name.as_str());
-        let shipped = self.sink.ship_foreign(image, &name).await?;
-        let made = Made { image: shipped, parts: None };
-        self.remember(key, &made)?;
-        told.done("1 image");
+        let timer = StepTimer::begin(log, Step::Ship, function.name.as_str());
+        let shipped = self.destination.publish_foreign(image, &name).await?;
+        let made = CachedImage { image: shipped, parts: None };
+        self.store(key, &made)?;
+        timer.done("1 image");
         Ok(made.image)
     }
 
@@ -400,7 +400,7 @@ impl Workshop {
     ) -> String {
         let packages = packages.map(|packages| packages.layer.diff_id.clone()).unwrap_or_default();
         let key = Hasher::default()
-            .part(RECIPE)
+            .part(VERSION)
             .part(manifest.project.as_str().as_bytes())
             .part(function.name.as_str().as_bytes())
             .part(runtime.image.id.as_bytes())
@@ -411,20 +411,20 @@ impl Workshop {
 
     /// Includes the destination: an image in one registry does not exist in another.
     fn own_key(&self, key: Hasher) -> String {
-        key.part(self.sink.place().as_bytes()).finish().to_string()
+        key.part(self.destination.identity().as_bytes()).finish().to_string()
     }
 
     /// The image made under this key, if it still exists.
-    async fn known(&self, key: &str) -> Result<Option<Made>, BuildError> {
-        if self.is_afresh {
+    async fn cached_image(&self, key: &str) -> Result<Option<CachedImage>, BuildError> {
+        if self.no_cache {
             return Ok(None);
         }
-        let Some(made) = self.cache.recall::<Made>("images", key) else { return Ok(None) };
-        Ok(self.sink.has(&made.image).await?.then_some(made))
+        let Some(made) = self.cache.load::<CachedImage>("images", key) else { return Ok(None) };
+        Ok(self.destination.has(&made.image).await?.then_some(made))
     }
 
-    fn remember(&self, key: &str, made: &Made) -> Result<(), BuildError> {
-        if self.is_afresh { Ok(()) } else { self.cache.remember("images", key, made) }
+    fn store(&self, key: &str, made: &CachedImage) -> Result<(), BuildError> {
+        if self.no_cache { Ok(()) } else { self.cache.store("images", key, made) }
     }
 }
 

@@ -11,9 +11,9 @@ use epsilon_bootstrap::{
     arguments,
     failure::Failure,
     files, metrics,
-    program::{self, Common},
+    program::{self, CommonArgs},
     settings::Flag,
-    signals::Asked,
+    signals::ShutdownSignals,
 };
 use epsilon_builder::{
     app::App,
@@ -49,7 +49,7 @@ struct Arguments {
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
 }
 
 impl Arguments {
@@ -74,20 +74,20 @@ fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (_logging, data, layers) = arguments.common.begin(&arguments.flags())?;
     let settings: Settings = layers.section("builder")?;
-    let config =
-        Config::new(settings, &data.join("builder")).map_err(|err| program::unusable(&err))?;
+    let config = Config::new(settings, &data.join("builder"))
+        .map_err(|err| program::invalid_setting(&err))?;
     let member = config.member().cloned().ok_or_else(|| {
         Failure::usage("no fleet is configured for this builder to join")
             .hint("start it with `--gateway URL --token-file FILE`")
     })?;
     files::raise_file_limit();
-    let mut asked = Asked::new()?;
+    let mut asked = ShutdownSignals::new()?;
     let app = App::build(config).await.map_err(|err| unable(&err))?;
     let registry = Registry::new();
-    metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
+    metrics::register_all(&registry, &data).map_err(|err| unable(&err))?;
     let ended = serve(&app, &member, &registry, &mut asked).await;
     app.shutdown(CLEANED_WITHIN).await;
-    program::all_ended(ended?, "builds", "builder.drain_grace")
+    program::check_none_cut(ended?, "builds", "builder.drain_grace")
 }
 
 /// From making the runtime base to the last build. Returns how many builds were cut.
@@ -95,7 +95,7 @@ async fn serve(
     app: &App,
     config: &MemberConfig,
     registry: &Registry,
-    asked: &mut Asked,
+    asked: &mut ShutdownSignals,
 ) -> Result<usize, Failure> {
     // Binds first: failing after minutes of making the base would be worse.
     let member = Member::build(config, app, registry).map_err(|err| unable(&err))?;
@@ -136,7 +136,7 @@ async fn serve(
 }
 
 fn unable(err: &(dyn Error + 'static)) -> Failure {
-    program::cannot_start("epsilon-builder", err)
+    program::start_failure("epsilon-builder", err)
 }
 
 /// Logs the work before the first build: the first start on a machine takes minutes.
@@ -144,7 +144,7 @@ fn unable(err: &(dyn Error + 'static)) -> Failure {
 struct Logged;
 
 impl BuildLog for Logged {
-    fn tell(&self, event: BuildEvent) {
+    fn report(&self, event: BuildEvent) {
         match event {
             BuildEvent::StepStarted { step, detail } => info!(%step, detail, "Build step started."),
             BuildEvent::StepDone { step, detail, took } => {

@@ -7,19 +7,19 @@
 use crate::{
     app::App,
     config::MemberConfig,
-    serve::{self, Serving},
+    serve::{self, BoundListener},
 };
 use epsilon_api::{
-    fleet::{BEAT, Join, MemberKind, PROTOCOL},
+    fleet::{HEARTBEAT_INTERVAL, Join, MemberKind, PROTOCOL},
     ids::VmId,
     redacted::Secret,
     units::{Bytes, MilliCores},
 };
 use epsilon_fleet_link::certificate;
 use epsilon_fleet_link::certificate::Certificate;
-use epsilon_fleet_link::door::Ending;
-use epsilon_fleet_link::gateway_token::Checker;
-use epsilon_fleet_link::membership::{Belonging, Settings};
+use epsilon_fleet_link::door::Shutdown;
+use epsilon_fleet_link::gateway_token::Verifier;
+use epsilon_fleet_link::membership::{Membership, Settings};
 use epsilon_fleet_link::metrics::Metrics;
 use epsilon_fleet_link::tls::TlsError;
 use prometheus::{Registry, TextEncoder};
@@ -28,7 +28,7 @@ use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long collectors' connections may take to close after they were cut.
-const LETTING_GO: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why a builder cannot join a fleet.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +76,13 @@ pub enum MemberError {
 pub struct Member {
     id: VmId,
     address: SocketAddr,
-    serving: Serving,
-    belonging: Belonging,
+    serving: BoundListener,
+    membership: Membership,
     certificates: Vec<Certificate>,
     metrics: Option<Metrics>,
     registry: Registry,
     /// Shuts down the metrics listener.
-    beside: Ending,
+    beside: Shutdown,
 }
 
 /// A running builder in its fleet.
@@ -90,9 +90,9 @@ pub struct Member {
 pub struct Running {
     serving: serve::Running,
     joined: watch::Receiver<Option<String>>,
-    belonging: JoinHandle<()>,
+    membership: JoinHandle<()>,
     end: CancellationToken,
-    beside: Ending,
+    beside: Shutdown,
 }
 
 impl Member {
@@ -107,18 +107,18 @@ impl Member {
         registry: &Registry,
     ) -> Result<Self, MemberError> {
         let id = app.member_id();
-        let checker = Arc::new(Checker::new(id.clone()));
+        let verifier = Arc::new(Verifier::new(id.clone()));
         let (server, client) = match &config.tls {
             Some(files) => (Some(files.server()?), Some(files.client()?)),
             None => (None, None),
         };
         let tls = server.is_some();
         let listen = |source| MemberError::Listen { address: config.listen, source };
-        let serving = Serving::bind(
+        let serving = BoundListener::bind(
             config.listen,
             server,
             config.limits,
-            Arc::clone(&checker),
+            Arc::clone(&verifier),
             app.builder(),
         )
         .map_err(listen)?;
@@ -130,7 +130,7 @@ impl Member {
             tls: client,
             advertise: config.advertise.clone(),
             listens: address,
-            beat: BEAT,
+            heartbeat: HEARTBEAT_INTERVAL,
         };
         let me = Join {
             protocol: PROTOCOL,
@@ -139,13 +139,13 @@ impl Member {
             address: address.to_string(),
             tls,
             memory_bytes: Bytes(0),
-            cpu: processors(),
+            cpu: cpus(),
         };
-        let belonging = Belonging::new(settings, me, checker).map_err(MemberError::Files)?;
+        let membership = Membership::new(settings, me, verifier).map_err(MemberError::Files)?;
         let certificates = config.tls.as_ref().map(certificate::loaded).transpose()?;
         let certificates: Vec<_> = certificates.into_iter().flatten().collect();
         certificate::register(&certificates, registry)?;
-        let beside = Ending::default();
+        let beside = Shutdown::default();
         let metrics = config.metrics.map(|address| {
             let key = metrics_key(config)?;
             let listen = |source| MemberError::Metrics { address, source };
@@ -153,7 +153,7 @@ impl Member {
         });
         let metrics = metrics.transpose()?;
         let registry = registry.clone();
-        Ok(Self { id, address, serving, belonging, certificates, metrics, registry, beside })
+        Ok(Self { id, address, serving, membership, certificates, metrics, registry, beside })
     }
 
     /// Its id in the fleet.
@@ -174,7 +174,7 @@ impl Member {
     /// Serves and joins. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
         let end = CancellationToken::new();
-        let joined = self.belonging.joined();
+        let joined = self.membership.joined();
         let beside = self.beside;
         let registry = self.registry;
         let remind = certificate::remind(self.certificates);
@@ -187,7 +187,7 @@ impl Member {
             beside,
             serving: self.serving.spawn(),
             joined,
-            belonging: tokio::spawn(self.belonging.run(end.clone())),
+            membership: tokio::spawn(self.membership.run(end.clone())),
             end,
         }
     }
@@ -206,10 +206,10 @@ impl Running {
     /// Leaves the fleet, refuses new builds, lets running ones finish within the grace. Returns how
     /// many were cut.
     pub async fn drain(self, grace: Duration) -> usize {
-        let Self { serving, belonging, end, beside, .. } = self;
+        let Self { serving, membership, end, beside, .. } = self;
         end.cancel();
         // Gateways learn that it leaves before the listener closes.
-        if let Err(err) = belonging.await {
+        if let Err(err) = membership.await {
             tracing::error!(%err, "Membership task panicked; gateways will notice by missing heartbeats.");
         }
         let cut = serving.drain(grace).await;
@@ -217,7 +217,7 @@ impl Running {
         beside.cut.cancel();
         beside.tasks.close();
         // Connections that are still open end with the process.
-        let _ = timeout(LETTING_GO, beside.tasks.wait()).await;
+        let _ = timeout(CLOSE_TIMEOUT, beside.tasks.wait()).await;
         cut
     }
 }
@@ -231,7 +231,7 @@ fn metrics_key(config: &MemberConfig) -> Result<Option<Secret<String>>, MemberEr
     Ok((!key.is_empty()).then(|| Secret::new(key.to_owned())))
 }
 
-fn processors() -> MilliCores {
+fn cpus() -> MilliCores {
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     MilliCores::from_cores(cores as f64).unwrap_or(MilliCores::ONE)
 }

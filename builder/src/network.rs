@@ -20,7 +20,7 @@ const METADATA: &str = "169.254.169.254/32";
 const TABLES: [&str; 2] = ["raw", "mangle"];
 /// Seconds that iptables may wait for its lock.
 const LOCK_WAIT: &str = "5";
-const PATIENCE: Duration = Duration::from_secs(10);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The builder's network.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) struct Network {
 #[derive(Debug)]
 enum Kind {
     /// The operator's network, used as it is.
-    Given(String),
+    Configured(String),
     /// A network of the builder's own.
     Own { name: String, bridge: String },
 }
@@ -43,7 +43,7 @@ impl Network {
     /// Creates nothing yet.
     pub(crate) fn new(engine: Engine, given: Option<String>) -> Self {
         let kind = match given {
-            Some(name) => Kind::Given(name),
+            Some(name) => Kind::Configured(name),
             None => Kind::Own {
                 name: format!("epsilon-builder-{}", engine.owner()),
                 // An interface's name has at most 15 bytes; the id has 12.
@@ -57,12 +57,12 @@ impl Network {
     /// may remove unused networks, and rules.
     pub(crate) async fn name(&self) -> Result<String, BuildError> {
         let (name, bridge) = match &self.kind {
-            Kind::Given(name) => return Ok(name.clone()),
+            Kind::Configured(name) => return Ok(name.clone()),
             Kind::Own { name, bridge } => (name, bridge),
         };
         let _turn = self.turn.lock().await;
         self.engine.ensure_network(name, bridge).await?;
-        close(bridge).await.map_err(|why| {
+        block_metadata(bridge).await.map_err(|why| {
             tracing::error!(why, "Access to the metadata service cannot be blocked; refusing installs.");
             error::engine_failed(
                 "nothing is installed: access to 169.254.169.254, where this machine's credentials may \
@@ -94,7 +94,7 @@ impl Network {
     }
 }
 
-async fn close(bridge: &str) -> Result<(), String> {
+async fn block_metadata(bridge: &str) -> Result<(), String> {
     let mut why = String::new();
     for table in TABLES {
         if iptables(table, "-C", bridge).await.is_ok() {
@@ -117,10 +117,10 @@ async fn iptables(table: &str, action: &str, bridge: &str) -> Result<(), String>
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    match timeout(PATIENCE, run).await {
+    match timeout(COMMAND_TIMEOUT, run).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         Ok(Err(err)) => Err(format!("iptables: {err}")),
-        Err(_) => Err(format!("iptables took longer than {PATIENCE:?}")),
+        Err(_) => Err(format!("iptables took longer than {COMMAND_TIMEOUT:?}")),
     }
 }

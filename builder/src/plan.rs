@@ -82,12 +82,12 @@ fn decide(
     let functions = match manifest.functions() {
         Functions::Exports(entry) => {
             let chosen = code::exported(manifest, inspection.found(entry)?, &mut notes)?;
-            code_plans(manifest, source, inspection, kept(chosen, only)?, &mut notes)
+            code_plans(manifest, source, inspection, selected(chosen, only)?, &mut notes)
         }
         Functions::Named(named) => {
             let wanted: Vec<_> =
                 named.iter().map(|(name, (entry, keys))| (name.clone(), (entry, keys))).collect();
-            let wanted = kept(wanted, only)?;
+            let wanted = selected(wanted, only)?;
             let chosen = code::named(manifest, inspection, wanted)?;
             if only.is_empty() {
                 notes.extend(code::not_named(&chosen));
@@ -96,7 +96,7 @@ fn decide(
         }
         Functions::Containers(containers) => {
             let all: Vec<_> = containers.iter().map(|(name, how)| (name.clone(), how)).collect();
-            let plans = kept(all, only)?.into_iter().map(|(name, (origin, keys))| {
+            let plans = selected(all, only)?.into_iter().map(|(name, (origin, keys))| {
                 notes.extend(keys.remarks(&name));
                 let spec = keys.clone().spec(Runtime::Container, "", "");
                 let spec =
@@ -140,7 +140,7 @@ fn code_plans(
 }
 
 /// The items that `only` keeps.
-fn kept<T>(
+fn selected<T>(
     mut all: Vec<(FunctionName, T)>,
     only: &[FunctionName],
 ) -> Result<Vec<(FunctionName, T)>, BuildError> {

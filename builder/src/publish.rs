@@ -10,7 +10,7 @@ mod registry;
 
 use crate::image::name::Name;
 pub(crate) use export::Exports;
-pub(crate) use layer_cache::Shelf;
+pub(crate) use layer_cache::LayerCache;
 pub(crate) use layout::Layout;
 pub(crate) use local::Local;
 pub(crate) use registry::Remote;
@@ -30,7 +30,7 @@ use std::{fmt, sync::Arc};
 
 /// Images that share all their layers: the functions of one project.
 #[derive(Clone, Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct ImageSet {
     /// The image that they are based on; it is in the engine.
     pub(crate) base: Base,
     /// The layers on top of it, bottom first.
@@ -38,7 +38,7 @@ pub(crate) struct Parcel {
     pub(crate) images: Vec<(Image, Name)>,
 }
 
-impl Parcel {
+impl ImageSet {
     /// The layers of its images in this machine's engine.
     fn parts(&self) -> Parts {
         let Base { reference, image } = &self.base;
@@ -54,7 +54,7 @@ impl Parcel {
 
 /// A published set of images.
 #[derive(Clone, Debug)]
-pub(crate) struct Shipped {
+pub(crate) struct Published {
     /// In the order of the set.
     pub(crate) images: Vec<ImageRef>,
     /// The layers of each image, if an agent can use them.
@@ -80,17 +80,17 @@ impl Base {
 
 /// Destination of images.
 #[derive(Debug)]
-pub(crate) enum Sink {
+pub(crate) enum Destination {
     /// This machine's engine; layers of functions are also cached for the agent.
-    Engine(Arc<Local>, Shelf),
+    Engine(Arc<Local>, LayerCache),
     Registry(Box<Remote>),
     File(Layout),
 }
 
-impl Sink {
+impl Destination {
     /// Identifies the destination: an image in one does not exist in another. Empty for this
     /// machine's engine.
-    pub(crate) fn place(&self) -> &str {
+    pub(crate) fn identity(&self) -> &str {
         match self {
             Self::Engine(..) => "",
             Self::Registry(remote) => remote.name(),
@@ -117,19 +117,21 @@ impl Sink {
     }
 
     /// Publishes all images of a set.
-    pub(crate) async fn ship(&self, parcel: &Parcel) -> Result<Shipped, BuildError> {
+    pub(crate) async fn publish(&self, image_set: &ImageSet) -> Result<Published, BuildError> {
         match self {
-            Self::Engine(local, shelf) => {
-                let images = local.put(parcel).await?;
+            Self::Engine(local, layer_cache) => {
+                let images = local.put(image_set).await?;
                 // Only an optimisation: layers missing in the cache are taken from the engine.
-                if let Err(err) = shelf.put(&parcel.layers).await {
+                if let Err(err) = layer_cache.put(&image_set.layers).await {
                     tracing::warn!(error = %Chain(&err), "Layers could not be cached for the agent; it will take them from the engine.");
                 }
-                Ok(Shipped { images, parts: Some(parcel.parts()) })
+                Ok(Published { images, parts: Some(image_set.parts()) })
             }
-            Self::Registry(remote) => remote.push(parcel).await,
+            Self::Registry(remote) => remote.push(image_set).await,
             // Layers are not mounted out of a file; loading it brings whole images.
-            Self::File(layout) => Ok(Shipped { images: layout.add(parcel).await?, parts: None }),
+            Self::File(layout) => {
+                Ok(Published { images: layout.add(image_set).await?, parts: None })
+            }
         }
     }
 
@@ -143,7 +145,7 @@ impl Sink {
     }
 
     /// Publishes an image that the engine itself built or pulled, under this name.
-    pub(crate) async fn ship_foreign(
+    pub(crate) async fn publish_foreign(
         &self,
         image: &Base,
         name: &Name,

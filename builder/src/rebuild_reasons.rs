@@ -46,7 +46,7 @@ impl Snapshot {
 
 /// Lines naming the functions that were rebuilt and why, and those that were not. None at a
 /// project's first build, and when nothing is built.
-pub(crate) fn told(
+pub(crate) fn explain(
     before: Option<&Snapshot>,
     now: &Snapshot,
     plan: &Plan,
@@ -156,7 +156,7 @@ mod tests {
             packages[0] != packages[1]
                 || !old.functions.iter().any(|f| f.content == function.content)
         };
-        told(Some(&before), &now, &plan, &source, is_built).join("; ")
+        explain(Some(&before), &now, &plan, &source, is_built).join("; ")
     }
 
     #[tokio::test]
@@ -192,6 +192,6 @@ mod tests {
         let (_work, source) = project(&[("index.js", "1")]).await;
         let plan = Plan { functions: Vec::new(), notes: Vec::new(), unknown: Vec::new() };
         let now = Snapshot::of(&plan, &source, "", "");
-        assert!(told(None, &now, &plan, &source, |_| true).is_empty());
+        assert!(explain(None, &now, &plan, &source, |_| true).is_empty());
     }
 }

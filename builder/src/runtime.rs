@@ -22,14 +22,14 @@ mod step;
 
 use crate::cache::{Cache, WorkDir};
 use crate::config::Config;
-use crate::egress_env::Outside;
+use crate::egress_env::EgressEnv;
 use crate::engine::container::Limits;
 use crate::engine::{Engine, EngineImage};
 use crate::error;
 use crate::error::Hint;
 use crate::image::Image;
 use crate::image::name::Name;
-use crate::publish::{Base, Local, Parcel};
+use crate::publish::{Base, ImageSet, Local};
 use crate::source::Hasher;
 use epsilon_api::{
     admin::Step,
@@ -56,9 +56,9 @@ use tokio::time::Instant;
 const BASE_NAME: &str = "epsilon/base-node";
 /// The image of a public registry. Without a host: the engine's own settings choose the registry or
 /// mirror.
-const HUB_IMAGE: &str = "node:24-bookworm-slim";
+const PUBLIC_IMAGE: &str = "node:24-bookworm-slim";
 /// Version of the composition; part of the key. Raised when the parts are put together differently.
-const RECIPE: &str = "1";
+const VERSION: &str = "1";
 /// How often a process checks whether another one has made the base.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -77,14 +77,14 @@ pub(crate) struct Runtime {
 pub(crate) struct Runtimes {
     engine: Engine,
     cache: Cache,
-    outside: Outside,
+    egress_env: EgressEnv,
     local: Arc<Local>,
     operators: Option<String>,
     hub_patience: Duration,
     pull_timeout: Duration,
     limits: Limits,
     /// A registry that did not answer is not tried again by this process.
-    hub_refused: AtomicBool,
+    registry_unreachable: AtomicBool,
     /// The folder of the engine's socket, which is locked.
     lock: PathBuf,
     /// Serializes the work in this process.
@@ -93,10 +93,10 @@ pub(crate) struct Runtimes {
 
 /// The inputs for making one runtime.
 #[derive(Clone, Copy)]
-struct Workshop<'a> {
+struct RuntimeContext<'a> {
     engine: &'a Engine,
     cache: &'a Cache,
-    outside: &'a Outside,
+    egress_env: &'a EgressEnv,
     limits: Limits,
     allowed: Allowed,
     last_line: &'a LastLine,
@@ -122,13 +122,13 @@ impl Runtimes {
         config: &Config,
         engine: Engine,
         cache: Cache,
-        outside: Outside,
+        egress_env: EgressEnv,
         local: Arc<Local>,
     ) -> Self {
         Self {
             engine,
             cache,
-            outside,
+            egress_env,
             local,
             operators: config.runtime_image.clone(),
             hub_patience: config.hub_patience,
@@ -140,7 +140,7 @@ impl Runtimes {
                 pids: 512,
                 time: config.runtime_timeout,
             },
-            hub_refused: AtomicBool::new(false),
+            registry_unreachable: AtomicBool::new(false),
             lock: config.engine.parent().unwrap_or(Path::new("/")).to_owned(),
             turn: tokio::sync::Mutex::new(()),
         }
@@ -150,7 +150,7 @@ impl Runtimes {
     pub(crate) async fn ensure(&self, log: &dyn BuildLog) -> Result<Runtime, BuildError> {
         let begun = Instant::now();
         let _turn = self.turn.lock().await;
-        log.tell(BuildEvent::StepStarted { step: Step::Runtime, detail: "Node 24".into() });
+        log.report(BuildEvent::StepStarted { step: Step::Runtime, detail: "Node 24".into() });
         let (Base { reference, image }, mut how) = match self.find().await? {
             Some(runtime) => (runtime, "cached"),
             None => (self.make(log).await?, "made"),
@@ -164,7 +164,7 @@ impl Runtimes {
             }
         };
         let detail = format!("{how}: {reference}");
-        log.tell(BuildEvent::StepDone { step: Step::Runtime, detail, took: begun.elapsed() });
+        log.report(BuildEvent::StepDone { step: Step::Runtime, detail, took: begun.elapsed() });
         Ok(Runtime { reference, image, inspector })
     }
 
@@ -206,23 +206,23 @@ impl Runtimes {
             return Ok(inspector);
         }
         let last_line = LastLine::default();
-        let (workshop, work) = (self.workshop(log, &last_line), self.cache.work()?);
+        let (context, work) = (self.context(log, &last_line), self.cache.work()?);
         let base = Base::of(&self.engine, runtime).await?;
-        let layer = layer::make(layer::GRAPH, &workshop, runtime, &work);
-        let layer = workshop.step("what looks at module graphs", Needs::NpmRegistry, layer).await?;
+        let layer = layer::make(layer::GRAPH, &context, runtime, &work);
+        let layer = context.step("what looks at module graphs", Needs::NpmRegistry, layer).await?;
         let image = Image::runtime(&base.image, &layer)?;
-        let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name.clone())] };
-        self.local.put(&parcel).await?;
+        let image_set = ImageSet { base, layers: vec![layer], images: vec![(image, name.clone())] };
+        self.local.put(&image_set).await?;
         self.named(name).await?.ok_or_else(|| {
             error::runtime_failed("the engine lost the inspector's image right after it was made")
         })
     }
 
-    fn workshop<'a>(&'a self, log: &'a dyn BuildLog, last_line: &'a LastLine) -> Workshop<'a> {
-        Workshop {
+    fn context<'a>(&'a self, log: &'a dyn BuildLog, last_line: &'a LastLine) -> RuntimeContext<'a> {
+        RuntimeContext {
             engine: &self.engine,
             cache: &self.cache,
-            outside: &self.outside,
+            egress_env: &self.egress_env,
             limits: self.limits,
             allowed: Allowed::new(self.limits.time),
             last_line,
@@ -236,16 +236,16 @@ impl Runtimes {
             return Ok(runtime);
         }
         let last_line = LastLine::default();
-        let (workshop, work) = (self.workshop(log, &last_line), self.cache.work()?);
-        let (origin, base) = self.base(&workshop, &work).await?;
-        log.tell(BuildEvent::Line(format!("the runtime base is {origin}")));
-        let layer = layer::make(layer::WRAPPER, &workshop, &base.reference, &work);
-        let layer = workshop.step("the wrapper's packages", Needs::NpmRegistry, layer).await?;
+        let (context, work) = (self.context(log, &last_line), self.cache.work()?);
+        let (origin, base) = self.base(&context, &work).await?;
+        log.report(BuildEvent::Line(format!("the runtime base is {origin}")));
+        let layer = layer::make(layer::WRAPPER, &context, &base.reference, &work);
+        let layer = context.step("the wrapper's packages", Needs::NpmRegistry, layer).await?;
         let image = Image::runtime(&base.image, &layer)?;
         let name = Name::runtime(&origin.key());
-        let parcel = Parcel { base, layers: vec![layer], images: vec![(image, name)] };
-        let put = self.local.put(&parcel);
-        workshop.step("the runtime becomes an image", Needs::Machine, put).await?;
+        let image_set = ImageSet { base, layers: vec![layer], images: vec![(image, name)] };
+        let put = self.local.put(&image_set);
+        context.step("the runtime becomes an image", Needs::Machine, put).await?;
         self.existing(&origin).await?.ok_or_else(|| {
             error::runtime_failed("the engine lost the runtime base right after it was made")
         })
@@ -254,13 +254,13 @@ impl Runtimes {
     /// The base itself, from its origin.
     async fn base(
         &self,
-        workshop: &Workshop<'_>,
+        context: &RuntimeContext<'_>,
         work: &Arc<WorkDir>,
     ) -> Result<(Origin, Base), BuildError> {
         if let Some(name) = &self.operators {
             if self.engine.image(name).await?.is_none() {
                 let pull = self.engine.pull(name, self.pull_timeout, self.pull_timeout);
-                let pulled = workshop.step(name, Needs::Hub, async { Ok(pull.await) }).await?;
+                let pulled = context.step(name, Needs::Hub, async { Ok(pull.await) }).await?;
                 pulled.map_err(|err| {
                     let says = err.message().unwrap_or("no answer").to_owned();
                     error::runtime_failed(format!("`{name}` cannot be pulled: {says}"))
@@ -270,8 +270,8 @@ impl Runtimes {
             let base = Base::of(&self.engine, name).await?;
             return Ok((Origin::Operator { name: name.clone(), id: base.image.id.clone() }, base));
         }
-        if self.hub_has(workshop).await? {
-            return Ok((Origin::Hub, Base::of(&self.engine, HUB_IMAGE).await?));
+        if self.registry_has(context).await? {
+            return Ok((Origin::Hub, Base::of(&self.engine, PUBLIC_IMAGE).await?));
         }
         let origin = Origin::Packages { release: packages::release() };
         // The base alone is cached too: another wrapper needs no other Debian.
@@ -279,29 +279,29 @@ impl Runtimes {
         let (tag, _) = tag.split_at(12);
         let reference = format!("{BASE_NAME}:{tag}");
         if self.engine.image(&reference).await?.is_none() {
-            packages::make(workshop, work, BASE_NAME, tag).await?;
+            packages::make(context, work, BASE_NAME, tag).await?;
         }
         Ok((origin, Base::of(&self.engine, &reference).await?))
     }
 
     /// Whether the public registry's image is in the engine, or could be pulled.
-    async fn hub_has(&self, workshop: &Workshop<'_>) -> Result<bool, BuildError> {
+    async fn registry_has(&self, context: &RuntimeContext<'_>) -> Result<bool, BuildError> {
         if self.hub_patience.is_zero() {
             return Ok(false);
         }
-        if self.engine.image(HUB_IMAGE).await?.is_some() {
+        if self.engine.image(PUBLIC_IMAGE).await?.is_some() {
             return Ok(true);
         }
-        if self.hub_refused.load(Ordering::Relaxed) {
+        if self.registry_unreachable.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let pull = self.engine.pull(HUB_IMAGE, self.hub_patience, self.pull_timeout);
-        let pulled = workshop.step(HUB_IMAGE, Needs::Hub, async { Ok(pull.await) }).await?;
+        let pull = self.engine.pull(PUBLIC_IMAGE, self.hub_patience, self.pull_timeout);
+        let pulled = context.step(PUBLIC_IMAGE, Needs::Hub, async { Ok(pull.await) }).await?;
         if let Err(err) = &pulled {
-            self.hub_refused.store(true, Ordering::Relaxed);
+            self.registry_unreachable.store(true, Ordering::Relaxed);
             tracing::info!(error = %Chain(err), "No public registry has the runtime base; making it from packages.");
             let line = "no public registry can be reached: the base is made from this machine's own packages, once";
-            workshop.log.tell(BuildEvent::Line(line.into()));
+            context.log.report(BuildEvent::Line(line.into()));
         }
         Ok(pulled.is_ok())
     }
@@ -375,7 +375,7 @@ pub(crate) async fn found(engine: &Engine, config: &Config) -> Result<Vec<String
 /// What the inspector's image on top of this runtime is called.
 fn inspector(runtime: &EngineImage) -> Name {
     let key = Hasher::default()
-        .part(RECIPE.as_bytes())
+        .part(VERSION.as_bytes())
         .part(runtime.id.as_bytes())
         .part(layer::GRAPH.digest().to_string().as_bytes())
         .finish();
@@ -387,7 +387,7 @@ impl Origin {
     fn recipe(&self) -> String {
         match self {
             Self::Operator { name: _, id } => format!("image {id}"),
-            Self::Hub => format!("hub {HUB_IMAGE}"),
+            Self::Hub => format!("hub {PUBLIC_IMAGE}"),
             Self::Packages { release } => {
                 format!("{} {}", release.as_deref().unwrap_or_default(), packages::recipe())
             }
@@ -397,7 +397,7 @@ impl Origin {
     /// Tag of the runtime on top of it.
     fn key(&self) -> String {
         let key = Hasher::default()
-            .part(RECIPE.as_bytes())
+            .part(VERSION.as_bytes())
             .part(std::env::consts::ARCH.as_bytes())
             .part(self.recipe().as_bytes())
             .part(layer::WRAPPER.digest().to_string().as_bytes())
@@ -410,7 +410,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operator { name, id: _ } => write!(f, "the operator's `{name}`"),
-            Self::Hub => write!(f, "`{HUB_IMAGE}` of the public registry"),
+            Self::Hub => write!(f, "`{PUBLIC_IMAGE}` of the public registry"),
             Self::Packages { release } => {
                 let release = release.as_deref().unwrap_or("this machine's release");
                 write!(f, "{release} from this machine's own packages")
@@ -419,7 +419,7 @@ impl fmt::Display for Origin {
     }
 }
 
-impl Workshop<'_> {
+impl RuntimeContext<'_> {
     /// Does one part of the work within its limit, and tells how long it took.
     async fn step<T>(
         &self,

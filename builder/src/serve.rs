@@ -14,21 +14,21 @@ mod progress;
 use crate::error::{self, Hint};
 use epsilon_api::{
     body::{self, CallBody},
-    build::{self, BuildError, BuildJob, BuildNews, BuildOrder, Builder, BuilderStatus},
+    build::{self, BuildError, BuildJob, BuildMessage, BuildOrder, Builder, BuilderStatus},
     chain::Chain,
     error::ErrorBody,
     units::Bytes,
 };
 use epsilon_bootstrap::metrics::VERSION;
-use epsilon_fleet_link::door::{Door, Ending};
-use epsilon_fleet_link::gateway_token::Checker;
+use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
+use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::{door, tls};
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use progress::News;
+use progress::Progress;
 use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -36,7 +36,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Largest body of other requests: an image's name.
 const LARGEST_ORDER: usize = 64 << 10;
 /// How long cut builds may take to report their end and to clean up.
-const LETTING_GO: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Limits of the listener.
 #[derive(Clone, Copy, Debug)]
@@ -51,16 +51,16 @@ pub struct Limits {
 
 /// A bound listener that does not serve yet.
 #[derive(Debug)]
-pub struct Serving {
-    door: Door,
-    checker: Arc<Checker>,
-    site: Arc<Site>,
-    ending: Ending,
+pub struct BoundListener {
+    door: AuthenticatedListener,
+    verifier: Arc<Verifier>,
+    server: Arc<BuilderServer>,
+    shutdown: Shutdown,
 }
 
 /// Shared by all requests.
 #[derive(Debug)]
-struct Site {
+struct BuilderServer {
     builder: Arc<dyn Builder>,
     limits: Limits,
     places: Arc<Semaphore>,
@@ -69,7 +69,7 @@ struct Site {
     stop: CancellationToken,
 }
 
-impl Serving {
+impl BoundListener {
     /// Binds the address; port 0 picks a free one. Needs a tokio runtime.
     ///
     /// # Errors
@@ -78,19 +78,19 @@ impl Serving {
         address: SocketAddr,
         tls: Option<tls::Server>,
         limits: Limits,
-        checker: Arc<Checker>,
+        verifier: Arc<Verifier>,
         builder: Arc<dyn Builder>,
     ) -> io::Result<Self> {
-        let ending = Ending::default();
-        let door = Door::bind(address, tls, limits.door, ending.clone())?;
-        let site = Site {
+        let shutdown = Shutdown::default();
+        let door = AuthenticatedListener::bind(address, tls, limits.door, shutdown.clone())?;
+        let server = BuilderServer {
             builder,
             limits,
             places: Arc::new(Semaphore::new(limits.builds)),
             builds: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        Ok(Self { door, checker, site: Arc::new(site), ending })
+        Ok(Self { door, verifier, server: Arc::new(server), shutdown })
     }
 
     /// The bound address.
@@ -100,90 +100,93 @@ impl Serving {
 
     /// Starts serving.
     pub fn spawn(self) -> Running {
-        let Self { door, checker, site, ending } = self;
-        let answering = Arc::clone(&site);
-        ending.tasks.spawn(door.serve(checker, move |request, _| {
-            let site = Arc::clone(&answering);
-            async move { answer(&site, request).await }
+        let Self { door, verifier, server, shutdown } = self;
+        let answering = Arc::clone(&server);
+        shutdown.tasks.spawn(door.serve(verifier, move |request, _| {
+            let server = Arc::clone(&answering);
+            async move { answer(&server, request).await }
         }));
-        Running { site, ending }
+        Running { server, shutdown }
     }
 }
 
 /// A serving listener.
 #[derive(Debug)]
 pub struct Running {
-    site: Arc<Site>,
-    ending: Ending,
+    server: Arc<BuilderServer>,
+    shutdown: Shutdown,
 }
 
 impl Running {
     /// Builds that run or wait for a slot.
     pub fn builds(&self) -> usize {
-        self.site.builds.len()
+        self.server.builds.len()
     }
 
     /// Refuses new builds, lets running ones finish within the grace, then cuts them. Returns how
     /// many were cut.
     pub async fn drain(self, grace: Duration) -> usize {
-        let Self { site, ending } = self;
-        ending.close.cancel();
-        site.builds.close();
-        ending.tasks.close();
-        let over = async { tokio::join!(site.builds.wait(), ending.tasks.wait()) };
+        let Self { server, shutdown } = self;
+        shutdown.close.cancel();
+        server.builds.close();
+        shutdown.tasks.close();
+        let over = async { tokio::join!(server.builds.wait(), shutdown.tasks.wait()) };
         let mut over = std::pin::pin!(over);
         if tokio::time::timeout(grace, over.as_mut()).await.is_ok() {
             return 0;
         }
-        let cut = site.builds.len();
-        site.stop.cancel();
-        if tokio::time::timeout(LETTING_GO, over.as_mut()).await.is_err() {
-            ending.cut.cancel(); // no gateway reads the last message
+        let cut = server.builds.len();
+        server.stop.cancel();
+        if tokio::time::timeout(CLOSE_TIMEOUT, over.as_mut()).await.is_err() {
+            shutdown.cut.cancel(); // no gateway reads the last message
         }
         cut
     }
 }
 
 /// Answers a request with a valid gateway token.
-async fn answer(site: &Arc<Site>, request: Request<Incoming>) -> Response<CallBody> {
+async fn answer(server: &Arc<BuilderServer>, request: Request<Incoming>) -> Response<CallBody> {
     if request.uri().path() == build::REMOVE_PATH && request.method() == Method::POST {
-        return remove(site, request.into_body()).await;
+        return remove(server, request.into_body()).await;
     }
     if request.uri().path() == build::STATUS_PATH && request.method() == Method::GET {
-        return status(site);
+        return status(server);
     }
     if request.uri().path() != build::PATH || request.method() != Method::POST {
         let message = "a builder answers `POST /v1/builds`, `POST /v1/images/remove`, `GET /v1/status` and nothing else";
-        return refusal(ErrorBody::new(StatusCode::NOT_FOUND, "NOT_FOUND", message, None), 404);
+        return error_response(
+            ErrorBody::new(StatusCode::NOT_FOUND, "NOT_FOUND", message, None),
+            404,
+        );
     }
     let order = request.uri().query().and_then(BuildOrder::from_query);
     let Some(order) = order else {
         let message =
             "the query is not a valid build order; do gateway and builder have the same version?";
         let error = ErrorBody::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message, None);
-        return refusal(error, 400);
+        return error_response(error, 400);
     };
-    let limit = site.limits.archive;
+    let limit = server.limits.archive;
     if request.body().size_hint().lower() > limit.get() {
         let error = error::source_too_large(format!("the archive is larger than {limit}"));
-        return refusal(error.body(), error.status.as_u16());
+        return error_response(error.body(), error.status.as_u16());
     }
-    let Ok(place) = Arc::clone(&site.places).try_acquire_owned() else {
+    let Ok(place) = Arc::clone(&server.places).try_acquire_owned() else {
         let error = error::busy(format!(
             "this builder already has {} running or waiting builds",
-            site.limits.builds
+            server.limits.builds
         ));
-        return refusal(error.body(), error.status.as_u16());
+        return error_response(error.body(), error.status.as_u16());
     };
-    let (news, lines) = progress::channel(&site.stop);
-    site.builds.spawn(work(Arc::clone(site), order, request.into_body(), news, place));
+    let (news, lines) = progress::channel(&server.stop);
+    server.builds.spawn(work(Arc::clone(server), order, request.into_body(), news, place));
     let mut response = Response::new(lines);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
 }
 
-fn status(site: &Site) -> Response<CallBody> {
-    let builds = u32::try_from(site.builds.len()).unwrap_or(u32::MAX);
+fn status(server: &BuilderServer) -> Response<CallBody> {
+    let builds = u32::try_from(server.builds.len()).unwrap_or(u32::MAX);
     let status = BuilderStatus { version: VERSION.to_owned(), builds };
     let mut response = Response::new(body::full(serde_json::to_vec(&status).unwrap_or_default()));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -192,10 +195,10 @@ fn status(site: &Site) -> Response<CallBody> {
 
 /// Runs one build to its end. Stopped when its gateway hangs up, and when the builder shuts down.
 async fn work(
-    site: Arc<Site>,
+    server: Arc<BuilderServer>,
     order: BuildOrder,
     archive: Incoming,
-    news: News,
+    news: Progress,
     _place: OwnedSemaphorePermit,
 ) {
     let deployment = order.deployment.clone();
@@ -207,22 +210,24 @@ async fn work(
         log: news.as_build_log(),
     };
     tracing::info!(%deployment, "Build started.");
-    let building = AssertUnwindSafe(site.builder.build(job)).catch_unwind();
+    let building = AssertUnwindSafe(server.builder.build(job)).catch_unwind();
     let built = tokio::select! {
         biased; // shutdown before results; dropping a build cleans up after it
-        () = news.stopped() => Ok(Err(cut(&site))),
+        () = news.stopped() => Ok(Err(cut(&server))),
         built = building => built,
     };
     let last = match built {
-        Ok(Ok(built)) => BuildNews::Built(built),
-        Ok(Err(error)) => BuildNews::Failed(error),
-        Err(_panic) => BuildNews::Failed(error::internal("a bug in the builder ended the build")),
+        Ok(Ok(built)) => BuildMessage::Built(built),
+        Ok(Err(error)) => BuildMessage::Failed(error),
+        Err(_panic) => {
+            BuildMessage::Failed(error::internal("a bug in the builder ended the build"))
+        }
     };
     match &last {
-        BuildNews::Failed(error) => {
+        BuildMessage::Failed(error) => {
             tracing::info!(%deployment, code = %error.code, error = %Chain(error), "Build failed.");
         }
-        BuildNews::Built(_) | BuildNews::Alive | BuildNews::Event(_) => {
+        BuildMessage::Built(_) | BuildMessage::Alive | BuildMessage::Event(_) => {
             tracing::info!(%deployment, "Build done.");
         }
     }
@@ -231,34 +236,34 @@ async fn work(
 
 /// Removes an image that no version needs any more. Limits are those of the destination; a gateway
 /// that hangs up cancels it.
-async fn remove(site: &Site, body: Incoming) -> Response<CallBody> {
+async fn remove(server: &BuilderServer, body: Incoming) -> Response<CallBody> {
     let text = Limited::new(body, LARGEST_ORDER).collect().await;
     let image = text.ok().and_then(|text| serde_json::from_slice(&text.to_bytes()).ok());
     let Some(image) = image else {
         let message = "the body is not an image; do gateway and builder have the same version?";
         let error = ErrorBody::new(StatusCode::BAD_REQUEST, "INVALID_PARAMETER", message, None);
-        return refusal(error, 400);
+        return error_response(error, 400);
     };
-    match site.builder.remove(image).await {
+    match server.builder.remove(image).await {
         Ok(()) => {
             let mut done = Response::new(body::empty());
             *done.status_mut() = StatusCode::NO_CONTENT;
             done
         }
-        Err(error) => refusal(error.body(), error.status.as_u16()),
+        Err(error) => error_response(error.body(), error.status.as_u16()),
     }
 }
 
 /// The error of a cut build. The first is sent to the gateway; the second only reaches the log.
-fn cut(site: &Site) -> BuildError {
-    if site.stop.is_cancelled() {
+fn cut(server: &BuilderServer) -> BuildError {
+    if server.stop.is_cancelled() {
         error::stopped("the builder was stopped before the build ended").hint("deploy again")
     } else {
         error::stopped("the gateway hung up")
     }
 }
 
-fn refusal(error: ErrorBody, status: u16) -> Response<CallBody> {
+fn error_response(error: ErrorBody, status: u16) -> Response<CallBody> {
     let mut response = Response::new(body::full(error.to_json()));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

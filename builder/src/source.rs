@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 use tokio::task;
-use tree::{Place, Tree, shown};
+use tree::{Entry, Tree, printable_short};
 use upload::Upload;
 
 /// Limits of an archive. All are the operator's settings.
@@ -208,11 +208,11 @@ impl Unpacking<'_> {
     fn take(&mut self, member: Member, content: &mut dyn Read) -> Result<(), BuildError> {
         let Some(path) = self.tree.path(&member.path)? else { return Ok(()) };
         match member.kind {
-            MemberKind::Folder => self.put(&path, Place::Folder),
+            MemberKind::Folder => self.put(&path, Entry::Folder),
             MemberKind::File => self.file(path, member.bytes, member.executable, content),
             MemberKind::Symlink(target) => {
                 let target = self.tree.target(&path, &target)?;
-                self.put(&path, Place::Symlink(target.clone()))?;
+                self.put(&path, Entry::Symlink(target.clone()))?;
                 let sha256 = ContentDigest::of(target.as_bytes());
                 let bytes = target.len() as u64;
                 let kind = FileKind::Symlink { target };
@@ -226,7 +226,7 @@ impl Unpacking<'_> {
         }
     }
 
-    fn put(&mut self, path: &str, place: Place) -> Result<(), BuildError> {
+    fn put(&mut self, path: &str, place: Entry) -> Result<(), BuildError> {
         self.tree.put(path, place)?.iter().try_for_each(|folder| self.folder.folder(folder))
     }
 
@@ -243,7 +243,7 @@ impl Unpacking<'_> {
             let text = format!("`{path}` has {size}; one file may have {limit}");
             return Err(error::source_too_large(text));
         }
-        self.put(&path, Place::File)?;
+        self.put(&path, Entry::File)?;
         let (written, sha256) = self.folder.file(&path, executable, content)?;
         if written != bytes {
             return Err(error::source_incomplete(format!("the archive ends inside `{path}`")));
@@ -254,12 +254,12 @@ impl Unpacking<'_> {
 
     /// A hard link becomes a file of its own, and counts as one.
     fn hard_link(&mut self, path: String, target: &[u8]) -> Result<(), BuildError> {
-        let original = self.tree.path(target)?.filter(|to| self.tree.get(to) == Some(&Place::File));
+        let original = self.tree.path(target)?.filter(|to| self.tree.get(to) == Some(&Entry::File));
         let original = original.and_then(|to| self.files.iter().find(|file| file.path == to));
         let Some(original) = original.cloned() else {
             let text = format!(
                 "`{path}` is a hard link to `{}`, no earlier file of the archive",
-                shown(target)
+                printable_short(target)
             );
             return Err(error::source_refused(text));
         };

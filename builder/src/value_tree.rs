@@ -53,7 +53,7 @@ impl Node {
 /// For JSON, where a number is a number; YAML goes through [`from_yaml`].
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        Value { left: &Cell::new(MAX_NODES), written: Written::Never }.deserialize(from)
+        Value { left: &Cell::new(MAX_NODES), written: Spelling::Never }.deserialize(from)
     }
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn from_yaml(text: &str) -> Result<Node, serde_yaml::Error> {
     if text.lines().all(blank) {
         return Ok(Node::Map(Vec::new()));
     }
-    let seed = Value { left: &Cell::new(MAX_NODES), written: Written::BelowEnv };
+    let seed = Value { left: &Cell::new(MAX_NODES), written: Spelling::BelowEnv };
     seed.deserialize(serde_yaml::Deserializer::from_str(text))
 }
 
@@ -89,7 +89,7 @@ fn open_brackets(text: &str) -> usize {
 
 /// Whether scalars stay as the developer wrote them.
 #[derive(Clone, Copy, PartialEq)]
-enum Written {
+enum Spelling {
     /// Nowhere in this document.
     Never,
     /// In maps named [`ENV`] below.
@@ -104,7 +104,7 @@ enum Written {
 #[derive(Clone, Copy)]
 struct Value<'a> {
     left: &'a Cell<u32>,
-    written: Written,
+    written: Spelling,
 }
 
 impl<'de> DeserializeSeed<'de> for Value<'_> {
@@ -114,8 +114,8 @@ impl<'de> DeserializeSeed<'de> for Value<'_> {
         let left = self.left.get().checked_sub(1);
         self.left.set(left.ok_or_else(|| D::Error::custom("too many values in one document"))?);
         match self.written {
-            Written::Here => from.deserialize_option(self),
-            Written::Never | Written::BelowEnv | Written::InMap => from.deserialize_any(self),
+            Spelling::Here => from.deserialize_option(self),
+            Spelling::Never | Spelling::BelowEnv | Spelling::InMap => from.deserialize_any(self),
         }
     }
 }
@@ -125,8 +125,8 @@ impl<'de> Visitor<'de> for Value<'_> {
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.written {
-            Written::Here => f.write_str("a text, a number, `true` or `false`"),
-            Written::Never | Written::BelowEnv | Written::InMap => {
+            Spelling::Here => f.write_str("a text, a number, `true` or `false`"),
+            Spelling::Never | Spelling::BelowEnv | Spelling::InMap => {
                 f.write_str("a plain value, a list or a map")
             }
         }
@@ -181,8 +181,8 @@ impl<'de> Visitor<'de> for Value<'_> {
         let mut nodes = Vec::new();
         while let Some(key) = map.next_key_seed(NewKey(&mut seen))? {
             let written = match self.written {
-                Written::BelowEnv if key == ENV => Written::InMap,
-                Written::InMap => Written::Here,
+                Spelling::BelowEnv if key == ENV => Spelling::InMap,
+                Spelling::InMap => Spelling::Here,
                 same => same,
             };
             nodes.push((key, map.next_value_seed(Self { written, ..self })?));

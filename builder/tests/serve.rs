@@ -7,7 +7,7 @@ use epsilon_api::{
     admin::Step,
     body::{self, CallBody},
     build::{
-        BuildError, BuildEvent, BuildJob, BuildNews, BuildOrder, Builder, BuilderStatus, Built,
+        BuildError, BuildEvent, BuildJob, BuildMessage, BuildOrder, Builder, BuilderStatus, Built,
         STATUS_PATH,
     },
     error::ErrorEnvelope,
@@ -17,11 +17,11 @@ use epsilon_api::{
 };
 use epsilon_builder::{
     error,
-    serve::{Limits, Running, Serving},
+    serve::{BoundListener, Limits, Running},
 };
 use epsilon_fleet_link::connection::Connection;
 use epsilon_fleet_link::door;
-use epsilon_fleet_link::gateway_token::{Checker, Signer};
+use epsilon_fleet_link::gateway_token::{Signer, Verifier};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response};
 use http_body::Frame;
@@ -74,7 +74,7 @@ impl Builder for Scripted {
             let archive = archive.collect().await;
             let archive =
                 archive.map_err(|_| error::source_incomplete("the upload was cut"))?.to_bytes();
-            log.tell(BuildEvent::StepStarted {
+            log.report(BuildEvent::StepStarted {
                 step: Step::Source,
                 detail: format!("{} bytes", archive.len()),
             });
@@ -102,10 +102,10 @@ impl Site {
 
     fn with_head_limit(head: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let signer = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
+        let signer = Signer::load_or_create(&folder.path().join("gateway.key")).unwrap();
         let id = VmId::parse("builder-1").unwrap();
-        let checker = Arc::new(Checker::new(id.clone()));
-        checker.trust(&[signer.key()]);
+        let verifier = Arc::new(Verifier::new(id.clone()));
+        verifier.trust(&[signer.key()]);
         let builder = Arc::new(Scripted {
             orders: Mutex::default(),
             at_work: Arc::default(),
@@ -117,7 +117,8 @@ impl Site {
             archive: units::Bytes(1000),
         };
         let any = "127.0.0.1:0".parse().unwrap();
-        let serving = Serving::bind(any, None, limits, checker, Arc::clone(&builder) as _).unwrap();
+        let serving =
+            BoundListener::bind(any, None, limits, verifier, Arc::clone(&builder) as _).unwrap();
         let address = serving.address();
         Self { address, running: serving.spawn(), builder, signer, id }
     }
@@ -126,13 +127,13 @@ impl Site {
         Connection::handshake(TcpStream::connect(self.address).await.unwrap()).await.unwrap()
     }
 
-    fn pass(&self) -> String {
-        self.signer.pass(&self.id, Timestamp::now())
+    fn token(&self) -> String {
+        self.signer.token(&self.id, Timestamp::now())
     }
 
     /// Requests a build. It runs as long as both return values are held.
     async fn ask(&self, archive: CallBody) -> (Connection, Response<Incoming>) {
-        self.send(&order().uri(), &self.pass(), archive).await
+        self.send(&order().uri(), &self.token(), archive).await
     }
 
     async fn send(
@@ -146,7 +147,7 @@ impl Site {
             .method(Method::POST)
             .uri(uri)
             .header("host", "builder")
-            .header(headers::PASS, pass)
+            .header(headers::GATEWAY_TOKEN, pass)
             .body(archive)
             .unwrap();
         let response = patient(connection.sender.send_request(request)).await.unwrap();
@@ -179,7 +180,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// All lines of an answer.
-async fn news(response: Response<Incoming>) -> Vec<BuildNews> {
+async fn news(response: Response<Incoming>) -> Vec<BuildMessage> {
     assert_eq!(response.status(), 200);
     let text = patient(response.into_body().collect()).await.unwrap().to_bytes();
     let lines = std::str::from_utf8(&text).unwrap().lines();
@@ -193,9 +194,9 @@ async fn code(response: Response<Incoming>) -> (u16, String) {
     (status, envelope.error.code)
 }
 
-fn last_code(news: &[BuildNews]) -> &str {
+fn last_code(news: &[BuildMessage]) -> &str {
     match news.last() {
-        Some(BuildNews::Failed(error)) => &error.code,
+        Some(BuildMessage::Failed(error)) => &error.code,
         other => panic!("{other:?}"),
     }
 }
@@ -207,8 +208,8 @@ async fn build_progress_is_streamed_line_by_line() {
     site.builder.gate.add_permits(1);
     let told = news(response).await;
     let step = BuildEvent::StepStarted { step: Step::Source, detail: "7 bytes".into() };
-    assert_eq!(told[0], BuildNews::Event(step));
-    assert!(matches!(told[1], BuildNews::Built(_)) && told.len() == 2, "{told:?}");
+    assert_eq!(told[0], BuildMessage::Event(step));
+    assert!(matches!(told[1], BuildMessage::Built(_)) && told.len() == 2, "{told:?}");
     assert_eq!(*site.builder.orders.lock().unwrap(), [order()]);
 }
 
@@ -224,7 +225,7 @@ async fn head_is_sent_before_the_archive_is_read() {
     archive.send(piece).await.unwrap();
     drop(archive);
     site.builder.gate.add_permits(1);
-    assert!(matches!(news(response).await.last(), Some(BuildNews::Built(_))));
+    assert!(matches!(news(response).await.last(), Some(BuildMessage::Built(_))));
 }
 
 #[tokio::test]
@@ -256,25 +257,25 @@ async fn third_build_is_refused_while_two_run() {
     assert_eq!(code(third).await, (503, "BUILDER_BUSY".into()));
     site.builder.gate.add_permits(2);
     for response in [first, second] {
-        assert!(matches!(news(response).await.last(), Some(BuildNews::Built(_))));
+        assert!(matches!(news(response).await.last(), Some(BuildMessage::Built(_))));
     }
     eventually("the places are free", || site.running.builds() == 0).await;
     site.builder.gate.add_permits(1);
     let (_four, fourth) = site.ask(body::full("4")).await;
-    assert!(matches!(news(fourth).await.last(), Some(BuildNews::Built(_))));
+    assert!(matches!(news(fourth).await.last(), Some(BuildMessage::Built(_))));
 }
 
 #[tokio::test]
 async fn without_a_good_pass_nothing_is_told() {
     let site = Site::open();
     let folder = tempfile::tempdir().unwrap();
-    let stranger = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
+    let stranger = Signer::load_or_create(&folder.path().join("gateway.key")).unwrap();
     let other = VmId::parse("builder-2").unwrap();
     for pass in [
         String::new(),
         "eps1.x".into(),
-        stranger.pass(&site.id, Timestamp::now()),
-        site.signer.pass(&other, Timestamp::now()),
+        stranger.token(&site.id, Timestamp::now()),
+        site.signer.token(&other, Timestamp::now()),
     ] {
         for uri in [order().uri().as_str(), "/", "/metrics"] {
             let (_connection, response) = site.send(uri, &pass, body::full("archive")).await;
@@ -297,7 +298,7 @@ async fn what_is_no_build_is_refused_before_its_body() {
         (order().uri(), 1001, (413, "SOURCE_TOO_LARGE")),
     ] {
         let archive = body::full(vec![0; archive]);
-        let (_connection, response) = site.send(&uri, &site.pass(), archive).await;
+        let (_connection, response) = site.send(&uri, &site.token(), archive).await;
         assert_eq!(code(response).await, (want.0, want.1.into()), "{uri}");
     }
     assert_eq!(site.running.builds(), 0);
@@ -310,7 +311,7 @@ async fn panic_in_a_build_is_reported_and_isolated() {
     let (_connection, response) = site.ask(body::full("bug")).await;
     assert_eq!(last_code(&news(response).await), "INTERNAL");
     let (_connection, response) = site.ask(body::full("fine")).await;
-    assert!(matches!(news(response).await.last(), Some(BuildNews::Built(_))));
+    assert!(matches!(news(response).await.last(), Some(BuildMessage::Built(_))));
 }
 
 #[tokio::test]
@@ -326,7 +327,7 @@ async fn shutdown_refuses_new_builds_and_waits_for_running() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     builder.gate.add_permits(1);
-    assert!(matches!(news(response).await.last(), Some(BuildNews::Built(_))));
+    assert!(matches!(news(response).await.last(), Some(BuildMessage::Built(_))));
     assert_eq!(patient(draining).await.unwrap(), 0);
 }
 
@@ -362,7 +363,7 @@ async fn a_gateway_is_told_its_version_and_its_builds() {
     eventually("a build", || site.at_work() == 1).await;
     let mut connection = site.connect().await;
     let request = Request::get(STATUS_PATH).header("host", "builder");
-    let request = request.header(headers::PASS, site.pass()).body(body::empty()).unwrap();
+    let request = request.header(headers::GATEWAY_TOKEN, site.token()).body(body::empty()).unwrap();
     let response = patient(connection.sender.send_request(request)).await.unwrap();
     let text = patient(response.into_body().collect()).await.unwrap().to_bytes();
     let status: BuilderStatus = serde_json::from_slice(&text).unwrap();

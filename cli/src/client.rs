@@ -339,7 +339,7 @@ impl Client {
             (Ok(envelope), Some(rest)) if envelope.error.code == "TLS_REQUIRED" => {
                 Failure::from(envelope).hint(format!("use `--gateway https:{rest}`"))
             }
-            _ => self.foreign(&format!("status {status}")),
+            _ => self.not_a_gateway(&format!("status {status}")),
         }
     }
 
@@ -355,7 +355,8 @@ impl Client {
 
     async fn json<T: DeserializeOwned>(&self, response: Response) -> Result<T, Failure> {
         let bytes = response.bytes().await.map_err(|err| self.unreachable(err))?;
-        serde_json::from_slice(&bytes).map_err(|err| self.foreign("this version").because(&err))
+        serde_json::from_slice(&bytes)
+            .map_err(|err| self.not_a_gateway("this version").with_cause(&err))
     }
 
     /// The error of a status other than 2xx.
@@ -363,7 +364,7 @@ impl Client {
         let status = response.status();
         let body = response.bytes().await.unwrap_or_default();
         let Ok(envelope) = serde_json::from_slice::<ErrorEnvelope>(&body) else {
-            return self.foreign(&format!("status {status}"));
+            return self.not_a_gateway(&format!("status {status}"));
         };
         let failure = Failure::from(envelope);
         match (&self.key_missing, status) {
@@ -393,7 +394,7 @@ impl Client {
             )
         } else if err.is_connect() {
             Failure::new("NOT_RUNNING", format!("no gateway can be reached at {at}"))
-                .because(&err.without_url())
+                .with_cause(&err.without_url())
                 .hint("is it the control address (`--gateway URL`, EPSILON_GATEWAY), and reachable from here?")
         } else if err.is_timeout() {
             Failure::new("TIMEOUT", format!("no answer from {at} in time"))
@@ -406,12 +407,12 @@ impl Client {
                 _ => "check that the gateway still runs, then try again",
             };
             Failure::new("CONNECTION_LOST", format!("the connection to {at} broke"))
-                .because(&err.without_url())
+                .with_cause(&err.without_url())
                 .hint(hint)
         }
     }
 
-    fn foreign(&self, what: &str) -> Failure {
+    fn not_a_gateway(&self, what: &str) -> Failure {
         let at = self.base.as_str().trim_end_matches('/');
         Failure::new("NOT_EPSILON", format!("{at} did not answer like a gateway ({what})")).hint(
             "`--gateway` takes the control address (by default port 8081), not the one for calls; a gateway of an earlier \

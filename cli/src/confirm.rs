@@ -5,14 +5,14 @@ use console::Term;
 use std::io::IsTerminal as _;
 
 /// Whether a person can be asked.
-pub(crate) fn asks() -> bool {
+pub(crate) fn can_ask() -> bool {
     std::io::stdin().is_terminal() && Term::stderr().is_term()
 }
 
 /// Prints what will happen, and continues only when this name is typed; without a terminal, at
 /// once.
-pub(crate) fn typed(what: &str, name: &str) -> Result<(), Failure> {
-    if !asks() {
+pub(crate) fn by_name(what: &str, name: &str) -> Result<(), Failure> {
+    if !can_ask() {
         return Ok(());
     }
     eprintln!("{what}");

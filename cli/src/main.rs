@@ -23,7 +23,9 @@ fn main() -> ExitCode {
     let json = cli.globals.json;
     let ended = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(Box::pin(args::run(cli, sockets))),
-        Err(err) => Err(Failure::new("RUNTIME", "the system refused worker threads").because(&err)),
+        Err(err) => {
+            Err(Failure::new("RUNTIME", "the system refused worker threads").with_cause(&err))
+        }
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -39,7 +39,7 @@ pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
             // As every other program in a pipe ends: at once, silently, and not with success.
             Failure::silent()
         } else {
-            Failure::new("OUTPUT", "standard output cannot be written").because(&err)
+            Failure::new("OUTPUT", "standard output cannot be written").with_cause(&err)
         }
     })
 }
@@ -98,7 +98,7 @@ fn layout<const N: usize>(
 }
 
 fn unprintable(err: &serde_json::Error) -> Failure {
-    Failure::new("OUTPUT", "the answer cannot be printed").because(err)
+    Failure::new("OUTPUT", "the answer cannot be printed").with_cause(err)
 }
 
 #[cfg(test)]

@@ -18,15 +18,15 @@ use aws_sdk_ecr::{
 use epsilon_api::redacted::Secret;
 use parking_lot::Mutex;
 use std::{collections::HashMap, error::Error, sync::Arc, time::Duration};
-use token::Cell;
+use token::TokenCache;
 use tokio::sync::OnceCell;
 
 /// The user name that belongs to every token.
 pub const USER: &str = "AWS";
 /// Timeout of one AWS request, with the SDK's own retries.
-const PATIENCE: Duration = Duration::from_secs(15);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Timeout of one attempt.
-const ATTEMPT: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A password for all registries of a region that this machine's role may use.
 pub type Token = Secret<String>;
@@ -44,7 +44,7 @@ pub struct Ecr {
 #[derive(Debug)]
 struct InRegion {
     client: Client,
-    token: Cell,
+    token: TokenCache,
 }
 
 /// Why an AWS request failed.
@@ -123,9 +123,9 @@ impl Ecr {
         keep: &Retention,
     ) -> Result<(), EcrError> {
         let client = &self.region(host).await.client;
-        let asked =
+        let request =
             client.describe_repositories().registry_id(host.account()).repository_names(name);
-        match asked.send().await {
+        match request.send().await {
             Ok(_) => {}
             Err(err) if is(&err, "RepositoryNotFoundException") => {
                 let made =
@@ -136,21 +136,21 @@ impl Ecr {
                     }
                     // Another builder was faster.
                     Err(err) if is(&err, "RepositoryAlreadyExistsException") => {}
-                    Err(err) => return Err(ours("CreateRepository", err)),
+                    Err(err) => return Err(to_ecr_error("CreateRepository", err)),
                 }
             }
-            Err(err) => return Err(ours("DescribeRepositories", err)),
+            Err(err) => return Err(to_ecr_error("DescribeRepositories", err)),
         }
         let policy =
             client.get_lifecycle_policy().registry_id(host.account()).repository_name(name);
         match policy.send().await {
             Ok(_) => return Ok(()),
             Err(err) if is(&err, "LifecyclePolicyNotFoundException") => {}
-            Err(err) => return Err(ours("GetLifecyclePolicy", err)),
+            Err(err) => return Err(to_ecr_error("GetLifecyclePolicy", err)),
         }
         let put = client.put_lifecycle_policy().registry_id(host.account()).repository_name(name);
         let put = put.lifecycle_policy_text(keep.policy());
-        put.send().await.map_err(|err| ours("PutLifecyclePolicy", err))?;
+        put.send().await.map_err(|err| to_ecr_error("PutLifecyclePolicy", err))?;
         Ok(())
     }
 
@@ -161,16 +161,16 @@ impl Ecr {
         let sdk = self.sdk.get_or_init(|| self.load()).await;
         let region = Region::new(host.region().to_owned());
         let config = aws_sdk_ecr::config::Builder::from(sdk).region(region).build();
-        let fresh = InRegion { client: Client::from_conf(config), token: Cell::default() };
+        let fresh = InRegion { client: Client::from_conf(config), token: TokenCache::default() };
         let mut regions = self.regions.lock();
         Arc::clone(regions.entry(host.region().to_owned()).or_insert_with(|| Arc::new(fresh)))
     }
 
     async fn load(&self) -> SdkConfig {
         let timeouts = TimeoutConfig::builder()
-            .connect_timeout(ATTEMPT)
-            .operation_attempt_timeout(ATTEMPT)
-            .operation_timeout(PATIENCE)
+            .connect_timeout(ATTEMPT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(REQUEST_TIMEOUT)
             .build();
         // The region comes with each host; without one here, the SDK would search for it at start.
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
@@ -186,12 +186,13 @@ impl Ecr {
 
 async fn fetch(client: &Client) -> Result<token::Fresh, EcrError> {
     const ACTION: &str = "GetAuthorizationToken";
-    let answer = client.get_authorization_token().send().await.map_err(|err| ours(ACTION, err))?;
-    let odd = |what: &str| EcrError::Failed { action: ACTION, source: what.into() };
+    let answer =
+        client.get_authorization_token().send().await.map_err(|err| to_ecr_error(ACTION, err))?;
+    let invalid = |what: &str| EcrError::Failed { action: ACTION, source: what.into() };
     let data =
-        answer.authorization_data().first().ok_or_else(|| odd("the answer holds no token"))?;
-    let text = data.authorization_token().ok_or_else(|| odd("the answer holds no token"))?;
-    let token = token::read(text).ok_or_else(|| odd("the token is not one"))?;
+        answer.authorization_data().first().ok_or_else(|| invalid("the answer holds no token"))?;
+    let text = data.authorization_token().ok_or_else(|| invalid("the answer holds no token"))?;
+    let token = token::read(text).ok_or_else(|| invalid("the token is not one"))?;
     let expires_at = data.expires_at().and_then(|at| jiff::Timestamp::from_second(at.secs()).ok());
     Ok(token::Fresh { token, life: token::life(expires_at, jiff::Timestamp::now()) })
 }
@@ -200,7 +201,7 @@ fn is<E: ProvideErrorMetadata>(err: &SdkError<E>, code: &str) -> bool {
     err.as_service_error().and_then(ProvideErrorMetadata::code) == Some(code)
 }
 
-fn ours<E>(action: &'static str, err: SdkError<E>) -> EcrError
+fn to_ecr_error<E>(action: &'static str, err: SdkError<E>) -> EcrError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {

@@ -27,22 +27,22 @@ use tokio::{
 };
 
 /// Interval for [`Imds::watch`], as AWS recommends. A spot VM has two minutes from its notice on.
-pub const LOOK: Duration = Duration::from_secs(5);
+pub const POLL_EVERY: Duration = Duration::from_secs(5);
 /// Timeout of [`Imds::find`] on machines that may not be EC2: packets to the service's address
 /// often vanish there, and an agent's start should not wait for them.
-const PATIENCE: Duration = Duration::from_secs(1);
+const FIND_TIMEOUT: Duration = Duration::from_secs(1);
 /// The same on a machine whose firmware says that it is EC2: the service exists there, though it
 /// may be slow while the machine boots, and a VM without its instance id would join under another
 /// name.
-const PATIENCE_ON_EC2: Duration = Duration::from_secs(20);
+const FIND_TIMEOUT_ON_EC2: Duration = Duration::from_secs(20);
 /// Pause between two attempts of [`Imds::find`].
 const PAUSE: Duration = Duration::from_millis(200);
 /// Timeout of one request. The service is on the host below.
-const ANSWER: Duration = Duration::from_secs(2);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requested life of a token: the longest that the service allows.
 const TOKEN_LIFE: Duration = Duration::from_secs(21_600);
 /// Size limit of an answer in bytes: a line or a small document.
-const ANSWER_SIZE: usize = 16 << 10;
+const MAX_ANSWER_SIZE: usize = 16 << 10;
 /// The service's address, unless `AWS_EC2_METADATA_SERVICE_ENDPOINT` is set.
 const ENDPOINT: &str = "http://169.254.169.254";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
@@ -95,14 +95,15 @@ impl Imds {
             return None;
         }
         let endpoint = env::var("AWS_EC2_METADATA_SERVICE_ENDPOINT");
-        let patience = if endpoint.is_ok() || is_ec2() { PATIENCE_ON_EC2 } else { PATIENCE };
-        Self::find_at(endpoint.as_deref().unwrap_or(ENDPOINT), patience).await
+        let find_timeout =
+            if endpoint.is_ok() || is_ec2() { FIND_TIMEOUT_ON_EC2 } else { FIND_TIMEOUT };
+        Self::find_at(endpoint.as_deref().unwrap_or(ENDPOINT), find_timeout).await
     }
 
-    /// The metadata service at `endpoint`; `None` when it does not answer within `patience`.
-    pub async fn find_at(endpoint: &str, patience: Duration) -> Option<Self> {
+    /// The metadata service at `endpoint`; `None` when it does not answer within `find_timeout`.
+    pub async fn find_at(endpoint: &str, find_timeout: Duration) -> Option<Self> {
         let service = Service::at(endpoint);
-        let asked = async {
+        let request = async {
             loop {
                 match service.get("instance-id").await {
                     Ok(Some(id)) => return Some(id),
@@ -115,7 +116,7 @@ impl Imds {
                 }
             }
         };
-        let id = timeout(patience, asked).await.ok()??;
+        let id = timeout(find_timeout, request).await.ok()??;
         let id = id.trim();
         let is_id = id.len() <= 63 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         if id.is_empty() || !is_id {
@@ -134,14 +135,14 @@ impl Imds {
     /// notice comes once, although the service repeats it, and again only after it was withdrawn. A
     /// request that fails is repeated at the next poll.
     pub fn watch(&self, every: Duration) -> BoxStream<'static, Notice> {
-        let mut looks = interval(every);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut polls = interval(every);
+        polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let watch = Watch {
             service: Arc::clone(&self.service),
-            looks,
+            polls,
             seen: Seen::default(),
-            news: VecDeque::new(),
-            was_silent: false,
+            pending: VecDeque::new(),
+            is_failing: false,
         };
         stream::unfold(watch, |mut watch| async move {
             let notice = watch.next().await;
@@ -153,39 +154,39 @@ impl Imds {
 
 struct Watch {
     service: Arc<Service>,
-    looks: tokio::time::Interval,
+    polls: tokio::time::Interval,
     seen: Seen,
     /// Found in the last poll and not returned yet.
-    news: VecDeque<Notice>,
-    was_silent: bool,
+    pending: VecDeque<Notice>,
+    is_failing: bool,
 }
 
 impl Watch {
     async fn next(&mut self) -> Notice {
         loop {
-            if let Some(notice) = self.news.pop_front() {
+            if let Some(notice) = self.pending.pop_front() {
                 return notice;
             }
-            self.looks.tick().await;
-            self.look().await;
+            self.polls.tick().await;
+            self.poll().await;
         }
     }
 
-    async fn look(&mut self) {
+    async fn poll(&mut self) {
         let mut failure = None;
         for source in notice::SOURCES {
             match self.service.get(source.path()).await {
-                Ok(text) => self.news.extend(self.seen.hear(source, text.as_deref())),
+                Ok(text) => self.pending.extend(self.seen.update(source, text.as_deref())),
                 Err(err) => failure = Some(err),
             }
         }
         match failure {
-            Some(failure) if !self.was_silent => {
+            Some(failure) if !self.is_failing => {
                 tracing::warn!(cause = %Chain(&failure), "Metadata service does not answer; polling on.");
-                self.was_silent = true;
+                self.is_failing = true;
             }
             Some(_) => {}
-            None => self.was_silent = false,
+            None => self.is_failing = false,
         }
     }
 }
@@ -193,7 +194,7 @@ impl Watch {
 impl Service {
     fn at(endpoint: &str) -> Self {
         let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(ANSWER));
+        connector.set_connect_timeout(Some(REQUEST_TIMEOUT));
         // No idle connections: three requests each five seconds are not worth the races of pooled
         // ones.
         let client =
@@ -223,8 +224,8 @@ impl Service {
 
     /// A token; renewed at half its life.
     async fn token(&self) -> Result<HeaderValue, Failure> {
-        let mut kept = self.token.lock().await;
-        if let Some(token) = kept.as_ref().filter(|token| Instant::now() < token.renew_at) {
+        let mut cached = self.token.lock().await;
+        if let Some(token) = cached.as_ref().filter(|token| Instant::now() < token.renew_at) {
             return Ok(token.value.clone());
         }
         let mut request = self.request(Method::PUT, "/latest/api/token")?;
@@ -240,7 +241,7 @@ impl Service {
             .get(TTL_HEADER)
             .and_then(|ttl| ttl.to_str().ok()?.parse().ok())
             .map_or(TOKEN_LIFE, Duration::from_secs);
-        *kept = Some(Token {
+        *cached = Some(Token {
             value: value.clone(),
             renew_at: Instant::now() + life.min(TOKEN_LIFE) / 2,
         });
@@ -256,13 +257,14 @@ impl Service {
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<(StatusCode, http::HeaderMap, Bytes), Failure> {
-        let asked = async {
+        let request = async {
             let answer = self.client.request(request).await.map_err(Failure::Unreachable)?;
             let (head, body) = answer.into_parts();
-            let body = Limited::new(body, ANSWER_SIZE).collect().await.map_err(Failure::Broken)?;
+            let body =
+                Limited::new(body, MAX_ANSWER_SIZE).collect().await.map_err(Failure::Broken)?;
             Ok((head.status, head.headers, body.to_bytes()))
         };
-        timeout(ANSWER, asked).await.unwrap_or(Err(Failure::Silent(ANSWER)))
+        timeout(REQUEST_TIMEOUT, request).await.unwrap_or(Err(Failure::Silent(REQUEST_TIMEOUT)))
     }
 }
 

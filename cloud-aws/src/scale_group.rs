@@ -18,19 +18,19 @@ use aws_sdk_autoscaling::{
 use std::{error::Error, fmt, time::Duration};
 
 /// Timeout of one attempt: the API answers in tenths of a second.
-const TRY: Duration = Duration::from_secs(8);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(8);
 /// Timeout of all attempts of one request, with the pauses between them.
-const QUESTION: Duration = Duration::from_secs(30);
-const CONNECT: Duration = Duration::from_secs(3);
-const TRIES: u32 = 3;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const ATTEMPTS: u32 = 3;
 /// AWS's limit of instances in one `SetInstanceProtection`.
 const PROTECT_AT_ONCE: usize = 50;
 /// The transition whose hooks hold an instance before its termination.
-const ENDING: &str = "autoscaling:EC2_INSTANCE_TERMINATING";
+const TERMINATING: &str = "autoscaling:EC2_INSTANCE_TERMINATING";
 
 /// Name and address of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct GroupAddress {
     /// The group's name.
     pub group: String,
     /// The group's region; the SDK's default chain when absent.
@@ -48,7 +48,7 @@ pub struct ScaleGroup {
 
 /// The state of the group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct GroupState {
     /// Desired number of instances.
     pub desired: u32,
     /// The group's minimum.
@@ -56,12 +56,12 @@ pub struct Standing {
     /// The group's maximum.
     pub max: u32,
     /// The group's instances, without warm pools.
-    pub instances: Vec<Member>,
+    pub instances: Vec<GroupInstance>,
 }
 
 /// One instance of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct GroupInstance {
     /// EC2's id, `i-…`.
     pub id: String,
     /// The lifecycle state.
@@ -80,9 +80,9 @@ pub enum Phase {
     /// `Terminating:Wait`: a hook holds it.
     Waiting,
     /// `Terminating` and all that follows.
-    Ending,
+    Terminating,
     /// Standby, detached, quarantined: not managed by the group.
-    Aside,
+    Unmanaged,
 }
 
 /// Why a request to the group failed.
@@ -106,7 +106,7 @@ pub enum Kind {
     /// AWS refused the request.
     Refused,
     /// No answer, or none in time.
-    Silent,
+    NoAnswer,
 }
 
 impl fmt::Display for GroupError {
@@ -116,7 +116,7 @@ impl fmt::Display for GroupError {
             Kind::Denied => "EC2 Auto Scaling does not allow this",
             Kind::Unknown => "EC2 Auto Scaling knows no such group",
             Kind::Refused => "EC2 Auto Scaling refused",
-            Kind::Silent => "EC2 Auto Scaling does not answer",
+            Kind::NoAnswer => "EC2 Auto Scaling does not answer",
         })
     }
 }
@@ -130,26 +130,26 @@ impl Error for GroupError {
 impl ScaleGroup {
     /// Prepares the client. Resolves region and credentials, which may query the instance's
     /// metadata service; the group itself is not queried yet.
-    pub async fn connect(place: Place) -> Self {
+    pub async fn connect(address: GroupAddress) -> Self {
         let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
-        if let Some(region) = place.region {
+        if let Some(region) = address.region {
             loader = loader.region(Region::new(region));
         }
-        if let Some(endpoint) = place.endpoint {
+        if let Some(endpoint) = address.endpoint {
             loader = loader.endpoint_url(endpoint);
         }
-        Self::new(&loader.load().await, place.group)
+        Self::new(&loader.load().await, address.group)
     }
 
     /// The group of this name, with SDK settings that were resolved already.
     pub fn new(found: &SdkConfig, group: String) -> Self {
         let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(TRY)
-            .operation_timeout(QUESTION)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+            .operation_timeout(REQUEST_TIMEOUT)
             .build();
         let config = aws_sdk_autoscaling::config::Builder::from(found)
-            .retry_config(RetryConfig::standard().with_max_attempts(TRIES))
+            .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(timeouts)
             .build();
         Self { client: Client::from_conf(config), name: group }
@@ -159,7 +159,7 @@ impl ScaleGroup {
     ///
     /// # Errors
     /// [`Kind::Unknown`] when there is no such group; any other kind.
-    pub async fn describe(&self) -> Result<Standing, GroupError> {
+    pub async fn describe(&self) -> Result<GroupState, GroupError> {
         let answer = self
             .client
             .describe_auto_scaling_groups()
@@ -171,11 +171,11 @@ impl ScaleGroup {
             kind: Kind::Unknown,
             source: format!("there is no Auto Scaling group `{}` in this region", self.name).into(),
         })?;
-        Ok(Standing {
+        Ok(GroupState {
             desired: count(group.desired_capacity()),
             min: count(group.min_size()),
             max: count(group.max_size()),
-            instances: group.instances().iter().filter_map(member).collect(),
+            instances: group.instances().iter().filter_map(instance_of).collect(),
         })
     }
 
@@ -228,7 +228,7 @@ impl ScaleGroup {
             .should_decrement_desired_capacity(true)
             .send()
             .await;
-        done_already(answer.map(drop), "not found")
+        ok_if_gone(answer.map(drop), "not found")
     }
 
     /// Lets an instance that hooks hold proceed to its termination.
@@ -246,7 +246,7 @@ impl ScaleGroup {
                 .lifecycle_action_result("CONTINUE")
                 .send()
                 .await;
-            done_already(answer.map(drop), "no active lifecycle action")?;
+            ok_if_gone(answer.map(drop), "no active lifecycle action")?;
         }
         Ok(())
     }
@@ -265,7 +265,7 @@ impl ScaleGroup {
                 .instance_id(id)
                 .send()
                 .await;
-            done_already(answer.map(drop), "no active lifecycle action")?;
+            ok_if_gone(answer.map(drop), "no active lifecycle action")?;
         }
         Ok(())
     }
@@ -280,11 +280,11 @@ impl ScaleGroup {
             .send()
             .await
             .map_err(failed)?;
-        let ending = answer
+        let terminating = answer
             .lifecycle_hooks()
             .iter()
-            .filter(|hook| hook.lifecycle_transition() == Some(ENDING));
-        Ok(ending.filter_map(|hook| hook.lifecycle_hook_name().map(str::to_owned)).collect())
+            .filter(|hook| hook.lifecycle_transition() == Some(TERMINATING));
+        Ok(terminating.filter_map(|hook| hook.lifecycle_hook_name().map(str::to_owned)).collect())
     }
 }
 
@@ -292,7 +292,7 @@ fn count(number: Option<i32>) -> u32 {
     number.and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
 }
 
-fn member(instance: &Instance) -> Option<Member> {
+fn instance_of(instance: &Instance) -> Option<GroupInstance> {
     use LifecycleState as State;
     let phase = match instance.lifecycle_state()? {
         State::Pending | State::PendingWait | State::PendingProceed => Phase::Starting,
@@ -301,11 +301,11 @@ fn member(instance: &Instance) -> Option<Member> {
         State::Terminating
         | State::TerminatingProceed
         | State::TerminatingRetained
-        | State::Terminated => Phase::Ending,
+        | State::Terminated => Phase::Terminating,
         state if state.as_str().starts_with("Warmed") => return None,
-        _ => Phase::Aside,
+        _ => Phase::Unmanaged,
     };
-    Some(Member {
+    Some(GroupInstance {
         id: instance.instance_id()?.to_owned(),
         phase,
         protected: instance.protected_from_scale_in().unwrap_or(false),
@@ -313,12 +313,14 @@ fn member(instance: &Instance) -> Option<Member> {
 }
 
 /// Maps "it is gone already" to success.
-fn done_already<E>(answer: Result<(), SdkError<E>>, words: &str) -> Result<(), GroupError>
+fn ok_if_gone<E>(answer: Result<(), SdkError<E>>, message: &str) -> Result<(), GroupError>
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     match answer {
-        Err(err) if err.message().is_some_and(|text| text.to_lowercase().contains(words)) => Ok(()),
+        Err(err) if err.message().is_some_and(|text| text.to_lowercase().contains(message)) => {
+            Ok(())
+        }
         other => other.map_err(failed),
     }
 }
@@ -346,9 +348,9 @@ where
         | "OptInRequired" => Kind::Denied,
         // AWS has one code for all invalid requests; only its text identifies a missing group.
         "ValidationError" => {
-            let words = err.message().unwrap_or_default().to_lowercase();
-            let group = words.contains("group")
-                && (words.contains("not found") || words.contains("does not exist"));
+            let message = err.message().unwrap_or_default().to_lowercase();
+            let group = message.contains("group")
+                && (message.contains("not found") || message.contains("does not exist"));
             if group { Kind::Unknown } else { Kind::Refused }
         }
         "" | "InternalFailure" | "ServiceUnavailable" => match &err {
@@ -356,13 +358,13 @@ where
             SdkError::DispatchFailure(failure) if failure.is_user() || failure.is_other() => {
                 Kind::Denied
             }
-            _ => Kind::Silent,
+            _ => Kind::NoAnswer,
         },
         _ => Kind::Refused,
     };
     let source = match (code, err.message()) {
         ("", _) => err.into(),
-        (code, words) => format!("{code}: {}", words.unwrap_or("no words")).into(),
+        (code, message) => format!("{code}: {}", message.unwrap_or("no words")).into(),
     };
     GroupError { kind, source }
 }

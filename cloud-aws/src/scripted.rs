@@ -34,9 +34,9 @@ pub struct Aws {
 #[derive(Debug, Default)]
 struct Script {
     /// The address that answers unscripted requests.
-    behind: Option<String>,
+    upstream: Option<String>,
     answers: Mutex<HashMap<String, (u16, String)>>,
-    asked: Mutex<HashMap<String, usize>>,
+    requests: Mutex<HashMap<String, usize>>,
     gives_tokens: AtomicBool,
 }
 
@@ -46,7 +46,8 @@ impl Aws {
     /// # Panics
     /// When there is no free port.
     pub async fn before(moto: &Moto) -> Self {
-        Self::start(Script { behind: Some(moto.endpoint().to_owned()), ..Script::default() }).await
+        Self::start(Script { upstream: Some(moto.endpoint().to_owned()), ..Script::default() })
+            .await
     }
 
     /// Answers 500 to everything that is not scripted.
@@ -98,8 +99,8 @@ impl Aws {
     ///
     /// # Panics
     /// Never in practice.
-    pub fn asked(&self, operation: &str) -> usize {
-        self.script.asked.lock().unwrap().get(operation).copied().unwrap_or_default()
+    pub fn requests(&self, operation: &str) -> usize {
+        self.script.requests.lock().unwrap().get(operation).copied().unwrap_or_default()
     }
 }
 
@@ -114,8 +115,8 @@ impl Script {
         let target = request.headers().get("x-amz-target").and_then(|t| t.to_str().ok());
         let operation = target.and_then(|t| t.rsplit('.').next()).unwrap_or_default().to_owned();
         let number = {
-            let mut asked = self.asked.lock().unwrap();
-            let count = asked.entry(operation.clone()).or_default();
+            let mut requests = self.requests.lock().unwrap();
+            let count = requests.entry(operation.clone()).or_default();
             *count += 1;
             *count
         };
@@ -124,7 +125,7 @@ impl Script {
         let (status, body) = match scripted {
             Some(answer) => answer,
             None if operation == "GetAuthorizationToken" && gives_tokens => (200, token(number)),
-            None if self.behind.is_some() => return self.hand_on(request).await,
+            None if self.upstream.is_some() => return self.forward(request).await,
             None => (500, format!(r#"{{"__type":"NotScripted","message":"{operation}"}}"#)),
         };
         let mut answer = Response::new(Full::from(body));
@@ -133,10 +134,10 @@ impl Script {
         answer
     }
 
-    async fn hand_on(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn forward(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let (mut head, body) = request.into_parts();
-        let behind = self.behind.as_deref().unwrap_or_default();
-        head.uri = format!("{behind}{}", head.uri.path()).parse::<Uri>().unwrap();
+        let upstream = self.upstream.as_deref().unwrap_or_default();
+        head.uri = format!("{upstream}{}", head.uri.path()).parse::<Uri>().unwrap();
         let body = Full::from(body.collect().await.unwrap().to_bytes());
         let client: Client<HttpConnector, Full<Bytes>> =
             Client::builder(TokioExecutor::new()).build_http();

@@ -24,9 +24,9 @@ use std::{
 use tokio::net::UnixStream;
 
 /// Limit of idle connections; more are needed only while many instances start at once.
-const KEPT: usize = 8;
+const MAX_IDLE: usize = 8;
 /// Age of an idle connection. Well below the minutes after which an engine closes idle ones itself.
-const KEPT_FOR: Duration = Duration::from_secs(20);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Docker's default socket.
 const DOCKER: &str = "/var/run/docker.sock";
 
@@ -48,9 +48,9 @@ pub fn default_path() -> PathBuf {
 pub fn connect(socket: &Path, head_limit: Duration) -> Result<Docker, Error> {
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(KEPT_FOR)
-        .pool_max_idle_per_host(KEPT)
-        .build(Dial(Arc::new(socket.to_owned())));
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE)
+        .build(SocketConnector(Arc::new(socket.to_owned())));
     let transport = move |request: BollardRequest| {
         let answer = client.request(request);
         async move { Ok(answer.await?) }
@@ -82,9 +82,9 @@ fn url_safe_credentials(mut request: BollardRequest) -> BollardRequest {
 
 /// Connects to the one socket, whatever the URI says.
 #[derive(Clone)]
-struct Dial(Arc<PathBuf>);
+struct SocketConnector(Arc<PathBuf>);
 
-impl tower_service::Service<Uri> for Dial {
+impl tower_service::Service<Uri> for SocketConnector {
     type Response = Socket;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Socket>> + Send>>;

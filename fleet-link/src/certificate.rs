@@ -13,11 +13,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use x509_parser::parse_x509_certificate;
 
 /// Warn from this long before a certificate expires …
-const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
+const WARN_BEFORE: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// … and this often.
-const EACH: Duration = Duration::from_secs(24 * 3600);
+const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How often the wall clock is checked. Short, because the clock may be set.
-const LOOK: Duration = Duration::from_secs(3600);
+const CHECK_EVERY: Duration = Duration::from_secs(3600);
 
 /// Which of the loaded files a certificate is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,12 +114,12 @@ pub fn register(
 /// Logs once a day that a certificate expires soon or has expired. Runs until it is dropped.
 pub async fn remind(certificates: Vec<Certificate>) {
     let mut reminders: Vec<_> = certificates.into_iter().map(Reminder::new).collect();
-    let mut looks = interval(LOOK);
+    let mut looks = interval(CHECK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
         for reminder in &mut reminders {
-            reminder.look(Timestamp::now(), Instant::now());
+            reminder.log_if_due(Timestamp::now(), Instant::now());
         }
     }
 }
@@ -128,22 +128,24 @@ pub async fn remind(certificates: Vec<Certificate>) {
 #[derive(Debug)]
 struct Reminder {
     certificate: Certificate,
-    told: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 impl Reminder {
     fn new(certificate: Certificate) -> Self {
-        Self { certificate, told: None }
+        Self { certificate, logged_at: None }
     }
 
     /// Logs if due; `true` when it logged.
-    fn look(&mut self, time: Timestamp, now: Instant) -> bool {
+    fn log_if_due(&mut self, time: Timestamp, now: Instant) -> bool {
         let left = time.duration_until(self.certificate.not_after);
-        let is_soon = left <= SOON;
-        if !is_soon || self.told.is_some_and(|told| now.duration_since(told) < EACH) {
+        let is_soon = left <= WARN_BEFORE;
+        if !is_soon
+            || self.logged_at.is_some_and(|logged_at| now.duration_since(logged_at) < WARN_EVERY)
+        {
             return false;
         }
-        self.told = Some(now);
+        self.logged_at = Some(now);
         let Certificate { owner, path, not_after, .. } = &self.certificate;
         let owner = owner.as_str();
         let path = path.display();
@@ -222,12 +224,13 @@ mod tests {
             not_before: Timestamp::UNIX_EPOCH,
             not_after: time + hours.hours(),
         };
-        assert!(!Reminder::new(certificate(14 * 24 + 1)).look(time, now));
+        assert!(!Reminder::new(certificate(14 * 24 + 1)).log_if_due(time, now));
         for hours in [14 * 24, 1, -1] {
             let mut reminder = Reminder::new(certificate(hours));
             let later = |hours: u64| now + Duration::from_secs(hours * 3600);
-            let told = [0, 1, 23, 24, 25, 48].map(|hours| reminder.look(time, later(hours)));
-            assert_eq!(told, [true, false, false, true, false, true]);
+            let logged_at =
+                [0, 1, 23, 24, 25, 48].map(|hours| reminder.log_if_due(time, later(hours)));
+            assert_eq!(logged_at, [true, false, false, true, false, true]);
         }
     }
 

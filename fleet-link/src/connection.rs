@@ -2,7 +2,7 @@
 //! taken first, so that the others age and are closed by us before the server closes them.
 //!
 //! A connection is driven (read and written) by a task of its own, or by the task that waits for an
-//! answer on it ([`Connection::attended`]): then a call costs no task and no hand-over between
+//! answer on it ([`Connection::caller_driven`]): then a call costs no task and no hand-over between
 //! tasks.
 
 mod coalesce;
@@ -10,9 +10,9 @@ mod deadline;
 mod interim;
 mod request_line;
 
-use coalesce::Joined;
-pub use coalesce::poll_write_joined;
-pub use deadline::Alarm;
+use coalesce::CoalescedStream;
+pub use coalesce::poll_write_coalesced;
+pub use deadline::DeadlineTimer;
 use epsilon_api::body::CallBody;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::{
@@ -45,7 +45,7 @@ use tokio_util::task::AbortOnDropHandle;
 /// How long a connection may take from the last byte of one answer until it accepts the next
 /// request. Only a request whose upload was not read to its end takes longer, and then a fresh
 /// connection is the better choice.
-const SETTLE: Duration = Duration::from_millis(2);
+const READY_TIMEOUT: Duration = Duration::from_millis(2);
 
 /// Maximum number of header fields, in bytes about 400 KiB: hyper's buffer ends there. More than a
 /// hundred fields (many cookies) exceed hyper's room on the stack and cost two allocations for each
@@ -58,7 +58,7 @@ pub struct Connection {
     /// hyper's handle for sending requests.
     pub sender: SendRequest<CallBody>,
     driver: Driver,
-    alarm: Alarm,
+    deadline_timer: DeadlineTimer,
     line: Arc<RequestLine>,
     interim: Arc<Interim>,
 }
@@ -82,7 +82,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let mut connection = Self::attended(stream).await?;
+        let mut connection = Self::caller_driven(stream).await?;
         connection.detach();
         Ok(connection)
     }
@@ -92,19 +92,20 @@ impl Connection {
     ///
     /// # Errors
     /// When the stream breaks.
-    pub async fn attended<S>(stream: S) -> io::Result<Self>
+    pub async fn caller_driven<S>(stream: S) -> io::Result<Self>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let line = Arc::<RequestLine>::default();
         let interim = Arc::<Interim>::default();
-        let io = TokioIo::new(Joined::new(stream, Arc::clone(&line), Arc::clone(&interim)));
+        let io =
+            TokioIo::new(CoalescedStream::new(stream, Arc::clone(&line), Arc::clone(&interim)));
         let mut http = http1::Builder::new();
         http.max_headers(MAX_HEADERS);
         let (sender, connection) = http.handshake(io).await.map_err(io::Error::other)?;
         let driver = Box::pin(async move { drop(connection.with_upgrades().await) });
         let driver = Driver::Caller(Mutex::new(driver));
-        Ok(Self { sender, driver, alarm: Alarm::default(), line, interim })
+        Ok(Self { sender, driver, deadline_timer: DeadlineTimer::default(), line, interim })
     }
 
     /// Hands the connection to a task that drives it from now on. Needs a tokio runtime.
@@ -134,16 +135,16 @@ impl Connection {
         deadline: Instant,
         on_interim: impl FnMut(StatusCode, HeaderMap),
     ) -> Option<Result<Response<Incoming>, TrySendError<Request<CallBody>>>> {
-        let mut alarm = std::mem::take(&mut self.alarm);
+        let mut deadline_timer = std::mem::take(&mut self.deadline_timer);
         let answered = {
             let mut answer = pin!(self.send_unlimited(request, on_interim));
             poll_fn(|cx| match answer.as_mut().poll(cx) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending => alarm.poll(cx, deadline).map(|()| None),
+                Poll::Pending => deadline_timer.poll(cx, deadline).map(|()| None),
             })
             .await
         };
-        self.alarm = alarm;
+        self.deadline_timer = deadline_timer;
         answered
     }
 
@@ -182,8 +183,8 @@ impl Connection {
     }
 
     /// Waits until the connection is ready for a request; `None` when it does not get ready in
-    /// [`SETTLE`].
-    pub async fn settled(mut self) -> Option<Self> {
+    /// [`READY_TIMEOUT`].
+    pub async fn ready(mut self) -> Option<Self> {
         if self.sender.is_ready() {
             return Some(self);
         }
@@ -191,7 +192,7 @@ impl Connection {
             self.driver.poll(cx);
             self.sender.poll_ready(cx)
         });
-        match timeout(SETTLE, ready).await {
+        match timeout(READY_TIMEOUT, ready).await {
             Ok(Ok(())) => Some(self),
             Ok(Err(_)) | Err(_) => None,
         }
@@ -221,27 +222,27 @@ impl fmt::Debug for Driver {
 
 /// Connections that wait for their next request.
 #[derive(Debug)]
-pub struct Idle {
-    kept: Mutex<VecDeque<(Connection, Instant)>>,
+pub struct IdleConnections {
+    idle: Mutex<VecDeque<(Connection, Instant)>>,
     max_idle: Duration,
 }
 
-impl Idle {
+impl IdleConnections {
     /// An empty pool; connections idle for longer than `max_idle` are closed.
     pub fn new(max_idle: Duration) -> Self {
-        Self { kept: Mutex::default(), max_idle }
+        Self { idle: Mutex::default(), max_idle }
     }
 
     /// Takes the connection used last, if it is still usable.
     pub fn reuse(&self) -> Option<Connection> {
-        let mut kept = self.kept.lock();
+        let mut idle = self.idle.lock();
         let now = Instant::now();
-        while let Some((_, since)) = kept.back() {
+        while let Some((_, since)) = idle.back() {
             if now.duration_since(*since) >= self.max_idle {
-                kept.clear(); // the newest one is too old, so all are
+                idle.clear(); // the newest one is too old, so all are
                 return None;
             }
-            match kept.pop_back() {
+            match idle.pop_back() {
                 Some((connection, _)) if !connection.sender.is_closed() => return Some(connection),
                 _ => {}
             }
@@ -258,11 +259,11 @@ impl Idle {
             connection.detach(); // the server has not read the whole upload yet
         }
         let now = Instant::now();
-        let mut kept = self.kept.lock();
-        while kept.front().is_some_and(|(_, since)| now.duration_since(*since) >= self.max_idle) {
-            kept.pop_front();
+        let mut idle = self.idle.lock();
+        while idle.front().is_some_and(|(_, since)| now.duration_since(*since) >= self.max_idle) {
+            idle.pop_front();
         }
-        kept.push_back((connection, now));
+        idle.push_back((connection, now));
     }
 }
 

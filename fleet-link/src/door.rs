@@ -13,12 +13,12 @@
 mod deadline;
 
 use crate::connection::MAX_HEADERS;
-use crate::gateway_token::Checker;
-use crate::interim::{Interims, WithInterims};
+use crate::gateway_token::Verifier;
+use crate::interim::{InterimQueue, WithInterims};
 use crate::limiter::{Exempt, Limiter, Occupant, Slot};
 use crate::listen::{Accepted, Listener, Probes};
 use crate::{limiter, tls};
-use deadline::{Busy, Patience};
+use deadline::{ConnectionDeadline, RequestGuard};
 use epsilon_api::{
     body::{self, CallBody, Holding},
     headers,
@@ -49,11 +49,11 @@ const PROBES: Probes =
 /// Divisor: the share of all connections that unauthenticated peers at one address may hold. A peer
 /// that has shown a token is not counted by address any more, but a gateway with a burst of calls
 /// opens many connections before it has shown any.
-const STRANGERS: usize = 2;
+const PER_ADDRESS_SHARE: usize = 2;
 
 /// Divisor: the share of the process's open files for these connections; each call takes one file
 /// more.
-const FILES: usize = 2;
+const OPEN_FILES_SHARE: usize = 2;
 
 /// Limits on connections.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ pub struct AnswerWithin(pub Duration);
 
 /// How a listener is shut down.
 #[derive(Clone, Debug, Default)]
-pub struct Ending {
+pub struct Shutdown {
     /// Stop accepting; finish what runs.
     pub close: CancellationToken,
     /// Drop all connections at once.
@@ -87,14 +87,14 @@ pub struct Ending {
 
 /// A bound listener.
 #[derive(Debug)]
-pub struct Door {
+pub struct AuthenticatedListener {
     listener: Listener,
     tls: Option<tls::Server>,
     limits: Limits,
-    ending: Ending,
+    shutdown: Shutdown,
 }
 
-impl Door {
+impl AuthenticatedListener {
     /// Binds the address; port 0 picks a free one. Needs a tokio runtime.
     ///
     /// # Errors
@@ -103,9 +103,9 @@ impl Door {
         address: SocketAddr,
         tls: Option<tls::Server>,
         limits: Limits,
-        ending: Ending,
+        shutdown: Shutdown,
     ) -> io::Result<Self> {
-        Ok(Self { listener: Listener::bind(address, PROBES)?, tls, limits, ending })
+        Ok(Self { listener: Listener::bind(address, PROBES)?, tls, limits, shutdown })
     }
 
     /// The bound address.
@@ -115,13 +115,13 @@ impl Door {
 
     /// Serves gateways until `close`. The handler gets the request and a sink for interim
     /// answers.
-    pub async fn serve<H, F>(self, checker: Arc<Checker>, handler: H)
+    pub async fn serve<H, F>(self, verifier: Arc<Verifier>, handler: H)
     where
         H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
         let admits = move |request: &Request<Incoming>, slot: &Slot| {
-            let admitted = admits(&checker, request);
+            let admitted = admits(&verifier, request);
             if admitted {
                 slot.trust();
             }
@@ -132,7 +132,7 @@ impl Door {
 
     /// Serves requests that `admits` accepts, until `close`: for clients without a gateway
     /// token (`metrics.rs`).
-    pub(crate) async fn serve_whom<A, H, F>(self, admits: A, handler: H)
+    pub(crate) async fn serve_authorized<A, H, F>(self, admits: A, handler: H)
     where
         A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
         H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
@@ -148,32 +148,32 @@ impl Door {
         H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
-        let Self { mut listener, tls, limits, ending } = self;
-        let connections = limiter::within_files(limits.connections, FILES);
+        let Self { mut listener, tls, limits, shutdown } = self;
+        let connections = limiter::within_files(limits.connections, OPEN_FILES_SHARE);
         let limiter = Limiter::new(limiter::Limits {
             connections,
-            per_address: (connections / STRANGERS).max(8),
+            per_address: (connections / PER_ADDRESS_SHARE).max(8),
             reserve: 0,
             exempt: Exempt::none(),
         });
-        let trouble = |error: &io::Error, pause| {
+        let on_accept_error = |error: &io::Error, pause| {
             tracing::warn!(%error, ?pause, "Listener cannot accept connections; retrying after a pause.");
         };
         while let Some(Accepted { stream, slot, .. }) =
-            listener.next(&limiter, &ending.close, trouble).await
+            listener.next(&limiter, &shutdown.close, on_accept_error).await
         {
             let tls = tls.clone();
-            let ending_of_one = ending.clone();
+            let connection_shutdown = shutdown.clone();
             let admits = admits.clone();
             let handler = handler.clone();
-            ending.tasks.spawn(async move {
-                let patience = Arc::new(Patience::new(limits.head));
-                slot.occupy(Arc::downgrade(&patience) as Weak<dyn Occupant>);
-                let one = Open { limits, ending: &ending_of_one, patience, slot };
+            shutdown.tasks.spawn(async move {
+                let deadline = Arc::new(ConnectionDeadline::new(limits.head));
+                slot.occupy(Arc::downgrade(&deadline) as Weak<dyn Occupant>);
+                let one = Open { limits, shutdown: &connection_shutdown, deadline, slot };
                 let ended = match tls {
-                    None => one.speak(stream, admits, handler).await,
+                    None => one.serve_connection(stream, admits, handler).await,
                     Some(tls) => match one.secure(tls.accept(stream)).await {
-                        Ok(stream) => one.speak(stream, admits, handler).await,
+                        Ok(stream) => one.serve_connection(stream, admits, handler).await,
                         Err(err) => Err(err),
                     },
                 };
@@ -186,13 +186,13 @@ impl Door {
 }
 
 /// Header fields that a gateway adds to a call at most.
-const OUR_HEADERS: usize = 32;
+const GATEWAY_HEADERS: usize = 32;
 
 /// An open connection.
 struct Open<'a> {
     limits: Limits,
-    ending: &'a Ending,
-    patience: Arc<Patience>,
+    shutdown: &'a Shutdown,
+    deadline: Arc<ConnectionDeadline>,
     slot: Slot,
 }
 
@@ -204,29 +204,29 @@ impl Open<'_> {
             opened = timeout(self.limits.head, handshake) => {
                 opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             }
-            () = self.patience.asked_to_close() => Err(io::ErrorKind::ConnectionAborted.into()),
+            () = self.deadline.close_requested() => Err(io::ErrorKind::ConnectionAborted.into()),
         }
     }
 
     /// Serves HTTP on the connection to its end.
-    async fn speak<S, A, H, F>(self, stream: S, admits: A, handler: H) -> io::Result<()>
+    async fn serve_connection<S, A, H, F>(self, stream: S, admits: A, handler: H) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         A: Fn(&Request<Incoming>, &Slot) -> bool,
         H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
-        let Self { limits, ending, patience, slot } = self;
-        let interims = Arc::<Interims>::default();
+        let Self { limits, shutdown, deadline, slot } = self;
+        let interims = Arc::<InterimQueue>::default();
         let service = service_fn(|request: Request<Incoming>| {
             interims.begin(request.version());
             let admitted = admits(&request, &slot);
             let after = if admitted { limits.idle } else { limits.head };
-            let busy = Busy::begin(&patience, after);
+            let busy = RequestGuard::begin(&deadline, after);
             let work = if admitted {
-                Ok(handler(request, Arc::<Interims>::clone(&interims)))
+                Ok(handler(request, Arc::<InterimQueue>::clone(&interims)))
             } else {
-                Err(unknown_caller(&request))
+                Err(unauthorized(&request))
             };
             async move {
                 let response = match work {
@@ -240,15 +240,15 @@ impl Open<'_> {
         let http = http1::Builder::new()
             .header_read_timeout(None)
             // The fields that a gateway lets through, and those that it adds.
-            .max_headers(MAX_HEADERS + OUR_HEADERS)
+            .max_headers(MAX_HEADERS + GATEWAY_HEADERS)
             .serve_connection(
                 TokioIo::new(WithInterims::new(stream, Arc::clone(&interims))),
                 service,
             )
             .with_upgrades();
         let mut http = pin!(http);
-        let mut closing = pin!(ending.close.cancelled());
-        let mut look = pin!(sleep_until(Instant::now() + limits.head));
+        let mut closing = pin!(shutdown.close.cancelled());
+        let mut check_at = pin!(sleep_until(Instant::now() + limits.head));
         let mut is_closing = false;
         loop {
             // Cancel-safe: all futures are pinned outside of the loop, and a cancelled token stays
@@ -256,17 +256,17 @@ impl Open<'_> {
             tokio::select! {
                 biased; // the connection is nearly always the reason for waking up
                 ended = http.as_mut() => return ended.map_err(io::Error::other),
-                () = ending.cut.cancelled() => return Ok(()),
+                () = shutdown.cut.cancelled() => return Ok(()),
                 () = closing.as_mut(), if !is_closing => {
                     is_closing = true;
                     http.as_mut().graceful_shutdown();
                 }
-                () = patience.asked_to_close() => match patience.idle_for() {
+                () = deadline.close_requested() => match deadline.idle_for() {
                     Some(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
                     None => slot.keep(), // a request arrived meanwhile
                 },
-                () = look.as_mut() => match patience.left() {
-                    Some(left) => look.as_mut().reset(Instant::now() + left.min(limits.head)),
+                () = check_at.as_mut() => match deadline.left() {
+                    Some(left) => check_at.as_mut().reset(Instant::now() + left.min(limits.head)),
                     None => return Err(io::ErrorKind::TimedOut.into()),
                 },
             }
@@ -274,13 +274,13 @@ impl Open<'_> {
     }
 }
 
-fn admits(checker: &Checker, request: &Request<Incoming>) -> bool {
-    let pass = request.headers().get(headers::PASS).and_then(|pass| pass.to_str().ok());
-    pass.is_some_and(|pass| checker.admits_now(pass))
+fn admits(verifier: &Verifier, request: &Request<Incoming>) -> bool {
+    let token = request.headers().get(headers::GATEWAY_TOKEN).and_then(|token| token.to_str().ok());
+    token.is_some_and(|token| verifier.verify_now(token))
 }
 
 /// Answer without a valid token: 401 and nothing else, not even what kind of member this is.
-fn unknown_caller(request: &Request<Incoming>) -> Response<CallBody> {
+fn unauthorized(request: &Request<Incoming>) -> Response<CallBody> {
     let asks_for_health = request.method() == Method::GET && request.uri().path() == "/healthz";
     let (status, text) =
         if asks_for_health { (StatusCode::OK, "ok\n") } else { (StatusCode::UNAUTHORIZED, "") };
@@ -291,7 +291,7 @@ fn unknown_caller(request: &Request<Incoming>) -> Response<CallBody> {
 }
 
 /// A response that keeps its connection busy until the last byte is written.
-type Answered = Response<Holding<CallBody, Busy>>;
+type BusyResponse = Response<Holding<CallBody, RequestGuard>>;
 
 #[cfg(test)]
 mod tests;

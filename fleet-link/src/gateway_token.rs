@@ -6,7 +6,7 @@
 //! eps1.<gateway id>.<member id>.<expiry, unix time>.<Ed25519 signature of all before this dot, hex>
 //! ```
 //!
-//! [`Signer`] is the gateway's half, [`Checker`] the member's. Neither knows HTTP or the current
+//! [`Signer`] is the gateway's half, [`Verifier`] the member's. Neither knows HTTP or the current
 //! time: the caller passes `now`. Not done here: keeping a token secret in transit (that is
 //! `tls.rs`), and authorization of single requests.
 
@@ -28,23 +28,23 @@ use std::{
 };
 
 /// How long a token is valid. A stolen one is useless a minute later.
-pub const LIFE: Duration = Duration::from_secs(60);
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(60);
 /// How often a gateway makes a new token: two may get lost, and none is ever used in its last
 /// moments.
-pub const RENEW: Duration = Duration::from_secs(20);
+pub const RENEW_EVERY: Duration = Duration::from_secs(20);
 /// Largest clock difference between gateway and member. Machines with time synchronisation are
 /// within a second.
-pub const SKEW: Duration = Duration::from_secs(30);
+pub const MAX_CLOCK_SKEW: Duration = Duration::from_secs(30);
 
 /// A reported time that differs from ours by less is ignored.
-const COARSE: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
+const TIME_RESOLUTION: jiff::SignedDuration = jiff::SignedDuration::from_secs(2);
 
 /// Format prefix of tokens and key files; another format gets another prefix.
-const FORM: &str = "eps1";
+const FORMAT: &str = "eps1";
 /// Longer than any token; longer texts are rejected unread.
-const LONGEST: usize = 320;
+const MAX_TOKEN_LEN: usize = 320;
 /// Verified tokens that are remembered: three minutes of far more gateways than a fleet has.
-const REMEMBERED: usize = 4096;
+const MAX_VERIFIED: usize = 4096;
 
 const SEED_BYTES: usize = 32;
 const KEY_BYTES: usize = 32;
@@ -92,11 +92,11 @@ impl Signer {
     ///
     /// # Errors
     /// [`KeyError`], for the operator.
-    pub fn load_or_make(path: &Path) -> Result<Self, KeyError> {
+    pub fn load_or_create(path: &Path) -> Result<Self, KeyError> {
         let file = |source| KeyError::File { path: path.to_owned(), source };
         match fs::read_to_string(path) {
             Ok(text) => {
-                let seed = text.trim().strip_prefix(FORM).and_then(|rest| rest.strip_prefix('.'));
+                let seed = text.trim().strip_prefix(FORMAT).and_then(|rest| rest.strip_prefix('.'));
                 let seed: [u8; SEED_BYTES] = seed
                     .and_then(unhex)
                     .ok_or_else(|| KeyError::Damaged { path: path.to_owned() })?;
@@ -106,7 +106,7 @@ impl Signer {
                 let mut seed = [0; SEED_BYTES];
                 aws_lc_rs::rand::fill(&mut seed).map_err(|_| KeyError::Unable)?;
                 let signer = Self::from_seed(&seed)?;
-                secret_file::write(path, &format!("{FORM}.{}\n", hex(&seed))).map_err(file)?;
+                secret_file::write(path, &format!("{FORMAT}.{}\n", hex(&seed))).map_err(file)?;
                 Ok(signer)
             }
             Err(err) => Err(file(err)),
@@ -136,10 +136,10 @@ impl Signer {
         GatewayKey { id: self.id.clone(), public_key: self.public_key.clone() }
     }
 
-    /// A token for this member, valid for [`LIFE`]. Usable as a header value.
-    pub fn pass(&self, member: &VmId, now: Timestamp) -> String {
-        let end = now.as_second().saturating_add(LIFE.as_secs() as i64);
-        let mut text = format!("{FORM}.{}.{member}.{end}", self.id);
+    /// A token for this member, valid for [`TOKEN_LIFETIME`]. Usable as a header value.
+    pub fn token(&self, member: &VmId, now: Timestamp) -> String {
+        let end = now.as_second().saturating_add(TOKEN_LIFETIME.as_secs() as i64);
+        let mut text = format!("{FORMAT}.{}.{member}.{end}", self.id);
         let signature = self.pair.sign(text.as_bytes());
         text.push('.');
         text.push_str(&hex(signature.as_ref()));
@@ -153,7 +153,7 @@ impl Signer {
 /// costs one look into a small map. Tokens of a gateway that is no longer trusted are rejected from
 /// then on.
 #[derive(Debug)]
-pub struct Checker {
+pub struct Verifier {
     member: VmId,
     known: RwLock<Known>,
     /// Follows the gateways' clocks, so that a jump of this machine's clock does not reject tokens.
@@ -167,24 +167,24 @@ struct Known {
     passes: HashMap<Box<str>, i64>,
 }
 
-impl Checker {
+impl Verifier {
     /// Trusts no gateway yet.
     pub fn new(member: VmId) -> Self {
         let clock = Clock::start(Timestamp::now());
         Self { member, known: RwLock::default(), clock }
     }
 
-    /// Takes over the time that a trusted gateway reported. Differences below [`COARSE`] are
+    /// Takes over the time that a trusted gateway reported. Differences below [`TIME_RESOLUTION`] are
     /// ignored: reports are in seconds.
-    pub fn hear_time(&self, now: Timestamp) {
-        if self.clock.behind(now).abs() > COARSE {
+    pub fn note_time(&self, now: Timestamp) {
+        if self.clock.behind(now).abs() > TIME_RESOLUTION {
             self.clock.set(now);
         }
     }
 
-    /// [`Checker::admits`], by the gateways' clocks.
-    pub fn admits_now(&self, text: &str) -> bool {
-        self.admits(text, self.clock.now())
+    /// [`Verifier::verify`], by the gateways' clocks.
+    pub fn verify_now(&self, text: &str) -> bool {
+        self.verify(text, self.clock.now())
     }
 
     /// Sets the complete list of gateways. Entries with an invalid key are left out.
@@ -200,53 +200,53 @@ impl Checker {
     }
 
     /// Whether this text is a valid token of a trusted gateway for this member at `now`.
-    pub fn admits(&self, text: &str, now: Timestamp) -> bool {
+    pub fn verify(&self, text: &str, now: Timestamp) -> bool {
         let now = now.as_second();
         let remembered = self.known.read().passes.get(text).copied();
         match remembered {
-            Some(end) => is_time(end, now),
+            Some(end) => is_current(end, now),
             None => self.check(text, now),
         }
     }
 
     fn check(&self, text: &str, now: i64) -> bool {
-        let Some(pass) = Pass::parse(text) else { return false };
-        if pass.member != self.member.as_str() || !is_time(pass.end, now) {
+        let Some(token) = GatewayToken::parse(text) else { return false };
+        if token.member != self.member.as_str() || !is_current(token.end, now) {
             return false;
         }
-        let Some(key) = self.known.read().keys.get(pass.gateway).copied() else { return false };
+        let Some(key) = self.known.read().keys.get(token.gateway).copied() else { return false };
         let good = UnparsedPublicKey::new(&ED25519, key)
-            .verify(pass.signed.as_bytes(), &pass.signature)
+            .verify(token.signed.as_bytes(), &token.signature)
             .is_ok();
         if good {
-            self.remember(pass.gateway, &key, text, pass.end, now);
+            self.store_verified(token.gateway, &key, text, token.end, now);
         }
         good
     }
 
-    fn remember(&self, gateway: &str, key: &[u8], text: &str, end: i64, now: i64) {
+    fn store_verified(&self, gateway: &str, key: &[u8], text: &str, end: i64, now: i64) {
         let mut known = self.known.write();
         // Trust may have been withdrawn while the signature was verified.
         if known.keys.get(gateway).is_none_or(|still| still != key) {
             return;
         }
-        known.passes.retain(|_, end| is_time(*end, now));
-        if known.passes.len() < REMEMBERED {
+        known.passes.retain(|_, end| is_current(*end, now));
+        if known.passes.len() < MAX_VERIFIED {
             known.passes.insert(text.into(), end);
         }
     }
 }
 
 /// Not expired, and not longer than a gateway's tokens are.
-fn is_time(end: i64, now: i64) -> bool {
-    let life = LIFE.as_secs() as i64;
-    let skew = SKEW.as_secs() as i64;
+fn is_current(end: i64, now: i64) -> bool {
+    let life = TOKEN_LIFETIME.as_secs() as i64;
+    let skew = MAX_CLOCK_SKEW.as_secs() as i64;
     let left = end.saturating_sub(now);
     -skew < left && left <= life + skew
 }
 
 /// A parsed token, not verified yet.
-struct Pass<'a> {
+struct GatewayToken<'a> {
     gateway: &'a str,
     member: &'a str,
     end: i64,
@@ -254,16 +254,16 @@ struct Pass<'a> {
     signature: [u8; SIGNATURE_BYTES],
 }
 
-impl<'a> Pass<'a> {
+impl<'a> GatewayToken<'a> {
     fn parse(text: &'a str) -> Option<Self> {
-        if text.len() > LONGEST {
+        if text.len() > MAX_TOKEN_LEN {
             return None;
         }
         let (signed, signature) = text.rsplit_once('.')?;
         let mut parts = signed.split('.');
         let (form, gateway, member, end) =
             (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        if form != FORM || parts.next().is_some() {
+        if form != FORMAT || parts.next().is_some() {
             return None;
         }
         Some(Self { gateway, member, end: end.parse().ok()?, signed, signature: unhex(signature)? })
@@ -302,7 +302,7 @@ mod tests {
 
     fn signer() -> Signer {
         let folder = tempfile::tempdir().unwrap();
-        Signer::load_or_make(&folder.path().join("gateway.key")).unwrap()
+        Signer::load_or_create(&folder.path().join("gateway.key")).unwrap()
     }
 
     fn member(id: &str) -> VmId {
@@ -315,144 +315,150 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    fn checker(trusted: &[&Signer]) -> Checker {
-        let checker = Checker::new(member("vm-1"));
-        checker.trust(&trusted.iter().map(|signer| signer.key()).collect::<Vec<_>>());
-        checker
+    fn verifier(trusted: &[&Signer]) -> Verifier {
+        let verifier = Verifier::new(member("vm-1"));
+        verifier.trust(&trusted.iter().map(|signer| signer.key()).collect::<Vec<_>>());
+        verifier
     }
 
     #[test]
     fn key_is_made_once_and_readable_by_its_owner() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gateway.key");
-        let first = Signer::load_or_make(&path).unwrap();
+        let first = Signer::load_or_create(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let again = Signer::load_or_make(&path).unwrap();
+        let again = Signer::load_or_create(&path).unwrap();
         assert_eq!(again.key(), first.key());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no draft stays");
 
         fs::write(&path, "eps1.beef\n").unwrap();
-        assert!(matches!(Signer::load_or_make(&path), Err(KeyError::Damaged { .. })));
+        assert!(matches!(Signer::load_or_create(&path), Err(KeyError::Damaged { .. })));
         let nowhere = folder.path().join("none/gateway.key");
-        assert!(matches!(Signer::load_or_make(&nowhere), Err(KeyError::File { .. })));
+        assert!(matches!(Signer::load_or_create(&nowhere), Err(KeyError::File { .. })));
     }
 
     #[test]
     fn token_of_a_trusted_gateway_is_accepted_twice() {
         let (ours, others) = (signer(), signer());
-        let checker = checker(&[&ours, &others]);
+        let verifier = verifier(&[&ours, &others]);
         for signer in [&ours, &others, &ours] {
-            let pass = signer.pass(&member("vm-1"), at(NOW));
-            assert!(checker.admits(&pass, at(NOW)));
-            assert!(checker.admits(&pass, at(NOW + 30)), "remembered");
+            let token = signer.token(&member("vm-1"), at(NOW));
+            assert!(verifier.verify(&token, at(NOW)));
+            assert!(verifier.verify(&token, at(NOW + 30)), "remembered");
         }
     }
 
     #[test]
     fn whoever_is_not_meant_or_not_trusted_stays_outside() {
         let (ours, stranger) = (signer(), signer());
-        let checker = checker(&[&ours]);
-        assert!(!checker.admits(&ours.pass(&member("vm-2"), at(NOW)), at(NOW)), "another member's");
-        assert!(!checker.admits(&stranger.pass(&member("vm-1"), at(NOW)), at(NOW)), "a stranger's");
-        let posing = stranger.pass(&member("vm-1"), at(NOW));
+        let verifier = verifier(&[&ours]);
+        assert!(
+            !verifier.verify(&ours.token(&member("vm-2"), at(NOW)), at(NOW)),
+            "another member's"
+        );
+        assert!(
+            !verifier.verify(&stranger.token(&member("vm-1"), at(NOW)), at(NOW)),
+            "a stranger's"
+        );
+        let posing = stranger.token(&member("vm-1"), at(NOW));
         let posing = posing.replace(stranger.id().as_str(), ours.id().as_str());
-        assert!(!checker.admits(&posing, at(NOW)), "a stranger's in our name");
+        assert!(!verifier.verify(&posing, at(NOW)), "a stranger's in our name");
     }
 
     #[test]
     fn no_part_of_a_pass_can_be_changed() {
         let ours = signer();
-        let checker = checker(&[&ours]);
-        let pass = ours.pass(&member("vm-1"), at(NOW));
-        assert!(checker.admits(&pass, at(NOW)));
-        for at_byte in 0..pass.len() {
+        let verifier = verifier(&[&ours]);
+        let token = ours.token(&member("vm-1"), at(NOW));
+        assert!(verifier.verify(&token, at(NOW)));
+        for at_byte in 0..token.len() {
             for other in ["0", "a", ".", "-"] {
-                let mut forged = pass.clone();
+                let mut forged = token.clone();
                 forged.replace_range(at_byte..=at_byte, other);
-                assert_eq!(checker.admits(&forged, at(NOW)), forged == pass, "{forged}");
+                assert_eq!(verifier.verify(&forged, at(NOW)), forged == token, "{forged}");
             }
         }
-        let later = pass.replace(&(NOW + 60).to_string(), &(NOW + 61).to_string());
-        assert!(!checker.admits(&later, at(NOW)));
+        let later = token.replace(&(NOW + 60).to_string(), &(NOW + 61).to_string());
+        assert!(!verifier.verify(&later, at(NOW)));
     }
 
     #[test]
     fn token_expires_with_tolerance_for_clock_skew() {
         let ours = signer();
-        let pass = ours.pass(&member("vm-1"), at(NOW));
+        let token = ours.token(&member("vm-1"), at(NOW));
         for (now, good) in
             [(NOW, true), (NOW - 30, true), (NOW - 31, false), (NOW + 89, true), (NOW + 90, false)]
         {
-            assert_eq!(checker(&[&ours]).admits(&pass, at(now)), good, "{}", now - NOW);
-            let remembers = checker(&[&ours]);
-            assert!(remembers.admits(&pass, at(NOW)));
-            assert_eq!(remembers.admits(&pass, at(now)), good, "remembered, {}", now - NOW);
+            assert_eq!(verifier(&[&ours]).verify(&token, at(now)), good, "{}", now - NOW);
+            let remembers = verifier(&[&ours]);
+            assert!(remembers.verify(&token, at(NOW)));
+            assert_eq!(remembers.verify(&token, at(now)), good, "remembered, {}", now - NOW);
         }
     }
 
     #[test]
     fn the_time_is_the_gateways() {
         let ours = signer();
-        let checker = checker(&[&ours]);
+        let verifier = verifier(&[&ours]);
         let hour = jiff::SignedDuration::from_hours(1);
         let now = Timestamp::now();
         let (early, late) = (now - hour, now + hour);
-        assert!(checker.admits_now(&ours.pass(&member("vm-1"), now)));
-        assert!(!checker.admits_now(&ours.pass(&member("vm-1"), late)));
-        checker.hear_time(late);
-        assert!(checker.admits_now(&ours.pass(&member("vm-1"), late)));
-        checker.hear_time(early);
-        assert!(checker.admits_now(&ours.pass(&member("vm-1"), early)));
-        assert!(!checker.admits_now(&ours.pass(&member("vm-1"), late)));
+        assert!(verifier.verify_now(&ours.token(&member("vm-1"), now)));
+        assert!(!verifier.verify_now(&ours.token(&member("vm-1"), late)));
+        verifier.note_time(late);
+        assert!(verifier.verify_now(&ours.token(&member("vm-1"), late)));
+        verifier.note_time(early);
+        assert!(verifier.verify_now(&ours.token(&member("vm-1"), early)));
+        assert!(!verifier.verify_now(&ours.token(&member("vm-1"), late)));
     }
 
     #[test]
     fn untrusted_gateway_loses_its_remembered_tokens() {
         let (ours, other) = (signer(), signer());
-        let checker = checker(&[&ours, &other]);
-        let (pass, others) =
-            (ours.pass(&member("vm-1"), at(NOW)), other.pass(&member("vm-1"), at(NOW)));
-        assert!(checker.admits(&pass, at(NOW)) && checker.admits(&others, at(NOW)));
-        checker.trust(&[other.key()]);
-        assert!(!checker.admits(&pass, at(NOW)) && checker.admits(&others, at(NOW)));
+        let verifier = verifier(&[&ours, &other]);
+        let (token, others) =
+            (ours.token(&member("vm-1"), at(NOW)), other.token(&member("vm-1"), at(NOW)));
+        assert!(verifier.verify(&token, at(NOW)) && verifier.verify(&others, at(NOW)));
+        verifier.trust(&[other.key()]);
+        assert!(!verifier.verify(&token, at(NOW)) && verifier.verify(&others, at(NOW)));
     }
 
     #[test]
     fn garbage_is_refused_and_forgotten() {
         let ours = signer();
-        let checker = checker(&[&ours]);
-        let pass = ours.pass(&member("vm-1"), at(NOW));
-        let long = format!("{pass}{}", "0".repeat(1 << 20));
-        let upper = pass.to_uppercase();
-        let signature = &pass[pass.len() - 128..];
+        let verifier = verifier(&[&ours]);
+        let token = ours.token(&member("vm-1"), at(NOW));
+        let long = format!("{token}{}", "0".repeat(1 << 20));
+        let upper = token.to_uppercase();
+        let signature = &token[token.len() - 128..];
         let far = format!("eps1.{}.vm-1.{}.{signature}", ours.id(), i64::MAX);
         let past = format!("eps1.{}.vm-1.{}.{signature}", ours.id(), i64::MIN);
         for text in
             ["", ".", "....", "eps1", "eps1....", "\u{1f980}.é.é.é.é", &long, &upper, &far, &past]
         {
-            assert!(!checker.admits(text, at(NOW)), "{text:.60}");
+            assert!(!verifier.verify(text, at(NOW)), "{text:.60}");
         }
-        assert!(checker.known.read().passes.is_empty(), "an invalid pass uses no memory");
+        assert!(verifier.known.read().passes.is_empty(), "an invalid token uses no memory");
     }
 
     #[test]
     fn passes_that_are_over_are_forgotten() {
         let ours = signer();
-        let checker = checker(&[&ours]);
+        let verifier = verifier(&[&ours]);
         for second in (0..3600).step_by(20) {
             assert!(
-                checker.admits(&ours.pass(&member("vm-1"), at(NOW + second)), at(NOW + second))
+                verifier.verify(&ours.token(&member("vm-1"), at(NOW + second)), at(NOW + second))
             );
         }
-        assert!(checker.known.read().passes.len() <= 6);
+        assert!(verifier.known.read().passes.len() <= 6);
     }
 
     #[test]
     fn a_key_that_is_none_is_left_out() {
         let ours = signer();
-        let checker = Checker::new(member("vm-1"));
+        let verifier = Verifier::new(member("vm-1"));
         let broken = GatewayKey { id: signer().key().id, public_key: "beef".into() };
-        checker.trust(&[broken, ours.key()]);
-        assert!(checker.admits(&ours.pass(&member("vm-1"), at(NOW)), at(NOW)));
+        verifier.trust(&[broken, ours.key()]);
+        assert!(verifier.verify(&ours.token(&member("vm-1"), at(NOW)), at(NOW)));
     }
 }

@@ -1,10 +1,10 @@
 //! Interim answers (1xx: early hints) that we write to a caller. hyper's server writes final
 //! answers only, so they are queued here until the connection's stream writes them, before any byte
 //! of the answer. HTTP/1.0 callers get none: they would take one for the answer. Used by the
-//! gateway's listeners and by a member's authenticated listener ([`Interims`]); reading those of a
+//! gateway's listeners and by a member's authenticated listener ([`InterimQueue`]); reading those of a
 //! function is `connection/interim.rs`.
 
-use crate::connection::poll_write_joined;
+use crate::connection::poll_write_coalesced;
 use epsilon_api::vm::InterimSink;
 use http::{HeaderMap, StatusCode, Version, header::CONTENT_LENGTH};
 use parking_lot::Mutex;
@@ -20,13 +20,13 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes of interim answers per call at most; more are dropped. Hints are a few links.
-const MOST: usize = 16 << 10;
+const MAX_BYTES: usize = 16 << 10;
 
 /// The interim answers of the call that runs on one connection.
 #[derive(Debug, Default)]
-pub struct Interims {
+pub struct InterimQueue {
     /// Whether the caller of the current request may get any.
-    is_welcome: AtomicBool,
+    is_supported: AtomicBool,
     is_used: AtomicBool,
     has_some: AtomicBool,
     state: Mutex<State>,
@@ -42,10 +42,10 @@ struct State {
     total: usize,
 }
 
-impl Interims {
+impl InterimQueue {
     /// A request begins.
     pub fn begin(&self, version: Version) {
-        self.is_welcome.store(version == Version::HTTP_11, Relaxed);
+        self.is_supported.store(version == Version::HTTP_11, Relaxed);
         if self.is_used.swap(false, Relaxed) {
             self.has_some.store(false, Relaxed);
             *self.state.lock() = State::default();
@@ -54,7 +54,7 @@ impl Interims {
 
     /// Queues an interim answer with these headers.
     pub fn push(&self, status: StatusCode, mut headers: HeaderMap) {
-        if !self.is_welcome.load(Relaxed) {
+        if !self.is_supported.load(Relaxed) {
             return;
         }
         headers.remove(CONTENT_LENGTH);
@@ -71,7 +71,7 @@ impl Interims {
         }
         state.bytes.extend_from_slice(b"\r\n");
         let size = state.bytes.len() - begin;
-        if state.total + size > MOST {
+        if state.total + size > MAX_BYTES {
             state.bytes.truncate(begin);
             return;
         }
@@ -106,7 +106,7 @@ impl Interims {
     }
 }
 
-impl InterimSink for Interims {
+impl InterimSink for InterimQueue {
     fn interim(&self, status: StatusCode, headers: HeaderMap) {
         self.push(status, headers);
     }
@@ -116,11 +116,11 @@ impl InterimSink for Interims {
 #[derive(Debug)]
 pub(crate) struct WithInterims<S> {
     stream: S,
-    interims: Arc<Interims>,
+    interims: Arc<InterimQueue>,
 }
 
 impl<S: AsyncWrite + Unpin> WithInterims<S> {
-    pub(crate) fn new(stream: S, interims: Arc<Interims>) -> Self {
+    pub(crate) fn new(stream: S, interims: Arc<InterimQueue>) -> Self {
         Self { stream, interims }
     }
 
@@ -155,7 +155,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WithInterims<S> {
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_interims(cx))?;
-        poll_write_joined(Pin::new(&mut self.stream), cx, pieces)
+        poll_write_coalesced(Pin::new(&mut self.stream), cx, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -179,7 +179,7 @@ mod tests {
     use http::HeaderValue;
     use std::task::Waker;
 
-    fn written(interims: &Interims) -> String {
+    fn written(interims: &InterimQueue) -> String {
         let mut out = std::io::Cursor::new(Vec::new());
         let cx = &mut Context::from_waker(Waker::noop());
         assert!(interims.poll_write(&mut out, cx).is_ready());
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn interim_answers_are_written_once_and_bounded() {
-        let (interims, hint) = (Interims::default(), StatusCode::EARLY_HINTS);
+        let (interims, hint) = (InterimQueue::default(), StatusCode::EARLY_HINTS);
         interims.begin(Version::HTTP_11);
         interims.push(hint, hints(3));
         assert_eq!(written(&interims), "HTTP/1.1 103 Early Hints\r\nlink: lll\r\n\r\n");

@@ -110,7 +110,7 @@ impl fmt::Debug for Entry {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Usual,
+    Regular,
     Reserve,
     /// Asked to close; not counted.
     Closing {
@@ -146,14 +146,14 @@ impl Limiter {
         if let Some(address) = address
             && table.of(address) >= per_address
             && table.close_idle((per_address / BATCH).max(1), SHORTEST_IDLE, |entry| {
-                entry.address == Some(address) && entry.kind == Kind::Usual
+                entry.address == Some(address) && entry.kind == Kind::Regular
             }) == 0
         {
             return Admission::TooMany;
         }
-        let is_usual = |entry: &Entry| entry.kind == Kind::Usual;
+        let is_regular = |entry: &Entry| entry.kind == Kind::Regular;
         let is_full = table.used >= connections
-            && table.close_idle((connections / BATCH).max(1), SHORTEST_IDLE, is_usual) == 0;
+            && table.close_idle((connections / BATCH).max(1), SHORTEST_IDLE, is_regular) == 0;
         // Unused connections of the reserve are closed at once: its slots are for heads that are
         // arriving.
         if is_full
@@ -163,7 +163,7 @@ impl Limiter {
         {
             return Admission::Full;
         }
-        let kind = if is_full { Kind::Reserve } else { Kind::Usual };
+        let kind = if is_full { Kind::Reserve } else { Kind::Regular };
         let id = table.next;
         table.next += 1;
         table.count(kind, address);
@@ -198,7 +198,7 @@ impl Table {
 
     fn count(&mut self, kind: Kind, address: Option<IpAddr>) {
         match kind {
-            Kind::Usual => self.used += 1,
+            Kind::Regular => self.used += 1,
             Kind::Reserve => self.reserved += 1,
             Kind::Closing { .. } => return,
         }
@@ -209,14 +209,14 @@ impl Table {
 
     fn uncount(&mut self, kind: Kind, address: Option<IpAddr>) {
         match kind {
-            Kind::Usual => self.used -= 1,
+            Kind::Regular => self.used -= 1,
             Kind::Reserve => self.reserved -= 1,
             Kind::Closing { .. } => return,
         }
-        self.leave(address);
+        self.uncount_address(address);
     }
 
-    fn leave(&mut self, address: Option<IpAddr>) {
+    fn uncount_address(&mut self, address: Option<IpAddr>) {
         let Some(address) = address else { return };
         if let Some(count) = self.per_address.get_mut(&address) {
             *count -= 1;
@@ -316,7 +316,7 @@ impl Slot {
         let mut table = self.limiter.table.lock();
         let Some(entry) = table.slots.get_mut(&self.id) else { return };
         let Kind::Closing { was_reserve } = entry.kind else { return };
-        let kind = if was_reserve { Kind::Reserve } else { Kind::Usual };
+        let kind = if was_reserve { Kind::Reserve } else { Kind::Regular };
         let address = entry.address;
         entry.kind = kind;
         table.count(kind, address);
@@ -335,7 +335,7 @@ impl Slot {
         entry.is_trusted = true;
         let address = entry.address.take();
         if !matches!(entry.kind, Kind::Closing { .. }) {
-            table.leave(address);
+            table.uncount_address(address);
         }
     }
 }

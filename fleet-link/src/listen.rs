@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 /// The kernel's queue of established connections while all slots are taken.
 const BACKLOG: u32 = 4096;
 /// How often a new connection looks for room: others may have become idle meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const SLOT_RETRY: Duration = Duration::from_millis(50);
 /// Pauses after an accept error that would repeat at once, such as a lack of file descriptors.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -98,18 +98,20 @@ impl Listener {
     }
 
     /// The next connection; `None` after `close`, once no connection waits any more.
-    /// Accept errors never end it: they are reported to `trouble` with the pause that follows.
+    /// Accept errors never end it: they are reported to `on_error` with the pause that follows.
     /// Cancel-safe; an accepted connection is not lost.
     pub async fn next(
         &mut self,
         limiter: &Arc<Limiter>,
         close: &CancellationToken,
-        trouble: impl Fn(&io::Error, Duration),
+        on_error: impl Fn(&io::Error, Duration),
     ) -> Option<Accepted> {
         loop {
             if let Some((stream, peer)) = self.waiting.take() {
                 match limiter.admit(peer.ip()) {
-                    Admission::Slot(slot) => return Some(self.prepared(stream, peer, slot)),
+                    Admission::Slot(slot) => {
+                        return Some(self.with_socket_options(stream, peer, slot));
+                    }
                     Admission::TooMany => {
                         tracing::debug!(%peer, "Connection refused: its address has too many open connections.")
                     }
@@ -117,13 +119,13 @@ impl Listener {
                     Admission::Full if close.is_cancelled() => self.port = Port::Closed,
                     Admission::Full => {
                         self.waiting = Some((stream, peer));
-                        let _ = timeout(LOOK_AGAIN, limiter.freed()).await;
+                        let _ = timeout(SLOT_RETRY, limiter.freed()).await;
                     }
                 }
                 continue;
             }
             let Port::Open(listener) = &self.port else {
-                self.waiting = Some(self.accepted_before()?);
+                self.waiting = Some(self.accept_queued()?);
                 continue;
             };
             // Closing first: a flood of connections must not keep the port open.
@@ -140,9 +142,9 @@ impl Listener {
                     self.pause = FIRST_PAUSE;
                     self.waiting = Some(accepted);
                 }
-                Err(err) if is_of_one_connection(&err) => {}
+                Err(err) if is_connection_error(&err) => {}
                 Err(err) => {
-                    trouble(&err, self.pause);
+                    on_error(&err, self.pause);
                     // Cut short by closing: the loop's first arm handles it next.
                     let _ = timeout(self.pause, close.cancelled()).await;
                     self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -163,7 +165,7 @@ impl Listener {
 
     /// A connection from the kernel's queue; the port is closed when there is none. Asks the kernel
     /// itself, because the runtime may not have seen the newest ones yet.
-    fn accepted_before(&mut self) -> Option<(TcpStream, SocketAddr)> {
+    fn accept_queued(&mut self) -> Option<(TcpStream, SocketAddr)> {
         while let Port::Closing(listener, left @ 1..) = &mut self.port {
             *left -= 1;
             match listener.accept() {
@@ -175,7 +177,7 @@ impl Listener {
                         Err(_) => continue,
                     }
                 }
-                Err(err) if is_of_one_connection(&err) => {}
+                Err(err) if is_connection_error(&err) => {}
                 Err(_) => break,
             }
         }
@@ -184,7 +186,7 @@ impl Listener {
     }
 
     /// A socket that refuses these options is dead anyway; reading from it reports that.
-    fn prepared(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) -> Accepted {
+    fn with_socket_options(&self, stream: TcpStream, peer: SocketAddr, slot: Slot) -> Accepted {
         // Heads and small bodies must not wait for an acknowledgement.
         let _ = stream.set_nodelay(true);
         let Probes { after, every, count } = self.probes;
@@ -195,7 +197,7 @@ impl Listener {
 }
 
 /// The peer gave up before its connection was accepted; not an error of the listener.
-fn is_of_one_connection(err: &io::Error) -> bool {
+fn is_connection_error(err: &io::Error) -> bool {
     matches!(
         err.kind(),
         io::ErrorKind::ConnectionRefused
@@ -222,13 +224,13 @@ mod tests {
         Limiter::new(Limits { connections, per_address: 1000, reserve: 0, exempt })
     }
 
-    fn no_trouble(err: &io::Error, _: Duration) {
+    fn no_error(err: &io::Error, _: Duration) {
         panic!("{err}");
     }
 
     #[tokio::test]
     async fn connections_queued_before_closing_are_served() {
-        let (mut listener, places) = (listener(), limiter(100));
+        let (mut listener, limiter) = (listener(), limiter(100));
         let (address, close) = (listener.address(), CancellationToken::new());
         let mut callers = Vec::new();
         for _ in 0..50 {
@@ -236,7 +238,7 @@ mod tests {
         }
         close.cancel();
         let mut served = 0;
-        while let Some(mut accepted) = listener.next(&places, &close, no_trouble).await {
+        while let Some(mut accepted) = listener.next(&limiter, &close, no_error).await {
             accepted.stream.write_all(b"!").await.unwrap();
             served += 1;
         }
@@ -246,21 +248,21 @@ mod tests {
         }
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        assert!(listener.next(&places, &close, no_trouble).await.is_none(), "it stays closed");
+        assert!(listener.next(&limiter, &close, no_error).await.is_none(), "it stays closed");
     }
 
     #[tokio::test]
     async fn open_connections_never_exceed_the_slots() {
-        let (mut listener, places) = (listener(), limiter(1));
+        let (mut listener, limiter) = (listener(), limiter(1));
         let close = CancellationToken::new();
         let _callers = [
             TcpStream::connect(listener.address()).await.unwrap(),
             TcpStream::connect(listener.address()).await.unwrap(),
         ];
-        let first = listener.next(&places, &close, no_trouble).await.unwrap();
-        let next = listener.next(&places, &close, no_trouble);
+        let first = listener.next(&limiter, &close, no_error).await.unwrap();
+        let next = listener.next(&limiter, &close, no_error);
         assert!(futures_util::FutureExt::now_or_never(next).is_none());
         drop(first);
-        assert!(listener.next(&places, &close, no_trouble).await.is_some());
+        assert!(listener.next(&limiter, &close, no_error).await.is_some());
     }
 }

@@ -1,5 +1,5 @@
 //! A member's side of fleet membership: it registers with one of the configured gateways, sends a
-//! heartbeat each [`BEAT`](epsilon_api::fleet::BEAT), and learns which gateways' tokens to accept.
+//! heartbeat each [`HEARTBEAT_INTERVAL`](epsilon_api::fleet::HEARTBEAT_INTERVAL), and learns which gateways' tokens to accept.
 //! Agents and builders do this in one task; their own work does not depend on it once they have
 //! joined.
 //!
@@ -15,9 +15,9 @@
 mod credentials;
 mod request;
 
-use crate::gateway_token::Checker;
+use crate::gateway_token::Verifier;
 use crate::tls;
-use credentials::Kept;
+use credentials::Credentials;
 use epsilon_api::{
     chain::Chain,
     fleet::{Join, Joined, MemberKind, Welcome},
@@ -25,7 +25,7 @@ use epsilon_api::{
 };
 use http::StatusCode;
 use rand::RngExt;
-use request::{Ask, Gateway, Heard};
+use request::{Gateway, GatewayRequest, Reply};
 use std::{
     io,
     net::{IpAddr, SocketAddr},
@@ -43,7 +43,7 @@ pub use request::{BadGateway, Gateways};
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Longest that leaving may take: a gateway that does not receive it notices by missing heartbeats.
-const FAREWELL: Duration = Duration::from_secs(3);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Settings of membership.
 #[derive(Debug)]
@@ -63,29 +63,29 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// Where the member listens.
     pub listens: SocketAddr,
-    /// Time between heartbeats: [`epsilon_api::fleet::BEAT`], except in tests.
-    pub beat: Duration,
+    /// Time between heartbeats: [`epsilon_api::fleet::HEARTBEAT_INTERVAL`], except in tests.
+    pub heartbeat: Duration,
 }
 
-/// Membership in a fleet, as long as [`Belonging::run`] runs.
+/// Membership in a fleet, as long as [`Membership::run`] runs.
 #[derive(Debug)]
-pub struct Belonging {
+pub struct Membership {
     settings: Settings,
     /// What the member reports of itself; its address is filled in per request.
     me: Join,
-    checker: Arc<Checker>,
-    kept: Kept,
+    verifier: Arc<Verifier>,
+    stored: Credentials,
     credential: Option<Secret<String>>,
     /// Index of the gateway that answered last: tried first.
-    favourite: usize,
+    preferred: usize,
     /// The error logged last; logged again only when it changes.
-    trouble: Option<String>,
+    last_error: Option<String>,
     joined: watch::Sender<Option<String>>,
 }
 
 /// Why a round failed.
 #[derive(Debug, thiserror::Error)]
-enum Refused {
+enum JoinError {
     #[error("the token in `{}` cannot be read", path.display())]
     Token {
         path: PathBuf,
@@ -96,15 +96,15 @@ enum Refused {
         "the gateway at `{gateway}` does not take the token; is `{}` its `{}`?",
         path.display(), kind.token_file()
     )]
-    Stranger { gateway: Gateway, path: PathBuf, kind: MemberKind },
+    WrongToken { gateway: Gateway, path: PathBuf, kind: MemberKind },
     #[error("the gateway at `{gateway}` refused this member: {text}")]
-    Turned { gateway: Gateway, text: String },
+    Rejected { gateway: Gateway, text: String },
     #[error(
         "`{gateway}` is not the control address of a gateway; its `ready` line names that one after `control`, port 8081 unless set otherwise (it answered: {text})"
     )]
-    Elsewhere { gateway: Gateway, text: String },
+    NotAGateway { gateway: Gateway, text: String },
     #[error("no gateway can be reached")]
-    Nobody(#[source] request::AskError),
+    Unreachable(#[source] request::RequestError),
     #[error("the gateway's answer cannot be stored")]
     Folder(#[source] io::Error),
 }
@@ -119,15 +119,15 @@ struct NoToken {
     source: io::Error,
 }
 
-impl Belonging {
+impl Membership {
     /// Reads the state of an earlier run: gateways known then are trusted from now on. Sends
     /// nothing yet.
     ///
     /// # Errors
     /// When the token's file or the folder cannot be read.
-    pub fn new(settings: Settings, me: Join, checker: Arc<Checker>) -> io::Result<Self> {
-        let kept = Kept::new(settings.folder.clone());
-        let credential = kept.credential()?;
+    pub fn new(settings: Settings, me: Join, verifier: Arc<Verifier>) -> io::Result<Self> {
+        let stored = Credentials::new(settings.folder.clone());
+        let credential = stored.credential()?;
         if credential.is_none() {
             let path = &settings.token_file;
             std::fs::read_to_string(path).map_err(|source| {
@@ -135,11 +135,20 @@ impl Belonging {
                 io::Error::new(source.kind(), NoToken { path: path.clone(), kind, source })
             })?;
         }
-        if let Some(Welcome { gateways, .. }) = kept.gateways() {
-            checker.trust(&gateways);
+        if let Some(Welcome { gateways, .. }) = stored.gateways() {
+            verifier.trust(&gateways);
         }
         let joined = watch::Sender::new(None);
-        Ok(Self { settings, me, checker, kept, credential, favourite: 0, trouble: None, joined })
+        Ok(Self {
+            settings,
+            me,
+            verifier,
+            stored,
+            credential,
+            preferred: 0,
+            last_error: None,
+            joined,
+        })
     }
 
     /// The address under which the fleet knows this member, once it has joined.
@@ -151,7 +160,7 @@ impl Belonging {
     pub async fn run(mut self, end: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         loop {
-            // Ending first. A round that is dropped may have reached a gateway; deregistering makes
+            // Shutdown first. A round that is dropped may have reached a gateway; deregistering makes
             // up for it.
             let round = tokio::select! {
                 biased;
@@ -161,11 +170,11 @@ impl Belonging {
             let rest = match round {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
-                    self.told(None);
-                    self.settings.beat
+                    self.log_change(None);
+                    self.settings.heartbeat
                 }
-                Err(refused) => {
-                    self.told(Some(Chain(&refused).to_string()));
+                Err(error) => {
+                    self.log_change(Some(Chain(&error).to_string()));
                     let rest = pause;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                     rest
@@ -177,7 +186,7 @@ impl Belonging {
                 break;
             }
         }
-        if !timeout(FAREWELL, self.leave()).await.unwrap_or(false) {
+        if !timeout(LEAVE_TIMEOUT, self.leave()).await.unwrap_or(false) {
             tracing::warn!(
                 "No gateway could be reached to deregister; gateways will notice by missing heartbeats."
             );
@@ -185,36 +194,36 @@ impl Belonging {
     }
 
     /// Tries all gateways once, until one answers.
-    async fn round(&mut self) -> Result<(), Refused> {
+    async fn round(&mut self) -> Result<(), JoinError> {
         let mut last = None;
         let gateways = self.settings.gateways.as_slice().len();
         for offset in 0..gateways {
-            let at = (self.favourite + offset) % gateways;
+            let at = (self.preferred + offset) % gateways;
             let gateway = self.settings.gateways.as_slice()[at].clone();
-            match self.say_hello(&gateway).await {
-                Ok(heard) => {
-                    self.favourite = at;
-                    return heard;
+            match self.register_or_heartbeat(&gateway).await {
+                Ok(reply) => {
+                    self.preferred = at;
+                    return reply;
                 }
                 Err(unreachable) => last = Some(unreachable),
             }
         }
         match last {
-            Some(unreachable) => Err(Refused::Nobody(unreachable)),
+            Some(unreachable) => Err(JoinError::Unreachable(unreachable)),
             None => Ok(()), // `Gateways` is never empty
         }
     }
 
     /// Sends a heartbeat, or registers where there is no credential (any more). The outer error
     /// means: try another gateway.
-    async fn say_hello(
+    async fn register_or_heartbeat(
         &mut self,
         gateway: &Gateway,
-    ) -> Result<Result<(), Refused>, request::AskError> {
+    ) -> Result<Result<(), JoinError>, request::RequestError> {
         if let Some(credential) = self.credential.clone() {
-            let heard: Heard<Welcome> = self.ask(gateway, "beat", &credential).await?;
-            match heard.answer {
-                Ok(welcome) => return Ok(self.welcomed(welcome, heard.date, heard.local)),
+            let reply: Reply<Welcome> = self.ask(gateway, "beat", &credential).await?;
+            match reply.answer {
+                Ok(welcome) => return Ok(self.apply_welcome(welcome, reply.date, reply.local)),
                 Err((StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, why)) => {
                     tracing::info!(
                         why,
@@ -222,26 +231,26 @@ impl Belonging {
                     );
                     self.credential = None;
                 }
-                Err((status, text)) => return Ok(Err(turned(gateway, status, text))),
+                Err((status, text)) => return Ok(Err(rejection(gateway, status, text))),
             }
         }
         let path = self.settings.token_file.clone();
         let token = match std::fs::read_to_string(&path) {
             Ok(token) => Secret::new(token.trim().to_owned()),
-            Err(source) => return Ok(Err(Refused::Token { path, source })),
+            Err(source) => return Ok(Err(JoinError::Token { path, source })),
         };
-        let heard: Heard<Joined> = self.ask(gateway, "join", &token).await?;
-        Ok(match heard.answer {
+        let reply: Reply<Joined> = self.ask(gateway, "join", &token).await?;
+        Ok(match reply.answer {
             Ok(Joined { credential, welcome }) => {
-                let kept = self.kept.keep_credential(&credential).map_err(Refused::Folder);
+                let stored = self.stored.store_credential(&credential).map_err(JoinError::Folder);
                 self.credential = Some(credential);
-                kept.and_then(|()| self.welcomed(welcome, heard.date, heard.local))
+                stored.and_then(|()| self.apply_welcome(welcome, reply.date, reply.local))
             }
             Err((StatusCode::UNAUTHORIZED, _)) => {
                 let kind = self.me.kind;
-                Err(Refused::Stranger { gateway: gateway.clone(), path, kind })
+                Err(JoinError::WrongToken { gateway: gateway.clone(), path, kind })
             }
-            Err((status, text)) => Err(turned(gateway, status, text)),
+            Err((status, text)) => Err(rejection(gateway, status, text)),
         })
     }
 
@@ -250,25 +259,25 @@ impl Belonging {
         gateway: &Gateway,
         verb: &str,
         key: &Secret<String>,
-    ) -> Result<Heard<T>, request::AskError> {
+    ) -> Result<Reply<T>, request::RequestError> {
         let me = |local: IpAddr| Join { address: self.address(local), ..self.me.clone() };
-        Ask { gateway, tls: self.settings.tls.as_ref(), verb, key }.send(Some(&me)).await
+        GatewayRequest { gateway, tls: self.settings.tls.as_ref(), verb, key }.send(Some(&me)).await
     }
 
-    fn welcomed(
+    fn apply_welcome(
         &mut self,
         welcome: Welcome,
         date: Option<jiff::Timestamp>,
         local: IpAddr,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), JoinError> {
         let Welcome { gateways, now } = welcome;
         if let Some(now) = now.or(date) {
-            self.checker.hear_time(now);
+            self.verifier.note_time(now);
         }
         // The time is of no use to a later run.
         let welcome = Welcome { gateways, now: None };
-        self.checker.trust(&welcome.gateways);
-        self.kept.keep_gateways(&welcome).map_err(Refused::Folder)?;
+        self.verifier.trust(&welcome.gateways);
+        self.stored.store_gateways(&welcome).map_err(JoinError::Folder)?;
         let address = self.address(local);
         if self
             .joined
@@ -283,8 +292,8 @@ impl Belonging {
     fn address(&self, local: IpAddr) -> String {
         let listens = self.settings.listens;
         match &self.settings.advertise {
-            Some(told) if has_port(told) => told.clone(),
-            Some(told) => format!("{told}:{}", listens.port()),
+            Some(address) if has_port(address) => address.clone(),
+            Some(address) => format!("{address}:{}", listens.port()),
             None if listens.ip().is_unspecified() => {
                 SocketAddr::new(local.to_canonical(), listens.port()).to_string()
             }
@@ -293,17 +302,17 @@ impl Belonging {
     }
 
     /// Logs a change: what is wrong, or that the gateways are reachable again.
-    fn told(&mut self, trouble: Option<String>) {
-        if self.trouble == trouble {
+    fn log_change(&mut self, error: Option<String>) {
+        if self.last_error == error {
             return;
         }
-        match &trouble {
-            Some(trouble) => {
-                tracing::warn!(trouble, "Member has no connection to its fleet; retrying.")
+        match &error {
+            Some(error) => {
+                tracing::warn!(error, "Member has no connection to its fleet; retrying.")
             }
             None => tracing::info!("Member is connected to its fleet again."),
         }
-        self.trouble = trouble;
+        self.last_error = error;
     }
 
     /// Deregisters; `false` when no gateway could be reached.
@@ -311,12 +320,16 @@ impl Belonging {
         let Some(credential) = self.credential.take() else { return true };
         let gateways = self.settings.gateways.as_slice();
         for offset in 0..gateways.len() {
-            let gateway = &gateways[(self.favourite + offset) % gateways.len()];
-            let ask =
-                Ask { gateway, tls: self.settings.tls.as_ref(), verb: "leave", key: &credential };
-            if ask.farewell().await.is_ok() {
+            let gateway = &gateways[(self.preferred + offset) % gateways.len()];
+            let ask = GatewayRequest {
+                gateway,
+                tls: self.settings.tls.as_ref(),
+                verb: "leave",
+                key: &credential,
+            };
+            if ask.deregister().await.is_ok() {
                 tracing::info!(id = %self.me.id, "Member left the fleet.");
-                self.kept.forget_credential();
+                self.stored.remove_credential();
                 return true;
             }
         }
@@ -325,13 +338,13 @@ impl Belonging {
 }
 
 /// A control listener knows these paths; the public listener answers 404 or 405 to them.
-fn turned(gateway: &Gateway, status: StatusCode, text: String) -> Refused {
+fn rejection(gateway: &Gateway, status: StatusCode, text: String) -> JoinError {
     let gateway = gateway.clone();
     match status {
         StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => {
-            Refused::Elsewhere { gateway, text }
+            JoinError::NotAGateway { gateway, text }
         }
-        _ => Refused::Turned { gateway, text },
+        _ => JoinError::Rejected { gateway, text },
     }
 }
 

@@ -4,7 +4,7 @@
 //! is served to anybody.
 
 use crate::{
-    door::{Door, Ending, Limits},
+    door::{AuthenticatedListener, Limits, Shutdown},
     limiter::Slot,
 };
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -24,7 +24,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
 /// A bound listener.
 #[derive(Debug)]
 pub struct Metrics {
-    door: Door,
+    listener: AuthenticatedListener,
     /// Bearer key that collectors on other machines send.
     key: Option<Secret<String>>,
 }
@@ -37,14 +37,14 @@ impl Metrics {
     pub fn bind(
         address: SocketAddr,
         key: Option<Secret<String>>,
-        ending: Ending,
+        shutdown: Shutdown,
     ) -> io::Result<Self> {
-        Ok(Self { door: Door::bind(address, None, LIMITS, ending)?, key })
+        Ok(Self { listener: AuthenticatedListener::bind(address, None, LIMITS, shutdown)?, key })
     }
 
     /// The bound address.
     pub fn address(&self) -> SocketAddr {
-        self.door.address()
+        self.listener.address()
     }
 
     /// Serves until `close`. `gather` renders all metrics.
@@ -56,14 +56,14 @@ impl Metrics {
         };
         let key = self.key.map(Arc::new);
         let admits = move |request: &Request<hyper::body::Incoming>, slot: &Slot| {
-            slot.peer().is_loopback() || key.as_ref().is_some_and(|key| shows(request, key))
+            slot.peer().is_loopback() || key.as_ref().is_some_and(|key| has_key(request, key))
         };
-        self.door.serve_whom(admits, handler).await;
+        self.listener.serve_authorized(admits, handler).await;
     }
 }
 
 /// Whether the request carries the key.
-fn shows<B>(request: &Request<B>, key: &Secret<String>) -> bool {
+fn has_key<B>(request: &Request<B>, key: &Secret<String>) -> bool {
     let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let shown = shown.and_then(|value| value.split_once(' '));
     shown.is_some_and(|(scheme, shown)| {
@@ -93,10 +93,11 @@ mod tests {
 
     #[tokio::test]
     async fn metrics_and_health_and_nothing_else() {
-        let ending = Ending::default();
-        let metrics = Metrics::bind("127.0.0.1:0".parse().unwrap(), None, ending.clone()).unwrap();
+        let shutdown = Shutdown::default();
+        let metrics =
+            Metrics::bind("127.0.0.1:0".parse().unwrap(), None, shutdown.clone()).unwrap();
         let address = metrics.address();
-        ending.tasks.spawn(metrics.serve(|| "epsilon_up 1\n".into()));
+        shutdown.tasks.spawn(metrics.serve(|| "epsilon_up 1\n".into()));
         let stream = TcpStream::connect(address).await.unwrap();
         let mut connection = Connection::handshake(stream).await.unwrap();
         for (method, path, status, text) in [
@@ -127,19 +128,19 @@ mod tests {
             (Some("secret"), "Basic secret", "/metrics", 401),
             (Some("secret"), "bearer secret", "/metrics", 200),
         ] {
-            let ending = Ending::default();
+            let shutdown = Shutdown::default();
             let key = key.map(|key| Secret::new(key.to_owned()));
-            let metrics = Metrics::bind(own, key, ending.clone()).unwrap();
+            let metrics = Metrics::bind(own, key, shutdown.clone()).unwrap();
             let address = metrics.address();
-            ending.tasks.spawn(metrics.serve(|| "epsilon_up 1\n".into()));
+            shutdown.tasks.spawn(metrics.serve(|| "epsilon_up 1\n".into()));
             let stream = TcpStream::connect(address).await.unwrap();
             let mut connection = Connection::handshake(stream).await.unwrap();
             let request = Request::get(path).header("host", "x").header("authorization", shown);
             let request = request.body(body::empty()).unwrap();
             let response = connection.sender.send_request(request).await.unwrap();
             assert_eq!(response.status(), status, "{shown} {path}");
-            ending.cut.cancel();
-            ending.close.cancel();
+            shutdown.cut.cancel();
+            shutdown.close.cancel();
         }
     }
 }

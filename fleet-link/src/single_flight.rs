@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, fmt, hash::Hash, sync::Arc};
 
 /// Attempts in flight by key. An entry exists while a caller wants it.
-pub struct Together<K, E> {
-    at_work: Mutex<HashMap<K, Arc<Entry<E>>>>,
+pub struct SingleFlight<K, E> {
+    in_flight: Mutex<HashMap<K, Arc<Entry<E>>>>,
 }
 
 struct Entry<E> {
@@ -21,27 +21,27 @@ struct Entry<E> {
 }
 
 /// A caller that wants the thing. The last one removes the entry, whatever the outcome.
-struct Wish<'a, K: Hash + Eq, E> {
-    all: &'a Together<K, E>,
+struct Waiter<'a, K: Hash + Eq, E> {
+    all: &'a SingleFlight<K, E>,
     key: K,
     entry: Arc<Entry<E>>,
 }
 
-impl<K, E> Default for Together<K, E> {
+impl<K, E> Default for SingleFlight<K, E> {
     fn default() -> Self {
-        Self { at_work: Mutex::default() }
+        Self { in_flight: Mutex::default() }
     }
 }
 
-impl<K, E> fmt::Debug for Together<K, E> {
+impl<K, E> fmt::Debug for SingleFlight<K, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Together").field("at_work", &self.at_work.lock().len()).finish()
+        f.debug_struct("SingleFlight").field("in_flight", &self.in_flight.lock().len()).finish()
     }
 }
 
-impl<K: Hash + Eq + Clone, E> Together<K, E> {
-    /// Makes the thing unless it exists. `there` returns it if it exists; `make` makes it, and its
-    /// success must show in `there`. An attempt whose future is dropped has no outcome: the next
+impl<K: Hash + Eq + Clone, E> SingleFlight<K, E> {
+    /// Makes the thing unless it exists. `existing` returns it if it exists; `make` makes it, and its
+    /// success must show in `existing`. An attempt whose future is dropped has no outcome: the next
     /// waiting caller makes its own.
     ///
     /// # Errors
@@ -49,17 +49,17 @@ impl<K: Hash + Eq + Clone, E> Together<K, E> {
     pub async fn ensure<T>(
         &self,
         key: &K,
-        there: impl Fn() -> Option<T>,
+        existing: impl Fn() -> Option<T>,
         make: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Arc<E>> {
-        let wish = self.wish(key);
-        let seen = wish.entry.failed.lock().0;
-        let _turn = wish.entry.turn.lock().await;
-        if let Some(thing) = there() {
+        let waiter = self.waiter(key);
+        let seen = waiter.entry.failed.lock().0;
+        let _turn = waiter.entry.turn.lock().await;
+        if let Some(thing) = existing() {
             return Ok(thing);
         }
         {
-            let failed = wish.entry.failed.lock();
+            let failed = waiter.entry.failed.lock();
             if let (count, Some(err)) = &*failed
                 && *count > seen
             {
@@ -68,35 +68,35 @@ impl<K: Hash + Eq + Clone, E> Together<K, E> {
         }
         make.await.map_err(|err| {
             let err = Arc::new(err);
-            let mut failed = wish.entry.failed.lock();
+            let mut failed = waiter.entry.failed.lock();
             *failed = (failed.0 + 1, Some(Arc::clone(&err)));
             err
         })
     }
 
     /// Runs `work` while no attempt for this key runs. Its outcome is not shared.
-    pub async fn alone<T>(&self, key: &K, work: impl Future<Output = T>) -> T {
-        let wish = self.wish(key);
-        let _turn = wish.entry.turn.lock().await;
+    pub async fn exclusive<T>(&self, key: &K, work: impl Future<Output = T>) -> T {
+        let waiter = self.waiter(key);
+        let _turn = waiter.entry.turn.lock().await;
         work.await
     }
 
-    fn wish(&self, key: &K) -> Wish<'_, K, E> {
-        let mut at_work = self.at_work.lock();
-        let entry = at_work.entry(key.clone()).or_insert_with(|| {
+    fn waiter(&self, key: &K) -> Waiter<'_, K, E> {
+        let mut in_flight = self.in_flight.lock();
+        let entry = in_flight.entry(key.clone()).or_insert_with(|| {
             Arc::new(Entry { turn: tokio::sync::Mutex::new(()), failed: Mutex::new((0, None)) })
         });
-        Wish { all: self, key: key.clone(), entry: Arc::clone(entry) }
+        Waiter { all: self, key: key.clone(), entry: Arc::clone(entry) }
     }
 }
 
-impl<K: Hash + Eq, E> Drop for Wish<'_, K, E> {
+impl<K: Hash + Eq, E> Drop for Waiter<'_, K, E> {
     fn drop(&mut self) {
-        let mut at_work = self.all.at_work.lock();
+        let mut in_flight = self.all.in_flight.lock();
         // The map's reference and ours: no other caller waits, and none can arrive while the map is
         // locked.
         if Arc::strong_count(&self.entry) == 2 {
-            at_work.remove(&self.key);
+            in_flight.remove(&self.key);
         }
     }
 }
@@ -111,8 +111,8 @@ mod tests {
     /// A thing that can be made once its gate is open.
     #[derive(Default)]
     struct Thing {
-        together: Together<&'static str, String>,
-        there: Mutex<Option<u32>>,
+        together: SingleFlight<&'static str, String>,
+        existing: Mutex<Option<u32>>,
         attempts: AtomicU32,
         gate: Option<Semaphore>,
     }
@@ -131,11 +131,11 @@ mod tests {
                 if !works {
                     return Err(format!("attempt {attempt}"));
                 }
-                *self.there.lock() = Some(attempt);
+                *self.existing.lock() = Some(attempt);
                 Ok(attempt)
             };
             self.together
-                .ensure(&"it", || *self.there.lock(), make)
+                .ensure(&"it", || *self.existing.lock(), make)
                 .await
                 .map_err(|err| (*err).clone())
         }
@@ -145,7 +145,7 @@ mod tests {
         }
 
         fn is_forgotten(&self) -> bool {
-            self.together.at_work.lock().is_empty()
+            self.together.in_flight.lock().is_empty()
         }
     }
 
@@ -192,8 +192,8 @@ mod tests {
         let thing = Thing::closed();
         let mut first = Box::pin(thing.get(true));
         assert!(first.as_mut().now_or_never().is_none());
-        let took = || async { thing.there.lock().take() };
-        let mut alone = Box::pin(thing.together.alone(&"it", took()));
+        let took = || async { thing.existing.lock().take() };
+        let mut alone = Box::pin(thing.together.exclusive(&"it", took()));
         assert!(alone.as_mut().now_or_never().is_none());
         let mut waits = Box::pin(thing.get(true));
         assert!(waits.as_mut().now_or_never().is_none());

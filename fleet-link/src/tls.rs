@@ -115,7 +115,7 @@ impl Files {
     ///
     /// # Errors
     /// [`TlsError`].
-    pub fn server_for_all(&self) -> Result<Server, TlsError> {
+    pub fn server_with_optional_client_certificate(&self) -> Result<Server, TlsError> {
         self.listener(ClientCertVerifierBuilder::allow_unauthenticated)
     }
 
@@ -251,14 +251,14 @@ impl Client {
 
 /// Explains a connection error that is about a certificate, in terms of settings and files instead
 /// of TLS alerts. Searches `err` and its sources.
-pub fn in_words(err: &(dyn Error + 'static)) -> Option<&'static str> {
+pub fn explain(err: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(err);
     while let Some(one) = cause {
         let inner = one.downcast_ref::<io::Error>().and_then(|err| err.get_ref());
         let tls = one
             .downcast_ref()
             .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
-        if let Some(words) = tls.and_then(of_certificate) {
+        if let Some(words) = tls.and_then(certificate_error) {
             return Some(words);
         }
         cause = one.source();
@@ -266,7 +266,7 @@ pub fn in_words(err: &(dyn Error + 'static)) -> Option<&'static str> {
     None
 }
 
-fn of_certificate(err: &rustls::Error) -> Option<&'static str> {
+fn certificate_error(err: &rustls::Error) -> Option<&'static str> {
     use rustls::{AlertDescription as Alert, CertificateError as Bad, Error as E};
     Some(match err {
         E::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
@@ -356,7 +356,7 @@ pub(crate) mod tests {
     }
 
     /// Sends a byte from one side to the other and back.
-    async fn speak(server: &Server, client: &Client, host: &str) -> io::Result<()> {
+    async fn serve_connection(server: &Server, client: &Client, host: &str) -> io::Result<()> {
         let (near, far) = duplex(16 << 10);
         let serve = async {
             let mut stream = server.accept(far).await?;
@@ -378,8 +378,10 @@ pub(crate) mod tests {
     async fn two_of_one_authority_speak() {
         let fleet = Authority::new();
         let (agent, gateway) = (fleet.files("127.0.0.1"), fleet.files("gateway.internal"));
-        speak(&agent.server().unwrap(), &gateway.client().unwrap(), "127.0.0.1").await.unwrap();
-        speak(&gateway.server().unwrap(), &agent.client().unwrap(), "gateway.internal")
+        serve_connection(&agent.server().unwrap(), &gateway.client().unwrap(), "127.0.0.1")
+            .await
+            .unwrap();
+        serve_connection(&gateway.server().unwrap(), &agent.client().unwrap(), "gateway.internal")
             .await
             .unwrap();
     }
@@ -388,7 +390,9 @@ pub(crate) mod tests {
     async fn an_address_in_brackets_is_the_address() {
         let fleet = Authority::new();
         let files = fleet.files("::1");
-        speak(&files.server().unwrap(), &files.client().unwrap(), "[::1]").await.unwrap();
+        serve_connection(&files.server().unwrap(), &files.client().unwrap(), "[::1]")
+            .await
+            .unwrap();
     }
 
     /// A client that knows the authority and presents no certificate.
@@ -405,7 +409,7 @@ pub(crate) mod tests {
     async fn presented_certificate_is_known_also_when_resumed() {
         let (fleet, others) = (Authority::new(), Authority::new());
         let files = fleet.files("127.0.0.1");
-        let server = files.server_for_all().unwrap();
+        let server = files.server_with_optional_client_certificate().unwrap();
         for (client, is_member) in [(files.client().unwrap(), true), (anonymous(&files), false)] {
             for turn in ["first", "resumed"] {
                 let (near, far) = duplex(16 << 10);
@@ -427,7 +431,7 @@ pub(crate) mod tests {
             }
         }
         let foreign = Files { authority: files.authority.clone(), ..others.files("127.0.0.1") };
-        assert!(speak(&server, &foreign.client().unwrap(), "127.0.0.1").await.is_err());
+        assert!(serve_connection(&server, &foreign.client().unwrap(), "127.0.0.1").await.is_err());
     }
 
     #[tokio::test]
@@ -435,7 +439,8 @@ pub(crate) mod tests {
         let fleet = Authority::new();
         let files = fleet.files("127.0.0.1");
         let anonymous = anonymous(&files);
-        let err = speak(&files.server().unwrap(), &anonymous, "127.0.0.1").await.unwrap_err();
+        let err =
+            serve_connection(&files.server().unwrap(), &anonymous, "127.0.0.1").await.unwrap_err();
         assert!(err.to_string().contains("no certificates"), "{err}");
     }
 
@@ -453,7 +458,7 @@ pub(crate) mod tests {
             let (near, far) = duplex(16 << 10);
             let (server, client) = (server.unwrap(), good.client().unwrap());
             let (asked, _) = tokio::join!(client.connect(host, near), server.accept(far));
-            let told = in_words(&asked.err().unwrap());
+            let told = explain(&asked.err().unwrap());
             assert!(told.is_some_and(|told| told.contains(words)), "{host}: {told:?}");
         }
         // A server checks our certificate after our handshake has ended.
@@ -465,9 +470,9 @@ pub(crate) mod tests {
         };
         let (asked, served) = tokio::join!(ask, server.accept(far));
         assert!(served.is_err());
-        let told = in_words(&asked.unwrap_err());
+        let told = explain(&asked.unwrap_err());
         assert!(told.is_some_and(|told| told.contains("our certificate has expired")), "{told:?}");
-        assert_eq!(in_words(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
+        assert_eq!(explain(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
     }
 
     #[tokio::test]
@@ -475,10 +480,14 @@ pub(crate) mod tests {
         let (fleet, others) = (Authority::new(), Authority::new());
         let ours = fleet.files("127.0.0.1");
         let foreign = Files { authority: ours.authority.clone(), ..others.files("127.0.0.1") };
-        let err = speak(&ours.server().unwrap(), &foreign.client().unwrap(), "127.0.0.1").await;
+        let err =
+            serve_connection(&ours.server().unwrap(), &foreign.client().unwrap(), "127.0.0.1")
+                .await;
         assert!(err.is_err());
         // The reverse: a listener that only poses as a member.
-        let err = speak(&foreign.server().unwrap(), &ours.client().unwrap(), "127.0.0.1").await;
+        let err =
+            serve_connection(&foreign.server().unwrap(), &ours.client().unwrap(), "127.0.0.1")
+                .await;
         assert!(err.is_err());
     }
 
@@ -487,7 +496,7 @@ pub(crate) mod tests {
         let fleet = Authority::new();
         let files = fleet.files("127.0.0.1");
         let (server, client) = (files.server().unwrap(), files.client().unwrap());
-        assert!(speak(&server, &client, "127.0.0.2").await.is_err());
+        assert!(serve_connection(&server, &client, "127.0.0.2").await.is_err());
         assert!(client.connect("not a host", duplex(64).0).await.is_err());
     }
 

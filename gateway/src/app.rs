@@ -1,9 +1,9 @@
 //! Composition: builds every part once, starts them, and shuts them down. Makes no decisions.
 
 use crate::autoscale::{Autoscaler, FleetVms};
-use crate::call::accept::{Door, Ending};
-use crate::call::lookup::negative_lookup::Late;
-use crate::call::lookup::version_cache::Kept;
+use crate::call::accept::{Server, Shutdown};
+use crate::call::lookup::negative_lookup::NegativeLookup;
+use crate::call::lookup::version_cache::VersionCache;
 use crate::call::version_addresses::VersionAddresses;
 use crate::call::{Calls, accept};
 use crate::config::Config;
@@ -12,26 +12,26 @@ use crate::deploy::Deploys;
 use crate::deploy::builders::Builders;
 use crate::deploy::queue::Queue;
 use crate::fleet::link::{Identity, Link, LinkLimits};
-use crate::fleet::membership::Roster;
+use crate::fleet::membership::FleetMembership;
 use crate::fleet::{Fleet, watch};
 use crate::health::Health;
 use crate::keys;
 use crate::keys::lost::LostKeys;
-use crate::keys::{Doors, KeyError};
+use crate::keys::{ApiKeys, KeyError};
 use crate::observe::audit::Audit;
 use crate::observe::fleet::FleetMetrics;
 use crate::observe::metrics::Metrics;
-use crate::reconcile::drain_prewarm::Handover;
+use crate::reconcile::drain_prewarm::DrainPrewarm;
 use crate::reconcile::retention::Retention;
 use crate::reconcile::split_abort::Aborts;
-use crate::reconcile::store_sync::{LastBeat, Others, Sync};
+use crate::reconcile::store_sync::{FinalHeartbeat, Others, Sync};
 use crate::reconcile::{min_instances, orphan_instances, store_sync};
 use crate::routes::Routes;
 use crate::source::git::GitHost;
 use crate::source::git::command::Git;
 use crate::source::github;
 use crate::source::github::Hooks;
-use crate::store_health::StoreWatch;
+use crate::store_health::StoreHealth;
 use crate::urls::Urls;
 use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
 use epsilon_bootstrap::sockets::Sockets;
@@ -51,7 +51,7 @@ use tokio_util::{
 pub use crate::control::{address::ControlAddress, startup::Startup};
 
 /// Longest time for cut connections to close.
-const LETTING_GO: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One of this many of the files that the process may open is available to connections of the
 /// public listener, and of the control API's. Each call needs another file for its instance, and
@@ -59,7 +59,7 @@ const LETTING_GO: Duration = Duration::from_secs(1);
 const PUBLIC_FILES: usize = 2;
 const CONTROL_FILES: usize = 8;
 /// Factor on `body_timeout` for clients of the control API: they compress while they send.
-const CONTROL_PATIENCE: u32 = 6;
+const CONTROL_PACE_FACTOR: u32 = 6;
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -95,9 +95,9 @@ pub enum StartError {
 /// A gateway that is built and bound, but does not serve yet.
 #[derive(Debug)]
 pub struct App {
-    public: Door,
+    public: Server,
     /// `None` once it is served.
-    control: Option<Door>,
+    control: Option<Server>,
     control_addr: SocketAddr,
     calls: Arc<Calls>,
     api: Arc<Control>,
@@ -111,17 +111,17 @@ pub struct App {
     known: usize,
     address: ControlAddress,
     /// If the gateway is dropped before it serves, its listeners close.
-    given_up: DropGuard,
+    stop_on_drop: DropGuard,
 }
 
 /// A gateway that serves.
 #[derive(Debug)]
 pub struct Running {
-    ending: Ending,
+    shutdown: Shutdown,
     calls: Arc<Calls>,
     background: TaskTracker,
     members: Background,
-    last_beat: LastBeat,
+    final_heartbeat: FinalHeartbeat,
 }
 
 /// The result of a drain.
@@ -169,10 +169,10 @@ impl App {
         let control = listen("control", config.control, sockets.control)?;
         let address = public.address();
 
-        let signer = Arc::new(Signer::load_or_make(&config.data_dir.join("gateway.key"))?);
+        let signer = Arc::new(Signer::load_or_create(&config.data_dir.join("gateway.key"))?);
         let gateway = signer.id().clone();
-        let store_watch = Arc::new(StoreWatch::new(store_up(registry)?));
-        let doors = Arc::new(Doors::new(Arc::clone(&store), Arc::clone(&store_watch)));
+        let store_health = Arc::new(StoreHealth::new(store_up(registry)?));
+        let api_keys = Arc::new(ApiKeys::new(Arc::clone(&store), Arc::clone(&store_health)));
         let mut mine = Vec::new();
         for (role, file) in [
             (KeyRole::Admin, "admin.key"),
@@ -180,7 +180,7 @@ impl App {
             (KeyRole::Builder, MemberKind::Builder.token_file()),
         ] {
             let key = keys::ensure(&*store, &gateway, &role, &config.data_dir.join(file)).await?;
-            doors.remember(&key);
+            api_keys.cache(&key);
             mine.push(key);
         }
         let unfinished = store_sync::fail_unfinished(&*store, &gateway).await?;
@@ -197,7 +197,7 @@ impl App {
             store.traffic().await?,
             Arc::clone(&metrics),
         ));
-        let fleet = Arc::new(Fleet::new(local, &config.care));
+        let fleet = Arc::new(Fleet::new(local, &config.health_policy));
         for id in store.draining().await? {
             if let Some(member) = fleet.member(&id) {
                 member.drain(true);
@@ -226,26 +226,31 @@ impl App {
             fetch_limit: config.fetch_timeout,
             ceilings: config.ceilings,
         });
-        let ending = Ending::default();
+        let shutdown = Shutdown::default();
         let background = TaskTracker::new();
         let members = Background::default();
-        let handover = Handover {
+        let drain_prewarm = DrainPrewarm {
             fleet: Arc::clone(&fleet),
             routes: Arc::clone(&routes),
             close: members.close.clone(),
             tasks: members.tasks.clone(),
         };
-        let roster = Roster::new(handover.clone(), identity.clone(), config.members, config.care);
+        let membership = FleetMembership::new(
+            drain_prewarm.clone(),
+            identity.clone(),
+            config.members,
+            config.health_policy,
+        );
         let control_address = ControlAddress::new(control.address(), tls);
         let control_url = config.control_url.clone();
         let control_url = control_url.unwrap_or_else(|| control_address.url.clone());
         let sync = Sync {
             store: Arc::clone(&store),
-            watch: Arc::clone(&store_watch),
+            watch: Arc::clone(&store_health),
             routes: Arc::clone(&routes),
             fleet: Arc::clone(&fleet),
             builders,
-            roster,
+            membership,
             me: Gateway {
                 id: signer.id().clone(),
                 public_key: signer.public_key_hex().to_owned(),
@@ -255,7 +260,7 @@ impl App {
             others: Others::default(),
             clock: Arc::clone(&identity.clock),
         };
-        store.gateway_beat(&sync.me).await?;
+        store.gateway_heartbeat(&sync.me).await?;
         let known = store.members().await?;
         // A VM that this gateway cannot use will never report, so the start does not wait for it.
         let will_be_heard = |member: &&epsilon_store::Member| {
@@ -263,33 +268,34 @@ impl App {
         };
         let known = known.iter().filter(will_be_heard).count();
         registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
-        let kept = Arc::new(Kept::new(Arc::clone(&store)));
+        let version_cache = Arc::new(VersionCache::new(Arc::clone(&store)));
         let table = Arc::clone(&routes);
         let vms = Arc::clone(&fleet);
-        let late = store.is_shared().then(Arc::<Late>::default);
-        let version_addresses = VersionAddresses::new(config.version_addresses, Arc::clone(&doors));
+        let negative_lookup = store.is_shared().then(Arc::<NegativeLookup>::default);
+        let version_addresses =
+            VersionAddresses::new(config.version_addresses, Arc::clone(&api_keys));
         let certificates: Vec<_> =
             tls.map(certificate::loaded).transpose()?.into_iter().flatten().collect();
         certificate::register(&certificates, registry)?;
         let health = Arc::new(Health {
             fleet: vms,
-            store: Arc::clone(&store_watch),
+            store: Arc::clone(&store_health),
             certificates,
             began: Instant::now(),
         });
         let calls = Calls::new(
             &config,
             table,
-            Arc::clone(&kept),
+            Arc::clone(&version_cache),
             version_addresses,
-            late,
+            negative_lookup,
             Arc::clone(&health),
             Arc::clone(&metrics),
         );
         let vms = FleetVms {
             fleet: Arc::clone(&fleet),
             routes: Arc::clone(&routes),
-            handover: handover.clone(),
+            drain_prewarm: drain_prewarm.clone(),
             store: Arc::clone(&store),
             me: signer.id().clone(),
         };
@@ -299,8 +305,8 @@ impl App {
             deploys: Arc::clone(&deploys),
             max_source: config.max_source,
             git: Git::new(config.git.program.clone()),
-            close: ending.close.clone(),
-            cancel: ending.cancel.clone(),
+            close: shutdown.close.clone(),
+            cancel: shutdown.cancel.clone(),
             background: background.clone(),
         };
         let hooks = Arc::new(Hooks::new(config.hooks, &config.data_dir, parts, registry)?);
@@ -317,7 +323,7 @@ impl App {
             mine,
             suspects: HashMap::new(),
         };
-        let work = (ending.cancel.clone(), background.clone());
+        let work = (shutdown.cancel.clone(), background.clone());
         let data = &config.data_dir;
         let max = config.max_source;
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
@@ -325,12 +331,12 @@ impl App {
             store,
             routes,
             fleet,
-            handover,
+            drain_prewarm,
             autoscaler: autoscaler.journal(),
-            watch: store_watch,
+            watch: store_health,
             health,
-            doors,
-            kept,
+            api_keys,
+            version_cache,
             audit: Audit::new(registry)?,
             joining: Semaphore::new(config.members.max_joining),
             deploys,
@@ -341,32 +347,32 @@ impl App {
             registry: registry.clone(),
             max_source: config.max_source,
             linger: config.linger,
-            pace: config.pace.times(CONTROL_PATIENCE),
-            close: ending.close.clone(),
-            cancel: ending.cancel.clone(),
+            pace: config.pace.times(CONTROL_PACE_FACTOR),
+            close: shutdown.close.clone(),
+            cancel: shutdown.cancel.clone(),
             background: background.clone(),
             git,
             startup: Startup::begin(),
         };
-        let door = |listener, tls, open, share| Door {
+        let server = |listener, tls, open, share| Server {
             listener,
             tls,
             limits: config.connection.within_files(share),
-            ending: ending.clone(),
+            shutdown: shutdown.clone(),
             metrics: Arc::clone(&metrics),
             open,
         };
         Ok(Self {
-            public: door(
+            public: server(
                 public,
                 config.public_tls.as_ref().map(tls::Files::server_for_callers).transpose()?,
                 metrics.connections.clone(),
                 PUBLIC_FILES,
             ),
             control_addr: control.address(),
-            control: Some(door(
+            control: Some(server(
                 control,
-                tls.map(tls::Files::server_for_all).transpose()?,
+                tls.map(tls::Files::server_with_optional_client_certificate).transpose()?,
                 uncounted()?,
                 CONTROL_FILES,
             )),
@@ -380,7 +386,7 @@ impl App {
             members,
             known,
             address: control_address,
-            given_up: ending.close.drop_guard(),
+            stop_on_drop: shutdown.close.drop_guard(),
         })
     }
 
@@ -413,9 +419,9 @@ impl App {
     /// Opens the control API before the gateway serves; it answers with the current step of the
     /// start. Needs a tokio runtime.
     pub fn open_control(&mut self) -> Startup {
-        if let Some(door) = self.control.take() {
+        if let Some(server) = self.control.take() {
             let handler = ControlHandler::new(Arc::clone(&self.api));
-            self.public.ending.tasks.spawn(door.serve(handler));
+            self.public.shutdown.tasks.spawn(server.serve(handler));
         }
         self.api.startup.clone()
     }
@@ -438,17 +444,17 @@ impl App {
             members,
             known,
             address: _,
-            given_up,
+            stop_on_drop,
         } = self;
-        given_up.disarm();
-        let ending = public.ending.clone();
-        let last_beat = sync.last_beat();
+        stop_on_drop.disarm();
+        let shutdown = public.shutdown.clone();
+        let final_heartbeat = sync.final_heartbeat();
         let fleet = Arc::clone(&api.fleet);
-        let close = ending.close.clone();
+        let close = shutdown.close.clone();
         let hooks = Arc::clone(&api.hooks);
-        members.spawn(async move { hooks.look().await });
+        members.spawn(async move { hooks.check_secrets().await });
         for member in api.fleet.members() {
-            members.spawn(watch::follow_at_home(member));
+            members.spawn(watch::follow_local(member));
         }
         members.spawn(watch::tick(Arc::clone(&api.fleet)));
         members.spawn(certificate::remind(api.health.certificates.clone()));
@@ -456,14 +462,14 @@ impl App {
         members.spawn(retention.run());
         members.spawn(lost_keys.run());
         members.spawn(autoscaler.run(members.close.clone()));
-        let warm = min_instances::keep(Arc::clone(&api.routes), Arc::clone(&api.fleet));
-        background.spawn(ending.close.clone().run_until_cancelled_owned(warm));
+        let warm = min_instances::maintain(Arc::clone(&api.routes), Arc::clone(&api.fleet));
+        background.spawn(shutdown.close.clone().run_until_cancelled_owned(warm));
         let routes = Arc::clone(&api.routes);
         let vms = Arc::clone(&api.fleet);
         members.spawn(orphan_instances::sweep(
             routes,
             vms,
-            Arc::clone(calls.kept()),
+            Arc::clone(calls.version_cache()),
             api.deploys.limit,
         ));
         let aborts = Aborts {
@@ -473,19 +479,19 @@ impl App {
             metrics: Arc::clone(&api.deploys.metrics),
         };
         members.spawn(aborts.run());
-        if let Some(late) = calls.late() {
+        if let Some(negative_lookup) = calls.negative_lookup() {
             let routes = Arc::clone(&api.routes);
             let fleet = Arc::clone(&api.fleet);
-            members.spawn(Arc::clone(late).run(routes, fleet, Arc::clone(&api.store)));
+            members.spawn(Arc::clone(negative_lookup).run(routes, fleet, Arc::clone(&api.store)));
         }
         let answering = Arc::clone(&calls);
         // Before it accepts, waits until VMs have reported: the first callers after a restart stay
         // in the kernel's queue instead of failing.
-        ending.tasks.spawn(async move {
-            close.run_until_cancelled(watch::all_heard(&fleet, known)).await;
+        shutdown.tasks.spawn(async move {
+            close.run_until_cancelled(watch::wait_for_reports(&fleet, known)).await;
             public.serve(answering).await;
         });
-        Running { ending, calls, background, members, last_beat }
+        Running { shutdown, calls, background, members, final_heartbeat }
     }
 }
 
@@ -499,25 +505,25 @@ impl Running {
     /// grace. Then cuts calls and cancels deployments that do not serve yet. Reports of VMs are
     /// received until the end.
     pub async fn drain(self, grace: Duration) -> Stopped {
-        let Self { ending, calls, background, members, last_beat } = self;
-        let stopped = Self::end(&ending, &calls, &background, grace).await;
+        let Self { shutdown, calls, background, members, final_heartbeat } = self;
+        let stopped = Self::end(&shutdown, &calls, &background, grace).await;
         members.end().await;
-        last_beat.say().await;
+        final_heartbeat.send().await;
         stopped
     }
 
     async fn end(
-        ending: &Ending,
+        shutdown: &Shutdown,
         calls: &Calls,
         background: &TaskTracker,
         grace: Duration,
     ) -> Stopped {
-        ending.close.cancel();
-        for tracker in [&ending.tasks, calls.running(), background] {
+        shutdown.close.cancel();
+        for tracker in [&shutdown.tasks, calls.running(), background] {
             tracker.close();
         }
         let over = async {
-            tokio::join!(ending.tasks.wait(), calls.running().wait(), background.wait());
+            tokio::join!(shutdown.tasks.wait(), calls.running().wait(), background.wait());
         };
         let mut over = std::pin::pin!(over);
         if tokio::time::timeout(grace, over.as_mut()).await.is_ok() {
@@ -526,12 +532,12 @@ impl Running {
         let cut = calls.running().len();
         tracing::warn!(cut, "Drain grace is over; cutting calls and cancelling deployments.");
         calls.stop();
-        ending.cancel.cancel();
+        shutdown.cancel.cancel();
         // Clients that wait for a deployment get its result before the connection closes.
-        if tokio::time::timeout(LETTING_GO, over.as_mut()).await.is_err() {
-            ending.cut.cancel();
+        if tokio::time::timeout(CLOSE_TIMEOUT, over.as_mut()).await.is_err() {
+            shutdown.cut.cancel();
             // What is left after that ends with the process.
-            let _ = tokio::time::timeout(LETTING_GO, over).await;
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, over).await;
         }
         Stopped { cut }
     }

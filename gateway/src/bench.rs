@@ -29,7 +29,7 @@ impl Trial {
         let config = Config::new(Settings::default(), "/").ok()?;
         let metrics = Metrics::new(&prometheus::Registry::new()).ok()?;
         let routes = Routes::new(versions, Vec::new(), Arc::clone(&metrics));
-        let fleet = Fleet::new(vms, &config.care);
+        let fleet = Fleet::new(vms, &config.health_policy);
         Some(Self { routes, fleet, balance: config.balance, metrics })
     }
 
@@ -45,12 +45,12 @@ impl Trial {
         let Ok(Target::Function(route, ..)) = found else { return None };
         let fleet = self.fleet.snapshot();
         let placed = place(&fleet, &route, &[], &self.balance, &self.metrics.placement)?;
-        Some((placed.member.id.clone(), Running { _carried: placed.carried }))
+        Some((placed.member.id.clone(), Running { _in_flight: placed.in_flight }))
     }
 }
 
 /// A call that counts as running until this is dropped.
 #[derive(Debug)]
 pub struct Running {
-    _carried: crate::fleet::load::Carried,
+    _in_flight: crate::fleet::load::InFlightGuard,
 }

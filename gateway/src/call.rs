@@ -5,7 +5,7 @@
 //! ```text
 //! accept → caller_address → lookup → permit → buffer → place ⇄ relay → reply
 //!            │                          retry: may it go to another VM? budget: how often
-//!            │                          errands: prewarms the preferred VM (image or instance) in the background
+//!            │                          prewarm: prewarms the preferred VM (image or instance) in the background
 //!            split: which version, if the function's calls are split
 //! ```
 //! A call has no task of its own: it runs inside its connection's future. When the caller hangs up,
@@ -27,10 +27,10 @@ mod version;
 pub(crate) mod version_addresses;
 
 use crate::placement::bounded_load::Balance;
-use crate::reconcile::prewarm::Errands;
+use crate::reconcile::prewarm::Prewarmer;
 use crate::{
     config::Config,
-    fleet::{Fleet, load::Carried},
+    fleet::{Fleet, load::InFlightGuard},
     health::Health,
     networks::Networks,
     observe::{events::CallFailed, metrics::Metrics},
@@ -52,14 +52,14 @@ use http::{
     header::{CONNECTION, SET_COOKIE},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use lookup::negative_lookup::Late;
-use lookup::version_cache::Kept;
+use lookup::negative_lookup::NegativeLookup;
+use lookup::version_cache::VersionCache;
 use lookup::{Addressed, Target};
 use place::Placed;
 use relay::{Outgoing, limited::Limited, pace::PaceLimits, upgrade::Tunnel};
 use reply::{CallRecord, ReplyBody};
 use retry::budget::Budget;
-use retry::{Failure, Tries};
+use retry::{Attempts, Failure};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -75,16 +75,16 @@ const WRITE_SLACK: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Calls {
     routes: Arc<Routes>,
-    kept: Arc<Kept>,
+    version_cache: Arc<VersionCache>,
     version_addresses: VersionAddresses,
     /// Read-through of unknown names; set only where several gateways share the store.
-    late: Option<Arc<Late>>,
+    negative_lookup: Option<Arc<NegativeLookup>>,
     fleet: Arc<Fleet>,
     health: Arc<Health>,
     balance: Balance,
     max_tries: usize,
     budget: Budget,
-    errands: Errands,
+    prewarmer: Prewarmer,
     metrics: Arc<Metrics>,
     domain: Option<String>,
     trusted_proxies: Networks,
@@ -102,24 +102,24 @@ impl Calls {
     pub(crate) fn new(
         config: &Config,
         routes: Arc<Routes>,
-        kept: Arc<Kept>,
+        version_cache: Arc<VersionCache>,
         version_addresses: VersionAddresses,
-        late: Option<Arc<Late>>,
+        negative_lookup: Option<Arc<NegativeLookup>>,
         health: Arc<Health>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let stop = CancellationToken::new();
         Self {
             routes,
-            kept,
+            version_cache,
             version_addresses,
-            late,
+            negative_lookup,
             fleet: Arc::clone(&health.fleet),
             health,
             balance: config.balance,
             max_tries: config.max_tries,
             budget: Budget::new(config.retries, Instant::now()),
-            errands: Errands::new(stop.clone()),
+            prewarmer: Prewarmer::new(stop.clone()),
             metrics,
             domain: config.domain.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
@@ -133,13 +133,13 @@ impl Calls {
     }
 
     /// The cache of versions that are called by their own address.
-    pub(crate) fn kept(&self) -> &Arc<Kept> {
-        &self.kept
+    pub(crate) fn version_cache(&self) -> &Arc<VersionCache> {
+        &self.version_cache
     }
 
     /// The read-through of unknown names, if the store is shared.
-    pub(crate) fn late(&self) -> Option<&Arc<Late>> {
-        self.late.as_ref()
+    pub(crate) fn negative_lookup(&self) -> Option<&Arc<NegativeLookup>> {
+        self.negative_lookup.as_ref()
     }
 
     /// Tracks the running calls; a drain waits for it.
@@ -194,7 +194,7 @@ impl Calls {
                 {
                     return reply::error(&err, record);
                 }
-                match self.kept.find(&function, number).await {
+                match self.version_cache.find(&function, number).await {
                     Ok(route) => Chosen { route, cookie: None },
                     Err(err) => return reply::error(&err, record),
                 }
@@ -217,10 +217,10 @@ impl Calls {
         let request = Request::from_parts(head, body);
         let request_id = record.request_id().clone();
         let call = Outgoing::new(Arc::clone(&route.version), request_id, request, upload)
-            .telling(connection.interim(addressed));
+            .with_interim(connection.interim(addressed));
         let mut response = match self.relay(&route, call).await {
-            Ok(Relayed { answer, carried }) => {
-                record.carried = Some(carried);
+            Ok(Relayed { answer, in_flight }) => {
+                record.in_flight = Some(in_flight);
                 self.reply(answer, caller, &route, addressed, record, connection)
             }
             Err(err) => reply::error(&err, record),
@@ -245,18 +245,19 @@ impl Calls {
         });
         http_rules::coding(request.headers())?;
         let host = http_rules::host(&request)?;
-        let target = match (self.lookup(request.method(), request.uri(), host), &self.late) {
-            (Err(CallError::FunctionNotFound(name)), Some(late)) => {
-                let method = request.method().clone();
-                let uri = request.uri().clone();
-                let host = host.to_owned();
-                if !late.asked(&name).await {
-                    return Err(CallError::FunctionNotFound(name));
+        let target =
+            match (self.lookup(request.method(), request.uri(), host), &self.negative_lookup) {
+                (Err(CallError::FunctionNotFound(name)), Some(negative_lookup)) => {
+                    let method = request.method().clone();
+                    let uri = request.uri().clone();
+                    let host = host.to_owned();
+                    if !negative_lookup.query(&name).await {
+                        return Err(CallError::FunctionNotFound(name));
+                    }
+                    self.lookup(&method, &uri, &host)?
                 }
-                self.lookup(&method, &uri, &host)?
-            }
-            (found, _) => found?,
-        };
+                (found, _) => found?,
+            };
         declared?;
         Ok((request, target))
     }
@@ -276,7 +277,7 @@ impl Calls {
         let caller = request.extensions_mut().remove::<OnUpgrade>();
         let headers = request.headers_mut();
         let upgrade = relay::headers::clean_request(headers, caller.is_some());
-        address.tell(headers, connection, prefix);
+        address.write_to(headers, connection, prefix);
         *request.uri_mut() = target;
         (request, caller.filter(|_| upgrade.is_some()))
     }
@@ -286,28 +287,23 @@ impl Calls {
     /// of the function's `timeout`.
     async fn relay(&self, route: &Arc<Route>, mut call: Outgoing) -> Result<Relayed, CallError> {
         self.budget.call();
-        let mut tries = Tries::new(route, call.method());
+        let mut tries = Attempts::new(route, call.method());
         let upload = call.upload().cloned();
         let mut failed: Option<CallError> = None;
         loop {
-            let (placed, alone) = {
+            let (placed, is_only_vm) = {
                 let fleet = self.fleet.snapshot();
-                let placed = place::place(
-                    &fleet,
-                    route,
-                    &tries.made,
-                    &self.balance,
-                    &self.metrics.placement,
-                );
+                let placed =
+                    place::place(&fleet, route, &tries.vms, &self.balance, &self.metrics.placement);
                 (placed, fleet.members().len() == 1)
             };
-            let Some(Placed { member, carried, more, errand }) = placed else {
-                return Err(failed.map_or_else(|| nobody(route), relay::explain));
+            let Some(Placed { member, in_flight, more, prewarm }) = placed else {
+                return Err(failed.map_or_else(|| no_vm(route), relay::map_error));
             };
-            if let Some((errand, member)) = errand {
-                self.errands.begin(errand, member, route, &self.metrics.placement);
+            if let Some((prewarm, member)) = prewarm {
+                self.prewarmer.begin(prewarm, member, route, &self.metrics.placement);
             }
-            let is_last = alone || tries.made.len() + 1 >= self.max_tries;
+            let is_last = is_only_vm || tries.vms.len() + 1 >= self.max_tries;
             let (sent, rest) = if is_last {
                 (call.last().ok_or_else(body_used_up)?, None)
             } else {
@@ -320,15 +316,15 @@ impl Calls {
                     if let Some(upload) = upload {
                         upload.answered();
                     }
-                    place::learn(&member, route, None);
-                    return Ok(Relayed { answer, carried: carried.answered() });
+                    place::record_outcome(&member, route, None);
+                    return Ok(Relayed { answer, in_flight: in_flight.answered() });
                 }
                 Err(err) => err,
             };
-            // The call stops counting on this VM before the error is recorded there: `learn` judges
+            // The call stops counting on this VM before the error is recorded there: `record_outcome` judges
             // the VM by the load of its other calls.
-            drop(carried);
-            place::learn(&member, route, Some(&err));
+            drop(in_flight);
+            place::record_outcome(&member, route, Some(&err));
             // A VM that could have queued the call has already done so; another one would only
             // queue it again.
             let waited = !more && Failure::of(&err) == Failure::Refused;
@@ -341,14 +337,14 @@ impl Calls {
                     let vm = &member.id;
                     let cause = Chain(&err);
                     tracing::debug!(%function, %vm, %cause, "Call failed on a VM; retrying on the next one.");
-                    tries.made.push(member);
+                    tries.vms.push(member);
                     (call, failed) = (rest, Some(err));
                 }
                 (verdict, _) => {
-                    if let Some(Err(denied)) = verdict.filter(|_| !alone) {
+                    if let Some(Err(denied)) = verdict.filter(|_| !is_only_vm) {
                         self.metrics.placement.denied(denied);
                     }
-                    return Err(relay::explain(err));
+                    return Err(relay::map_error(err));
                 }
             }
         }
@@ -390,7 +386,7 @@ impl Calls {
 /// An answer, and the guard that counts its call in the VM's load.
 struct Relayed {
     answer: Answer,
-    carried: Carried,
+    in_flight: InFlightGuard,
 }
 
 /// The path prefix that the gateway removed, as the caller wrote it. Stored with a function's
@@ -410,7 +406,7 @@ fn prefix(
     }
 }
 
-fn nobody(route: &Route) -> CallError {
+fn no_vm(route: &Route) -> CallError {
     CallError::NoCapacity {
         function: route.version.function.clone(),
         cause: "no VM takes calls".into(),

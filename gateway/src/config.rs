@@ -7,7 +7,7 @@ use crate::call::retry::budget;
 pub use crate::call::version_addresses::Setting as VersionAddresses;
 use crate::config::invalid::ConfigError;
 use crate::deploy::prebuilt::ceilings;
-use crate::fleet::member::Care;
+use crate::fleet::member::HealthPolicy;
 use crate::fleet::{breaker, health};
 use crate::networks::Networks;
 use crate::placement::bounded_load::Balance;
@@ -306,7 +306,7 @@ pub struct Config {
     pub(crate) version_addresses: VersionAddresses,
     pub(crate) max_tries: usize,
     pub(crate) retries: budget::Policy,
-    pub(crate) care: Care,
+    pub(crate) health_policy: HealthPolicy,
     pub(crate) deploy_timeout: Duration,
     pub(crate) fetch_timeout: Duration,
     pub(crate) builder_silence: Duration,
@@ -426,7 +426,7 @@ impl Config {
             "must be longer than `3s`, after which a VM gets no new calls",
         )?;
         rule(
-            settings.member_forget_after >= 12 * fleet::BEAT,
+            settings.member_forget_after >= 12 * fleet::HEARTBEAT_INTERVAL,
             "member_forget_after",
             "must be at least `1m`: a member sends a heartbeat every 5 s",
         )?;
@@ -467,7 +467,7 @@ impl Config {
             "needs `tls_certificate`, `tls_key` and `tls_authority`",
         )?;
         let pace =
-            PaceLimits { patience: settings.body_timeout, rate: settings.min_body_rate.get() };
+            PaceLimits { wait_budget: settings.body_timeout, rate: settings.min_body_rate.get() };
         let autoscale = autoscale::Config::new(settings.autoscale)?;
         let git = git::Config::new(settings.git, settings.max_source)?;
         let hooks = github::config::Config::new(settings.hooks, settings.github)?;
@@ -511,7 +511,7 @@ impl Config {
                 percent: settings.retry_percent,
                 per_second: settings.retry_per_second,
             },
-            care: Care {
+            health_policy: HealthPolicy {
                 slow_start: settings.slow_start,
                 health: health::Policy {
                     silence: settings.vm_silence,

@@ -33,20 +33,20 @@ mod vms;
 use crate::autoscale::Journal;
 use crate::call::accept::{Connection, Handler};
 use crate::call::http_rules;
-use crate::call::lookup::version_cache::Kept;
+use crate::call::lookup::version_cache::VersionCache;
 use crate::call::relay::limited::Limited;
 use crate::call::relay::pace::PaceLimits;
 use crate::deploy::Deploys;
 use crate::fleet::Fleet;
 use crate::fleet::link::Identity;
 use crate::health::Health;
-use crate::keys::Doors;
+use crate::keys::ApiKeys;
 use crate::observe::audit::Audit;
-use crate::reconcile::drain_prewarm::Handover;
+use crate::reconcile::drain_prewarm::DrainPrewarm;
 use crate::routes::Routes;
 use crate::source::git::GitHost;
 use crate::source::github::Hooks;
-use crate::store_health::StoreWatch;
+use crate::store_health::StoreHealth;
 use crate::traffic::config::Config as Traffic;
 use crate::urls::Urls;
 use axum::{
@@ -82,13 +82,13 @@ pub(crate) struct Control {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) routes: Arc<Routes>,
     pub(crate) fleet: Arc<Fleet>,
-    pub(crate) handover: Handover,
+    pub(crate) drain_prewarm: DrainPrewarm,
     pub(crate) autoscaler: Arc<Journal>,
-    pub(crate) watch: Arc<StoreWatch>,
+    pub(crate) watch: Arc<StoreHealth>,
     pub(crate) health: Arc<Health>,
-    pub(crate) doors: Arc<Doors>,
+    pub(crate) api_keys: Arc<ApiKeys>,
     /// The cache of versions that are called by their address.
-    pub(crate) kept: Arc<Kept>,
+    pub(crate) version_cache: Arc<VersionCache>,
     pub(crate) audit: Audit,
     /// Limits concurrent joins and heartbeats.
     pub(crate) joining: Semaphore,
@@ -115,7 +115,7 @@ pub(crate) struct Control {
 
 impl Control {
     /// Runs `work` to its end even if the client hangs up.
-    async fn to_the_end<T, F>(&self, work: F) -> Result<T, ApiError>
+    async fn run_to_completion<T, F>(&self, work: F) -> Result<T, ApiError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ApiError>> + Send + 'static,
@@ -128,13 +128,14 @@ type Shared = State<Arc<Control>>;
 
 fn router(control: &Arc<Control>) -> Router {
     let store = middleware::from_fn_with_state(Arc::clone(control), auth::require_store);
-    let afar = middleware::from_fn_with_state(Arc::clone(control), auth::require_key_from_afar);
+    let key_unless_local =
+        middleware::from_fn_with_state(Arc::clone(control), auth::require_key_unless_local);
     let remove = delete(functions::delete).layer(store.clone());
     let split = post(traffic::split).layer(store.clone());
     // For members, which have keys of their own.
     let members = Router::new()
         .route("/v1/fleet/join", post(fleet::join))
-        .route("/v1/fleet/beat", post(fleet::beat))
+        .route("/v1/fleet/beat", post(fleet::heartbeat))
         .route("/v1/fleet/leave", post(fleet::leave))
         .route_layer(middleware::from_fn(auth::require_certificate));
     Router::new()
@@ -157,7 +158,7 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/vms", get(vms::list))
         .route("/v1/builders", get(builders::list))
         .route("/v1/autoscaler", get(autoscaler::show))
-        .route_layer(middleware::from_fn_with_state(Arc::clone(control), audit::tell))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(control), audit::record))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), auth::require_key))
         .merge(members)
         // For git, whose authentication and errors have another form.
@@ -166,7 +167,7 @@ fn router(control: &Arc<Control>) -> Router {
         .route("/v1/hooks/github/{project}", post(github::github))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics).layer(afar))
+        .route("/metrics", get(metrics).layer(key_unless_local))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(Arc::clone(control))

@@ -38,8 +38,8 @@ use epsilon_store::{Deployment, Prepared, Store, StoreError};
 use futures_util::{FutureExt, TryStreamExt, stream};
 use http::StatusCode;
 use jiff::Timestamp;
-use progress::Story;
-use project_lock::Lease;
+use progress::Progress;
+use project_lock::ProjectLock;
 use queue::Queue;
 use start::{NotReady, Starter};
 use std::{
@@ -116,7 +116,7 @@ enum DeployError {
     #[error("the new versions are not ready")]
     NotReady(#[from] NotReady),
     #[error("no VM has the image of `{function}` in its engine")]
-    NotThere {
+    ImageNotLoaded {
         function: FunctionName,
         #[source]
         cause: CallError,
@@ -145,13 +145,13 @@ impl DeployError {
                 )),
             ),
             Self::NotReady(NotReady::Start(err)) => start_failed(err),
-            Self::NotReady(err @ NotReady::OutOfReach { .. }) => ErrorBody::new(
+            Self::NotReady(err @ NotReady::ImageUnreachable { .. }) => ErrorBody::new(
                 StatusCode::BAD_GATEWAY,
                 "IMAGE_UNREACHABLE",
                 format!("{err}: it is stored only in the engine of the builder's machine"),
                 Some("give the builder a registry: `epsilon-builder --registry REF`".into()),
             ),
-            Self::NotThere { .. } => ErrorBody::new(
+            Self::ImageNotLoaded { .. } => ErrorBody::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "IMAGE_UNREACHABLE",
                 self.to_string(),
@@ -196,11 +196,11 @@ impl Deploys {
         &self,
         id: DeploymentId,
         work: impl Into<Work>,
-        story: Story,
+        progress: Progress,
         cancel: CancellationToken,
     ) {
         let work = work.into();
-        story.tell(DeployEvent::Accepted { deployment: id.clone() });
+        progress.send(DeployEvent::Accepted { deployment: id.clone() });
         let outcome = async {
             self.store
                 .begin_deployment(&id, &self.gateway, Timestamp::now())
@@ -210,11 +210,11 @@ impl Deploys {
             let prepared = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(DeployError::Cancelled),
-                done = tokio::time::timeout(self.limit, self.prepare(&id, work, &story)) => {
+                done = tokio::time::timeout(self.limit, self.prepare(&id, work, &progress)) => {
                     done.unwrap_or(Err(DeployError::TookTooLong(self.limit)))
                 }
             }?;
-            self.activate(&id, prepared, &story).await
+            self.activate(&id, prepared, &progress).await
         };
         let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
         let last = match outcome.unwrap_or(Err(DeployError::Panicked)) {
@@ -226,19 +226,19 @@ impl Deploys {
             Err(err) => {
                 // Only the first line is logged: the developer reads all of it, and npm's output
                 // alone may fill a screen.
-                let told = Chain(&err).to_string();
-                let error = told.lines().next().unwrap_or_default();
+                let text = Chain(&err).to_string();
+                let error = text.lines().next().unwrap_or_default();
                 tracing::info!(deployment = %id, error, "Deployment failed.");
                 self.count(DeploymentState::Failed);
                 let error = err.body();
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {
                     tracing::error!(deployment = %id, error = %Chain(&err), "Failed deployment could not be recorded in the store; retrying.");
-                    failure_retry::tell_again(Arc::clone(&self.store), id, error.clone());
+                    failure_retry::retry_recording(Arc::clone(&self.store), id, error.clone());
                 }
                 DeployEvent::Failed { error }
             }
         };
-        story.end(last).await;
+        progress.end(last).await;
     }
 
     /// Everything before the first visible change. New versions that were started are retired again
@@ -247,31 +247,32 @@ impl Deploys {
         &self,
         id: &DeploymentId,
         work: Work,
-        story: &Story,
+        progress: &Progress,
     ) -> Result<Ready, DeployError> {
         let is_ours = matches!(work, Work::Push(_));
         // A document may contain only some of a project's functions, without saying so.
         let is_whole = matches!(&work, Work::Push(push) if push.only.is_empty());
         let (built, by_folder) = match work {
-            Work::Push(push) => self.build(id, push, story).await?,
+            Work::Push(push) => self.build(id, push, progress).await?,
             Work::Built(built) => (built, None),
         };
-        let by_project = self.queue.wait(format!("project {}", built.project), story).await;
-        let lease = Lease::take(&self.store, &self.gateway, &built.project, story).await;
-        let lease = lease.map_err(DeployError::Store)?;
+        let by_project = self.queue.wait(format!("project {}", built.project), progress).await;
+        let project_lock =
+            ProjectLock::take(&self.store, &self.gateway, &built.project, progress).await;
+        let project_lock = project_lock.map_err(DeployError::Store)?;
         let prepared = self.number(id, &built, is_ours).await?;
-        let started = self.start(prepared, is_ours, story).await?;
-        Ok(Ready { started, is_whole, _lease: lease, _turns: (by_folder, by_project) })
+        let started = self.start(prepared, is_ours, progress).await?;
+        Ok(Ready { started, is_whole, _lock: project_lock, _turns: (by_folder, by_project) })
     }
 
     async fn build(
         &self,
         id: &DeploymentId,
         push: Push,
-        story: &Story,
+        progress: &Progress,
     ) -> Result<(Built, Option<queue::Turn>), DeployError> {
         let by_folder = match &push.folder {
-            Some(folder) => Some(self.queue.wait(format!("folder {folder}"), story).await),
+            Some(folder) => Some(self.queue.wait(format!("folder {folder}"), progress).await),
             None => None,
         };
         let job = BuildJob {
@@ -279,7 +280,7 @@ impl Deploys {
             archive: push.archive,
             folder: push.folder,
             only: push.only,
-            log: story.as_build_log(),
+            log: progress.as_build_log(),
         };
         let built = self.builders.build(job).await.map_err(DeployError::Build)?;
         if let Some(pushed) = push.project.filter(|pushed| *pushed != built.project) {
@@ -302,7 +303,7 @@ impl Deploys {
         };
         if is_ours {
             let images: Vec<_> = built.functions.iter().map(|one| one.image.clone()).collect();
-            if let Err(err) = self.store.note_unneeded(&images, Timestamp::now()).await {
+            if let Err(err) = self.store.record_unneeded_images(&images, Timestamp::now()).await {
                 tracing::warn!(deployment = %id, error = %Chain(&err), "Unused images could not be marked for removal; they are kept.");
             }
         }
@@ -313,36 +314,36 @@ impl Deploys {
         &self,
         prepared: Vec<Prepared>,
         is_ours: bool,
-        story: &Story,
+        progress: &Progress,
     ) -> Result<Started, DeployError> {
         let started = Started::new(prepared, Arc::clone(&self.fleet));
         let changed = started.changed();
         let new = changed.len();
-        let began = story.begin(Step::Start, count(new, "new version"));
+        let began = progress.begin(Step::Start, count(new, "new version"));
         let is_one_machine = self.builders.is_local() && self.fleet.members().len() == 1;
         if is_ours
             && !is_one_machine
             && changed.iter().any(|new| !start::is_in_a_registry(&new.image))
         {
-            story.line(IN_ONE_ENGINE.into());
+            progress.line(IN_ONE_ENGINE.into());
         }
         let starter = Starter {
             fleet: &self.fleet,
-            story,
-            is_here: is_ours && is_one_machine,
-            patience: self.fetch_limit,
+            progress,
+            is_local_image: is_ours && is_one_machine,
+            pull_timeout: self.fetch_limit,
         };
         let at_once = STARTS_PER_VM * self.fleet.members().len().max(1);
         let changed = stream::iter(changed.into_iter().map(Ok));
         let ready = changed.try_for_each_concurrent(at_once, |one| starter.ensure_ready(one));
         ready.await.map_err(|not_ready| match not_ready {
-            NotReady::OutOfReach { function, cause } if !is_ours => {
-                DeployError::NotThere { function, cause }
+            NotReady::ImageUnreachable { function, cause } if !is_ours => {
+                DeployError::ImageNotLoaded { function, cause }
             }
             other => DeployError::NotReady(other),
         })?;
         let healthy = if new == 0 { "nothing to start".into() } else { count(new, "instance") };
-        story.done(Step::Start, healthy, began);
+        progress.done(Step::Start, healthy, began);
         Ok(started)
     }
 
@@ -350,9 +351,9 @@ impl Deploys {
         &self,
         id: &DeploymentId,
         ready: Ready,
-        story: &Story,
+        progress: &Progress,
     ) -> Result<Deployment, DeployError> {
-        let began = story.begin(Step::Activate, String::new());
+        let began = progress.begin(Step::Activate, String::new());
         let deployment = {
             let change = self.routes.change().await;
             let deployment = match self.store.activate(id, Timestamp::now()).await {
@@ -360,27 +361,27 @@ impl Deploys {
                 Err(err) => self.done(id).await.ok_or(DeployError::Store(err))?,
             };
             for line in change.serve(ready.started.serve(), &self.fleet) {
-                story.line(line);
+                progress.line(line);
             }
             deployment
         };
         if ready.is_whole
-            && let Some(line) = self.left_behind(&deployment)
+            && let Some(line) = self.still_served(&deployment)
         {
-            story.line(line);
+            progress.line(line);
         }
         let changed = deployment.functions.iter().filter(|function| function.changed).count();
         let detail = match changed {
             0 => "nothing changed".into(),
             some => count(some, "function") + " changed",
         };
-        story.done(Step::Activate, detail, began);
+        progress.done(Step::Activate, detail, began);
         Ok(deployment)
     }
 
     /// A line that lists functions of the project that still serve but are not part of the
     /// deployment.
-    fn left_behind(&self, deployment: &Deployment) -> Option<String> {
+    fn still_served(&self, deployment: &Deployment) -> Option<String> {
         /// Most names that are listed.
         const LISTED: usize = 20;
         let table = self.routes.table();
@@ -440,7 +441,7 @@ struct Ready {
     /// The deployment contains all functions of the project.
     is_whole: bool,
     /// Makes deployments of this project on other gateways wait.
-    _lease: Lease,
+    _lock: ProjectLock,
     /// Makes deployments of this project on this gateway wait until they are dropped.
     _turns: (Option<queue::Turn>, queue::Turn),
 }

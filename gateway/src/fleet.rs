@@ -8,13 +8,13 @@
 //! | `health` | whether it responds: a state machine |
 //! | `load` | the calls in flight on it |
 //! | `breaker` | circuit breakers for functions that fail on it |
-//! | `roster` | the list of joined VMs in the store → members |
+//! | `membership` | the list of joined VMs in the store → members |
 //! | `watch` | receives the reports of one VM |
-//! | `handover` | prewarms other VMs when one drains |
+//! | `drain_prewarm` | prewarms other VMs when one drains |
 //! | `view` | a VM's last report, indexed for placement: warm? image? memory? |
 //! | `remote` | a VM reached through its agent's listener: `Vm` over HTTP |
 //! | `link` | the connections to one member: pool, TLS, pass |
-//! | `trouble` | errors between gateway and VM |
+//! | `link_error` | errors between gateway and VM |
 
 pub(crate) mod breaker;
 pub(crate) mod health;
@@ -36,7 +36,7 @@ use epsilon_api::{
     vm::{Vm, VmStatus},
 };
 use health::Standing;
-pub(crate) use member::{Care, Member};
+pub(crate) use member::{HealthPolicy, Member};
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -46,7 +46,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use totals::Sums;
+use totals::FleetTotals;
 
 /// The members at one moment, and the rings built from them.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub(crate) struct Snapshot {
     settled: Option<Ring>,
     slow_start: Duration,
     /// Totals over the VMs that take calls.
-    pub(crate) sums: Sums,
+    pub(crate) fleet_totals: FleetTotals,
 }
 
 impl Snapshot {
@@ -73,7 +73,7 @@ impl Snapshot {
         let count = (0..members.len()).filter(|vm| is_new(*vm)).count();
         let settled = (1..members.len()).contains(&count).then(|| Ring::without(vms(), is_new));
         let ring = Ring::new(vms());
-        Self { ring, settled, members, slow_start, sums: Sums::new() }
+        Self { ring, settled, members, slow_start, fleet_totals: FleetTotals::new() }
     }
 
     /// The VMs in the order in which calls of the function with this hash try them. While the
@@ -84,13 +84,13 @@ impl Snapshot {
         function: u64,
         now: Instant,
         holds: impl FnOnce(&Member) -> bool,
-    ) -> Way<'_> {
+    ) -> FunctionWalk<'_> {
         let homes = self
             .settled
             .as_ref()
             .and_then(|settled| Some((self.ring.home(function)?, settled.home(function)?)));
         let Some((home, former)) = homes.filter(|(home, former)| home != former) else {
-            return Way { walk: self.ring.walk(function), lacks_image: None };
+            return FunctionWalk { walk: self.ring.walk(function), lacks_image: None };
         };
         let grown = self.members[home].grown(self.slow_start, now);
         let has_turn = ring::has_turn(function, grown);
@@ -100,7 +100,7 @@ impl Snapshot {
         } else {
             self.ring.walk(function)
         };
-        Way { walk, lacks_image: (has_turn && stays).then_some(home) }
+        FunctionWalk { walk, lacks_image: (has_turn && stays).then_some(home) }
     }
 
     /// The ring that applies once no VM is new.
@@ -116,7 +116,7 @@ impl Snapshot {
 
     /// The VMs that take calls and respond, in the order in which calls of this function try them.
     pub(crate) fn order(&self, function: &FunctionName) -> Vec<Arc<Member>> {
-        let Way { walk, .. } =
+        let FunctionWalk { walk, .. } =
             self.walk(hash::of_name(function.as_str()), Instant::now(), |_| true);
         let in_order = walk.map(|vm| &self.members[vm]);
         let answers = |member: &&Arc<Member>| !matches!(member.standing(), Standing::Out(_));
@@ -132,7 +132,7 @@ impl Snapshot {
 
 /// A function's order of VMs.
 #[derive(Debug)]
-pub(crate) struct Way<'a> {
+pub(crate) struct FunctionWalk<'a> {
     pub(crate) walk: Walk<'a>,
     /// The new home, if it lacks nothing but the image.
     pub(crate) lacks_image: Option<usize>,
@@ -143,27 +143,31 @@ pub(crate) struct Way<'a> {
 pub(crate) struct Fleet {
     now: ArcSwap<Snapshot>,
     /// Held while a snapshot is replaced; calls never wait for it.
-    door: Mutex<()>,
+    write_lock: Mutex<()>,
     slow_start: Duration,
     /// VMs that joined but cannot be used, because their TLS settings and the gateway's do not
     /// match.
     unusable: AtomicUsize,
     /// A VM that has left since had reported.
-    was_heard: AtomicBool,
+    had_reports: AtomicBool,
 }
 
 impl Fleet {
     /// A fleet of these VMs in this process.
-    pub(crate) fn new(vms: impl IntoIterator<Item = Arc<dyn Vm>>, care: &Care) -> Self {
-        let members = vms.into_iter().map(|vm| Arc::new(Member::at_home(vm, care))).collect();
-        let slow_start = care.slow_start;
+    pub(crate) fn new(
+        vms: impl IntoIterator<Item = Arc<dyn Vm>>,
+        health_policy: &HealthPolicy,
+    ) -> Self {
+        let members =
+            vms.into_iter().map(|vm| Arc::new(Member::local(vm, health_policy))).collect();
+        let slow_start = health_policy.slow_start;
         let now = ArcSwap::from_pointee(Snapshot::new(members, slow_start));
         Self {
             now,
-            door: Mutex::default(),
+            write_lock: Mutex::default(),
             slow_start,
             unusable: AtomicUsize::new(0),
-            was_heard: AtomicBool::new(false),
+            had_reports: AtomicBool::new(false),
         }
     }
 
@@ -199,18 +203,18 @@ impl Fleet {
     }
 
     fn change<T>(&self, edit: impl FnOnce(&mut Vec<Arc<Member>>) -> T) -> T {
-        let _door = self.door.lock();
+        let _guard = self.write_lock.lock();
         let mut members = self.members();
-        self.was_heard.store(self.has_heard(), Relaxed);
+        self.had_reports.store(self.has_any_reported(), Relaxed);
         let result = edit(&mut members);
         self.now.store(Arc::new(Snapshot::new(members, self.slow_start)));
         result
     }
 
     /// Whether any VM, including those that left, has reported to this process.
-    pub(crate) fn has_heard(&self) -> bool {
-        let is_heard = |member: &Arc<Member>| member.view().is_heard;
-        self.was_heard.load(Relaxed) || self.snapshot().members().iter().any(is_heard)
+    pub(crate) fn has_any_reported(&self) -> bool {
+        let has_reported = |member: &Arc<Member>| member.view().has_reported;
+        self.had_reports.load(Relaxed) || self.snapshot().members().iter().any(has_reported)
     }
 
     /// Number of VMs that joined but cannot be used.
@@ -249,11 +253,11 @@ mod tests {
 
     #[test]
     fn members_are_sorted_by_id() {
-        let care = Care::default();
-        let fleet = Fleet::new([FakeVm::arc("c"), FakeVm::arc("a")], &care);
+        let health_policy = HealthPolicy::default();
+        let fleet = Fleet::new([FakeVm::arc("c"), FakeVm::arc("a")], &health_policy);
         let before = fleet.snapshot();
-        fleet.admit(Arc::new(Member::at_home(FakeVm::arc("b"), &care)));
-        fleet.admit(Arc::new(Member::at_home(FakeVm::arc("a"), &care)));
+        fleet.admit(Arc::new(Member::local(FakeVm::arc("b"), &health_policy)));
+        fleet.admit(Arc::new(Member::local(FakeVm::arc("a"), &health_policy)));
         assert_eq!(ids(&fleet), ["a", "b", "c"]);
         let id = VmId::parse("b").unwrap();
         assert_eq!(fleet.member(&id).unwrap().id, id);

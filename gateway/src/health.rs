@@ -15,9 +15,9 @@
 //! better.
 
 use crate::fleet::Fleet;
-use crate::fleet::health::{Standing, Why};
+use crate::fleet::health::{OutReason, Standing};
 use crate::fleet::watch::KNOWN;
-use crate::store_health::{Since, StoreWatch};
+use crate::store_health::{Since, StoreHealth};
 use epsilon_fleet_link::certificate::{Certificate, Validity};
 use http::StatusCode;
 use jiff::Timestamp;
@@ -29,7 +29,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Health {
     pub(crate) fleet: Arc<Fleet>,
-    pub(crate) store: Arc<StoreWatch>,
+    pub(crate) store: Arc<StoreHealth>,
     /// The certificates that this process loaded.
     pub(crate) certificates: Vec<Certificate>,
     pub(crate) began: Instant,
@@ -97,15 +97,18 @@ impl Health {
     fn at(&self, now: Instant, time: Timestamp) -> Report {
         let snapshot = self.fleet.snapshot();
         let members = snapshot.members();
-        let is_heard = |standing| {
-            !matches!(standing, Standing::Out(Why::Unheard | Why::Silent | Why::Refused))
+        let has_reported = |standing| {
+            !matches!(
+                standing,
+                Standing::Out(OutReason::NeverReported | OutReason::Silent | OutReason::Refused)
+            )
         };
         let vms = Vms {
             known: members.len() + self.fleet.unusable(),
-            heard: members.iter().filter(|member| is_heard(member.standing())).count(),
+            heard: members.iter().filter(|member| has_reported(member.standing())).count(),
         };
-        let Since { away, full } = self.store.since();
-        let store = match (away, full) {
+        let Since { unavailable, full } = self.store.since();
+        let store = match (unavailable, full) {
             (Some(since), _) => Store::Away { since },
             (None, Some(since)) => Store::Full { since },
             (None, None) => Store::Ok,
@@ -122,7 +125,7 @@ impl Health {
             Some(validity) if vms.known > 0 && vms.heard == 0 && needs_certificate => {
                 (Status::Unavailable, Some(of_certificate(validity)))
             }
-            _ if is_start_over && !self.fleet.has_heard() => {
+            _ if is_start_over && !self.fleet.has_any_reported() => {
                 (Status::Unavailable, Some("no VM of the fleet has been heard since the start"))
             }
             Some(validity) => (Status::Degraded, Some(of_certificate(validity))),
@@ -148,8 +151,8 @@ fn of_certificate(validity: Validity) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::link::error::Trouble;
-    use crate::fleet::{Care, Member};
+    use crate::fleet::link::error::LinkError;
+    use crate::fleet::{HealthPolicy, Member};
     use crate::testing::FakeVm;
     use epsilon_api::{ids::VmId, vm::Vm};
     use epsilon_fleet_link::certificate::Owner;
@@ -167,8 +170,8 @@ mod tests {
             let up = IntGauge::new("up", "up").unwrap();
             let began = Instant::now();
             let health = Health {
-                fleet: Arc::new(Fleet::new(local, &Care::default())),
-                store: Arc::new(StoreWatch::new(up)),
+                fleet: Arc::new(Fleet::new(local, &HealthPolicy::default())),
+                store: Arc::new(StoreHealth::new(up)),
                 certificates: Vec::new(),
                 began,
             };
@@ -176,7 +179,7 @@ mod tests {
         }
 
         fn join(&self, id: &str) -> Arc<Member> {
-            let member = Member::joined(FakeVm::arc(id), &Care::default(), None);
+            let member = Member::joined(FakeVm::arc(id), &HealthPolicy::default(), None);
             let member = Arc::new(member.at(format!("{id}:8082")));
             self.health.fleet.admit(Arc::clone(&member));
             member
@@ -206,7 +209,10 @@ mod tests {
         assert_eq!(world.stands(100), (OK, 200, 0, 0), "a fleet starts without a VM");
         time::advance(Duration::from_secs(100)).await;
         let (a, _b) = (world.join("a"), world.join("b"));
-        a.met(&Trouble::Refused(io::ErrorKind::ConnectionRefused.into()), Instant::now());
+        a.report_failed(
+            &LinkError::Refused(io::ErrorKind::ConnectionRefused.into()),
+            Instant::now(),
+        );
         assert_eq!(world.stands(107), (OK, 200, 2, 0), "they joined a moment ago");
         assert_eq!(world.stands(108), (UNAVAILABLE, 503, 2, 0));
         hears(&a);
@@ -270,12 +276,12 @@ mod tests {
     #[tokio::test]
     async fn a_full_store_is_degraded_not_unavailable() {
         let world = World::new(Some(FakeVm::arc("here")));
-        world.health.store.full();
+        world.health.store.mark_full();
         assert_eq!(world.stands(0), (DEGRADED, 200, 1, 1));
         let text = serde_json::to_value(world.health.report()).unwrap();
         assert_eq!(text["store"]["status"], "full");
-        world.health.store.wrote();
-        world.health.store.silent();
+        world.health.store.mark_writable();
+        world.health.store.mark_unavailable();
         assert_eq!(world.stands(0), (OK, 200, 1, 1), "calls are served");
         let text = serde_json::to_value(world.health.report()).unwrap();
         assert_eq!(text["store"]["status"], "away");

@@ -1,6 +1,6 @@
-//! The keys of the gateway's own doors: made at the first start, kept in a file that only the operator can
+//! The keys of the gateway's own api_keys: made at the first start, kept in a file that only the operator can
 //! read, recognised by a hash. A file that is gone or does not match makes a new key, and the old one
-//! opens nothing any more. Each gateway of a store makes its own; all of them open every gateway's doors, until the
+//! opens nothing any more. Each gateway of a store makes its own; all of them open every gateway's api_keys, until the
 //! gateway is lost (`lost.rs`). Members of the fleet get theirs when they join.
 //!
 //! Text form: `epsilon_<role>_<id>_<secret>`. The id finds the hash; the secret has 256 bits, so a
@@ -8,7 +8,7 @@
 
 pub(crate) mod lost;
 
-use crate::store_health::StoreWatch;
+use crate::store_health::StoreHealth;
 use epsilon_api::{ids::GatewayId, redacted::Secret};
 use epsilon_store::{Key, KeyRole, Store, StoreError};
 use jiff::Timestamp;
@@ -29,7 +29,7 @@ use subtle::ConstantTimeEq;
 const ID_DIGITS: usize = 12;
 const SECRET_DIGITS: usize = 64;
 /// Keys that are cached: far more than the gateways and members of one fleet have.
-const REMEMBERED: usize = 4096;
+const MAX_CACHED: usize = 4096;
 
 /// Why a key could not be created.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ pub(crate) async fn ensure(
     path: &Path,
 ) -> Result<Key, KeyError> {
     let file = |source| KeyError::File { path: path.to_owned(), source };
-    let kept = |source| KeyError::Store { path: path.to_owned(), source };
+    let store_error = |source| KeyError::Store { path: path.to_owned(), source };
     let silent_before = lost::silent_before(Timestamp::now(), lost::OWNED_FOR);
     match fs::read_to_string(path) {
         Ok(text) => match read(role, text.trim()) {
@@ -86,7 +86,7 @@ pub(crate) async fn ensure(
                 Err(StoreError::Database(_)) => {
                     tracing::warn!(path = %path.display(), "Key in this file cannot be used; creating a new one.");
                 }
-                Err(err) => return Err(kept(err)),
+                Err(err) => return Err(store_error(err)),
             },
             None => {
                 tracing::warn!(path = %path.display(), "File does not contain a key; creating a new one.")
@@ -97,7 +97,7 @@ pub(crate) async fn ensure(
     }
     let (key, text) = make(role);
     // The hash first: a crash in between leaves no file, or an old one, and the next start comes here again.
-    store.replace_key(gateway, &key, silent_before).await.map_err(kept)?;
+    store.replace_key(gateway, &key, silent_before).await.map_err(store_error)?;
     write_private(path, text.reveal()).map_err(file)?;
     tracing::info!(path = %path.display(), "New key was written to this file.");
     Ok(key)
@@ -117,10 +117,10 @@ fn read(role: &KeyRole, text: &str) -> Option<Key> {
 
 /// Nobody can say now whether a key opens.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unknowable {
+pub(crate) enum KeyCheckError {
     /// The store is known not to answer.
     #[error("the store does not answer")]
-    Away,
+    StoreUnavailable,
     /// The store's answer was an error.
     #[error("the store cannot be queried")]
     Store(#[source] StoreError),
@@ -129,51 +129,51 @@ pub(crate) enum Unknowable {
 /// Checks keys. Caches the keys that were valid, for the time that the store is unavailable:
 /// operators need access then more than ever.
 #[derive(Debug)]
-pub(crate) struct Doors {
+pub(crate) struct ApiKeys {
     store: Arc<dyn Store>,
-    watch: Arc<StoreWatch>,
+    watch: Arc<StoreHealth>,
     known: Mutex<HashMap<String, Key>>,
 }
 
-impl Doors {
-    pub(crate) fn new(store: Arc<dyn Store>, watch: Arc<StoreWatch>) -> Self {
+impl ApiKeys {
+    pub(crate) fn new(store: Arc<dyn Store>, watch: Arc<StoreHealth>) -> Self {
         Self { store, watch, known: Mutex::default() }
     }
 
     /// The role of this key; `None` if it is not valid.
-    pub(crate) async fn role(&self, text: &str) -> Result<Option<KeyRole>, Unknowable> {
+    pub(crate) async fn role(&self, text: &str) -> Result<Option<KeyRole>, KeyCheckError> {
         let Some((role, id, secret)) = parse(text) else { return Ok(None) };
         let key = self.key(id).await?;
         let key = key.filter(|key| role_name(&key.role) == role && matches(key, secret));
         Ok(key.map(|key| key.role))
     }
 
-    async fn key(&self, id: &str) -> Result<Option<Key>, Unknowable> {
+    async fn key(&self, id: &str) -> Result<Option<Key>, KeyCheckError> {
         let known = self.known.lock().get(id).cloned();
-        if self.watch.away_since().is_some() {
-            return known.map(Some).ok_or(Unknowable::Away);
+        if self.watch.unavailable_since().is_some() {
+            return known.map(Some).ok_or(KeyCheckError::StoreUnavailable);
         }
         match self.store.key(id).await {
             Ok(key) => {
-                self.watch.answered();
+                self.watch.mark_answered();
                 match &key {
-                    Some(key) => self.remember(key),
+                    Some(key) => self.cache(key),
                     None => drop(self.known.lock().remove(id)),
                 }
                 Ok(key)
             }
             Err(err @ StoreError::Unavailable(_)) => {
-                self.watch.silent();
-                known.map(Some).ok_or(Unknowable::Store(err))
+                self.watch.mark_unavailable();
+                known.map(Some).ok_or(KeyCheckError::Store(err))
             }
-            Err(err) => Err(Unknowable::Store(err)),
+            Err(err) => Err(KeyCheckError::Store(err)),
         }
     }
 
     /// Caches a valid key.
-    pub(crate) fn remember(&self, key: &Key) {
+    pub(crate) fn cache(&self, key: &Key) {
         let mut known = self.known.lock();
-        if known.len() < REMEMBERED || known.contains_key(&key.id) {
+        if known.len() < MAX_CACHED || known.contains_key(&key.id) {
             known.insert(key.id.clone(), key.clone());
         }
     }
@@ -267,13 +267,13 @@ mod tests {
             fs::read_to_string(self.path()).unwrap()
         }
 
-        fn doors(&self) -> Doors {
-            let watch = Arc::new(StoreWatch::new(IntGauge::new("up", "up").unwrap()));
-            Doors::new(Arc::clone(&self.store), watch)
+        fn api_keys(&self) -> ApiKeys {
+            let watch = Arc::new(StoreHealth::new(IntGauge::new("up", "up").unwrap()));
+            ApiKeys::new(Arc::clone(&self.store), watch)
         }
 
         async fn opens(&self, text: &str) -> Option<KeyRole> {
-            self.doors().role(text.trim()).await.unwrap()
+            self.api_keys().role(text.trim()).await.unwrap()
         }
     }
 
@@ -350,13 +350,13 @@ mod tests {
         for (gateway, key) in [(&one, &used.0), (&other, &unused.0)] {
             lab.store.replace_key(gateway, key, Timestamp::MIN).await.unwrap();
         }
-        let doors = lab.doors();
-        assert_eq!(doors.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
-        doors.watch.silent();
-        assert_eq!(doors.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
-        assert!(doors.role(unused.1.reveal()).await.is_err(), "it cannot be checked");
-        assert_eq!(doors.role(&format!("{}0", used.1.reveal())).await.unwrap(), None);
-        doors.watch.answered();
-        assert_eq!(doors.role(unused.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
+        let api_keys = lab.api_keys();
+        assert_eq!(api_keys.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
+        api_keys.watch.mark_unavailable();
+        assert_eq!(api_keys.role(used.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
+        assert!(api_keys.role(unused.1.reveal()).await.is_err(), "it cannot be checked");
+        assert_eq!(api_keys.role(&format!("{}0", used.1.reveal())).await.unwrap(), None);
+        api_keys.watch.mark_answered();
+        assert_eq!(api_keys.role(unused.1.reveal()).await.unwrap(), Some(KeyRole::Admin));
     }
 }

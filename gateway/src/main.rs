@@ -11,9 +11,9 @@ use epsilon_bootstrap::{
     files,
     lock::Lock,
     metrics,
-    program::{self, Common},
+    program::{self, CommonArgs},
     settings::Flag,
-    signals::Asked,
+    signals::ShutdownSignals,
     sockets::Sockets,
 };
 use epsilon_gateway::{
@@ -44,7 +44,7 @@ struct Arguments {
     #[arg(long, value_name = "STORE")]
     store: Option<String>,
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
 }
 
 impl Arguments {
@@ -73,23 +73,23 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
     let grace = layers.take_drain_grace()?;
     let store = layers.take_text("gateway", "store")?;
     let settings: Settings = layers.section("gateway")?;
-    let config = Config::new(settings, &data).map_err(|err| program::unusable(&err))?;
+    let config = Config::new(settings, &data).map_err(|err| program::invalid_setting(&err))?;
     let lock = Lock::take(&data)?;
     files::raise_file_limit();
-    let mut asked = Asked::new()?;
+    let mut asked = ShutdownSignals::new()?;
 
     let store = store_url(store.as_deref().unwrap_or("sqlite"), &data)?;
     let store = epsilon_store::open(&store).await.map_err(|err| match err {
-        StoreError::UnknownScheme(_) => program::unusable(&err),
+        StoreError::UnknownScheme(_) => program::invalid_setting(&err),
         err => unable(&err),
     })?;
     let registry = Registry::new();
-    metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
+    metrics::register_all(&registry, &data).map_err(|err| unable(&err))?;
     let app = Box::pin(App::build_on(sockets, config, store, None, None, &registry)).await;
     let app = app.map_err(|err| unable(&err))?;
     let (public, control) = (app.public_url(), app.control_address().clone());
     let running = app.spawn();
-    lock.announce(&control.local, control.authority.as_deref())?;
+    lock.write_address(&control.local, control.authority.as_deref())?;
     program::ready(&format!("ready  calls {public}  control {}", control.url))?;
 
     let signal = asked.next().await;
@@ -104,7 +104,7 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
         }
     };
     drop(lock);
-    program::all_ended(cut, "calls", "gateway.drain_grace")
+    program::check_none_cut(cut, "calls", "gateway.drain_grace")
 }
 
 /// `sqlite` is a file in the data folder; anything else is a URL for the store.
@@ -119,5 +119,5 @@ fn store_url(store: &str, data: &Path) -> Result<String, Failure> {
 }
 
 fn unable(err: &(dyn Error + 'static)) -> Failure {
-    program::cannot_start("epsilon-gateway", err)
+    program::start_failure("epsilon-gateway", err)
 }

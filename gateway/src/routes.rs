@@ -17,7 +17,7 @@ use epsilon_api::{
     traffic::{Aborted, text},
 };
 use epsilon_store::Traffic;
-use error_window::Tally;
+use error_window::ErrorWindow;
 use http::HeaderValue;
 use jiff::Timestamp;
 use rapidhash::fast::RandomState;
@@ -44,7 +44,7 @@ pub(crate) struct Route {
     /// Whether this version gets all calls of the function.
     pub(crate) sharing: Sharing,
     /// The error window, if this is a version of a split.
-    pub(crate) tally: Option<Arc<Tally>>,
+    pub(crate) error_window: Option<Arc<ErrorWindow>>,
 }
 
 /// Whether a version gets all calls of its function.
@@ -75,13 +75,13 @@ impl Route {
         let key = VersionKey::of_version(&version);
         let home = hash::of_name(version.function.as_str());
         let prefix = crate::call::header_value::header(&format!("/{}", version.function));
-        Self { version, key, home, prefix, metrics, sharing: Sharing::Alone, tally: None }
+        Self { version, key, home, prefix, metrics, sharing: Sharing::Alone, error_window: None }
     }
 
     /// The same version with an error window.
-    pub(crate) fn tallied(&self, tally: Arc<Tally>) -> Self {
-        let tally = Some(tally);
-        Self { tally, ..Self::of(Arc::clone(&self.version), Arc::clone(&self.metrics)) }
+    pub(crate) fn with_error_window(&self, error_window: Arc<ErrorWindow>) -> Self {
+        let error_window = Some(error_window);
+        Self { error_window, ..Self::of(Arc::clone(&self.version), Arc::clone(&self.metrics)) }
     }
 
     /// The current split.
@@ -102,9 +102,9 @@ impl Route {
 
     /// The versions that get calls, each with its own route.
     pub(crate) fn versions(self: &Arc<Self>) -> impl Iterator<Item = &Arc<Self>> {
-        let arms = self.split().map_or(&[][..], |split| split.arms());
-        let alone = arms.is_empty().then_some(self);
-        arms.iter().map(|arm| &arm.plain).chain(alone)
+        let targets = self.split().map_or(&[][..], |split| split.targets());
+        let alone = targets.is_empty().then_some(self);
+        targets.iter().map(|arm| &arm.plain).chain(alone)
     }
 }
 
@@ -170,14 +170,14 @@ pub(crate) struct Routes {
     breached: Arc<Notify>,
     /// Held while the store and then the table are changed, so that both see changes in the same
     /// order. Calls never wait for it.
-    door: tokio::sync::Mutex<()>,
+    write_lock: tokio::sync::Mutex<()>,
 }
 
 /// The right to change the table.
 #[derive(Debug)]
 pub(crate) struct Change<'a> {
     routes: &'a Routes,
-    _door: tokio::sync::MutexGuard<'a, ()>,
+    _guard: tokio::sync::MutexGuard<'a, ()>,
 }
 
 impl Routes {
@@ -191,7 +191,7 @@ impl Routes {
             table: ArcSwap::default(),
             metrics,
             breached: Arc::default(),
-            door: tokio::sync::Mutex::default(),
+            write_lock: tokio::sync::Mutex::default(),
         };
         let mut traffic = by_name(traffic);
         routes.swap(|table| {
@@ -210,7 +210,7 @@ impl Routes {
 
     /// Waits for other changes and takes the right to change the table.
     pub(crate) async fn change(&self) -> Change<'_> {
-        Change { routes: self, _door: self.door.lock().await }
+        Change { routes: self, _guard: self.write_lock.lock().await }
     }
 
     /// Waits until a version of a split has failed too often.
@@ -236,8 +236,8 @@ impl Routes {
             Some(traffic) if traffic.aborted.is_some() => Sharing::Aborted(traffic.into()),
             Some(traffic) => {
                 let metrics = &self.metrics;
-                let news = &self.breached;
-                let split = Split::new(&route.version, traffic, &route.metrics, metrics, news);
+                let notify = &self.breached;
+                let split = Split::new(&route.version, traffic, &route.metrics, metrics, notify);
                 Sharing::Split(split.into())
             }
         };
@@ -316,7 +316,12 @@ impl Change<'_> {
 
     /// Replaces the table by these versions and splits, which another gateway has changed.
     /// Unchanged functions keep their routes.
-    pub(crate) fn follow(&self, versions: Vec<Version>, traffic: Vec<Traffic>, fleet: &Fleet) {
+    pub(crate) fn sync_from_store(
+        &self,
+        versions: Vec<Version>,
+        traffic: Vec<Traffic>,
+        fleet: &Fleet,
+    ) {
         let mut traffic = by_name(traffic);
         let (mut new, mut gone) = (Vec::new(), Vec::new());
         {
@@ -365,7 +370,7 @@ impl Change<'_> {
     }
 
     /// Retires a version unless it serves.
-    pub(crate) fn let_go(&self, version: &Version, fleet: &Fleet) {
+    pub(crate) fn retire_unless_active(&self, version: &Version, fleet: &Fleet) {
         if !self.routes.table().serves(version) {
             fleet.retire(version);
         }
@@ -376,7 +381,7 @@ impl Change<'_> {
 mod tests {
     use super::*;
     use crate::{
-        fleet::Care,
+        fleet::HealthPolicy,
         testing::{self, FakeVm},
     };
     use prometheus::Registry;
@@ -385,7 +390,7 @@ mod tests {
     fn routes(versions: Vec<Version>) -> (Routes, Fleet, Arc<FakeVm>) {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let vm = FakeVm::new("a");
-        let fleet = Fleet::new([Arc::clone(&vm) as _], &Care::default());
+        let fleet = Fleet::new([Arc::clone(&vm) as _], &HealthPolicy::default());
         (Routes::new(versions, Vec::new(), metrics), fleet, vm)
     }
 
@@ -402,14 +407,14 @@ mod tests {
         let (routes, fleet, vm) = routes(vec![version("a", 1), version("b", 1), version("c", 3)]);
         let before = Arc::clone(routes.table().named("a").unwrap());
         let now = vec![version("a", 1), version("c", 2), version("d", 1)];
-        routes.change().await.follow(now.clone(), Vec::new(), &fleet);
+        routes.change().await.sync_from_store(now.clone(), Vec::new(), &fleet);
         assert_eq!(serving(&routes), ["a@1", "c@2", "d@1"]);
         assert_eq!(vm.retired(), ["b@1", "c@3"]);
         assert!(Arc::ptr_eq(routes.table().named("a").unwrap(), &before));
         assert!(routes.table().named_in_host("b").is_none());
 
         let table = Arc::clone(&routes.table());
-        routes.change().await.follow(now, Vec::new(), &fleet);
+        routes.change().await.sync_from_store(now, Vec::new(), &fleet);
         assert!(Arc::ptr_eq(&table, &routes.table()), "nothing differs, so nothing is copied");
     }
 

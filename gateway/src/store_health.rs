@@ -7,7 +7,7 @@ use prometheus::IntGauge;
 
 /// The observed health of the store.
 #[derive(Debug)]
-pub(crate) struct StoreWatch {
+pub(crate) struct StoreHealth {
     since: Mutex<Since>,
     /// 1 while the store answers and accepts writes.
     up: IntGauge,
@@ -17,12 +17,12 @@ pub(crate) struct StoreWatch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Since {
     /// It does not answer.
-    pub(crate) away: Option<Timestamp>,
+    pub(crate) unavailable: Option<Timestamp>,
     /// It does not accept writes: its disk is full.
     pub(crate) full: Option<Timestamp>,
 }
 
-impl StoreWatch {
+impl StoreHealth {
     /// A store that has answered so far.
     pub(crate) fn new(up: IntGauge) -> Self {
         up.set(1);
@@ -30,16 +30,16 @@ impl StoreWatch {
     }
 
     /// It answered a query; that does not show whether it accepts writes.
-    pub(crate) fn answered(&self) {
+    pub(crate) fn mark_answered(&self) {
         self.note(|since| {
-            if since.away.take().is_some() {
+            if since.unavailable.take().is_some() {
                 tracing::info!("Store answers again.");
             }
         });
     }
 
     /// It accepted a write.
-    pub(crate) fn wrote(&self) {
+    pub(crate) fn mark_writable(&self) {
         self.note(|since| {
             if since.full.take().is_some() {
                 tracing::info!("Store accepts writes again.");
@@ -48,19 +48,19 @@ impl StoreWatch {
     }
 
     /// It did not answer.
-    pub(crate) fn silent(&self) {
+    pub(crate) fn mark_unavailable(&self) {
         self.note(|since| {
-            if since.away.is_none() {
-                since.away = Some(Timestamp::now());
+            if since.unavailable.is_none() {
+                since.unavailable = Some(Timestamp::now());
                 tracing::error!("Store does not answer; calls go on with the known state.");
             }
         });
     }
 
     /// It reported that its disk is full.
-    pub(crate) fn full(&self) {
+    pub(crate) fn mark_full(&self) {
         self.note(|since| {
-            since.away = None;
+            since.unavailable = None;
             if since.full.is_none() {
                 since.full = Some(Timestamp::now());
                 tracing::error!(
@@ -77,8 +77,8 @@ impl StoreWatch {
     }
 
     /// Since when it does not answer.
-    pub(crate) fn away_since(&self) -> Option<Timestamp> {
-        self.since.lock().away
+    pub(crate) fn unavailable_since(&self) -> Option<Timestamp> {
+        self.since.lock().unavailable
     }
 
     /// Since when it has a problem.
@@ -94,14 +94,14 @@ mod tests {
     #[test]
     fn a_readable_store_stays_full_until_it_writes() {
         let up = IntGauge::new("up", "up").unwrap();
-        let watch = StoreWatch::new(up.clone());
-        watch.silent();
-        assert_eq!((up.get(), watch.since().away.is_some()), (0, true));
-        watch.full();
-        assert_eq!((up.get(), watch.since().away), (0, None), "it answered");
-        watch.answered();
+        let watch = StoreHealth::new(up.clone());
+        watch.mark_unavailable();
+        assert_eq!((up.get(), watch.since().unavailable.is_some()), (0, true));
+        watch.mark_full();
+        assert_eq!((up.get(), watch.since().unavailable), (0, None), "it answered");
+        watch.mark_answered();
         assert!(up.get() == 0 && watch.since().full.is_some(), "it was only read");
-        watch.wrote();
+        watch.mark_writable();
         assert_eq!((up.get(), watch.since()), (1, Since::default()));
     }
 }

@@ -12,7 +12,7 @@ mod agent;
 #[path = "support/fake.rs"]
 mod fake;
 #[path = "support/hub.rs"]
-mod hub;
+mod fake_github;
 #[path = "support/world.rs"]
 mod world;
 

@@ -1,7 +1,7 @@
 //! Credentials for a registry. Files are read each time, so that replacing one needs no restart.
 
 use crate::login::Login;
-use crate::sources::Own;
+use crate::sources::OwnCredentials;
 use crate::{Host, docker_config};
 use epsilon_api::{chain::Chain, redacted::Secret};
 use epsilon_cloud_aws::ecr::{self, Ecr, EcrError, EcrHost, Retention};
@@ -19,11 +19,11 @@ pub struct Access(Arc<Sources>);
 
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    pub(crate) own: Option<(Host, Own)>,
+    pub(crate) own: Option<(Host, OwnCredentials)>,
     pub(crate) docker_config: Option<PathBuf>,
     pub(crate) ecr: Ecr,
     /// A host that is treated as ECR, in tests.
-    pub(crate) stand_in: Option<EcrHost>,
+    pub(crate) fake_ecr: Option<EcrHost>,
 }
 
 /// Why there are no credentials.
@@ -83,8 +83,8 @@ impl Access {
     }
 
     /// Access to a fake ECR, in tests: registry and AWS are at the given addresses.
-    pub fn to_stand_in(ecr: Ecr, host: EcrHost) -> Self {
-        Self::new(Sources { ecr, stand_in: Some(host), ..Sources::default() })
+    pub fn to_fake(ecr: Ecr, host: EcrHost) -> Self {
+        Self::new(Sources { ecr, fake_ecr: Some(host), ..Sources::default() })
     }
 
     /// The credentials for this registry; `None` when it is used anonymously.
@@ -92,7 +92,7 @@ impl Access {
     /// # Errors
     /// When there should be credentials, and they cannot be obtained.
     pub async fn login(&self, host: &Host) -> Result<Option<Login>, AccessError> {
-        self.other_login(host, None).await
+        self.login_unless(host, None).await
     }
 
     /// Runs `work` with the credentials for `host`; when the registry refused them (`is_refused`),
@@ -118,7 +118,7 @@ impl Access {
         let Some(refused) = login.filter(|_| is_refused(&err)) else {
             return Err(Failed::Work(err));
         };
-        match self.other_login(host, Some(&refused)).await {
+        match self.login_unless(host, Some(&refused)).await {
             Ok(Some(fresh)) if fresh != refused => {
                 tracing::info!(registry = %host, "Registry refused the credentials; trying once more with fresh ones.");
                 work(Some(fresh)).await.map_err(Failed::Work)
@@ -149,15 +149,17 @@ impl Access {
         Ok(())
     }
 
-    async fn other_login(
+    async fn login_unless(
         &self,
         host: &Host,
         refused: Option<&Login>,
     ) -> Result<Option<Login>, AccessError> {
         if let Some((_, own)) = self.0.own.as_ref().filter(|(own, _)| own == host) {
             let password = match own {
-                Own::Password { password, .. } => password.clone(),
-                Own::File { path, .. } => Secret::new(read(path).await?.trim().to_owned()),
+                OwnCredentials::Password { password, .. } => password.clone(),
+                OwnCredentials::File { path, .. } => {
+                    Secret::new(read(path).await?.trim().to_owned())
+                }
             };
             return Ok(Some(Login { user: own.user().to_owned(), password }));
         }
@@ -179,8 +181,8 @@ impl Access {
     }
 
     fn ecr(&self, host: &Host) -> Option<EcrHost> {
-        let stand_in = self.0.stand_in.as_ref().filter(|ecr| ecr.to_string() == host.as_str());
-        stand_in.cloned().or_else(|| EcrHost::parse(host.as_str()))
+        let fake_ecr = self.0.fake_ecr.as_ref().filter(|ecr| ecr.to_string() == host.as_str());
+        fake_ecr.cloned().or_else(|| EcrHost::parse(host.as_str()))
     }
 }
 

@@ -3,7 +3,7 @@
 
 /// What failed between an engine and a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum RegistryFailure {
     /// The registry requires credentials, or other ones.
     Refused,
     /// The registry does not have the image.
@@ -22,11 +22,14 @@ pub enum Trouble {
 
 /// Parts of the error texts of each failure; the first match counts. Collected from Docker 20.10 to
 /// 29 and containerd.
-const WORDS: [(Trouble, &[&str]); 6] = [
-    (Trouble::DiskFull, &["no space left on device", "disk quota exceeded"]),
-    (Trouble::PlainHttp, &["server gave http response to https client", "invalidcontenttype"]),
+const PATTERNS: [(RegistryFailure, &[&str]); 6] = [
+    (RegistryFailure::DiskFull, &["no space left on device", "disk quota exceeded"]),
     (
-        Trouble::UnknownAuthority,
+        RegistryFailure::PlainHttp,
+        &["server gave http response to https client", "invalidcontenttype"],
+    ),
+    (
+        RegistryFailure::UnknownAuthority,
         &[
             "x509:",
             "certificate signed by unknown authority",
@@ -35,7 +38,7 @@ const WORDS: [(Trouble, &[&str]); 6] = [
         ],
     ),
     (
-        Trouble::Refused,
+        RegistryFailure::Refused,
         &[
             "unauthorized",
             "not authorized",
@@ -49,9 +52,9 @@ const WORDS: [(Trouble, &[&str]); 6] = [
             "authorization failed",
         ],
     ),
-    (Trouble::Absent, &["manifest unknown", "name unknown", "not found", "does not exist"]),
+    (RegistryFailure::Absent, &["manifest unknown", "name unknown", "not found", "does not exist"]),
     (
-        Trouble::Unreachable,
+        RegistryFailure::Unreachable,
         &[
             "connection refused",
             "no such host",
@@ -69,12 +72,14 @@ const WORDS: [(Trouble, &[&str]); 6] = [
     ),
 ];
 
-impl Trouble {
+impl RegistryFailure {
     /// Classifies the error text of a failed pull or push.
     pub fn of(text: &str) -> Self {
         let text = text.to_ascii_lowercase();
-        let known = WORDS.iter().find(|(_, words)| words.iter().any(|word| text.contains(word)));
-        known.map_or(Self::Other, |(trouble, _)| *trouble)
+        let known = PATTERNS
+            .iter()
+            .find(|(_, patterns)| patterns.iter().any(|pattern| text.contains(pattern)));
+        known.map_or(Self::Other, |(failure, _)| *failure)
     }
 
     /// What happened, for the operator; follows the registry's name in a sentence.
@@ -100,50 +105,56 @@ mod tests {
         for (text, want) in [
             (
                 "Get \"https://r.example/v2/\": unauthorized: authentication required",
-                Trouble::Refused,
+                RegistryFailure::Refused,
             ),
             (
                 "Head \"http://127.0.0.1:1/v2/a/manifests/b\": no basic auth credentials",
-                Trouble::Refused,
+                RegistryFailure::Refused,
             ),
             (
                 "pull access denied for r.example/a, repository does not exist or may require 'docker login'",
-                Trouble::Refused,
+                RegistryFailure::Refused,
             ),
             (
                 "denied: Your authorization token has expired. Reauthenticate and try again.",
-                Trouble::Refused,
+                RegistryFailure::Refused,
             ),
             (
                 "unexpected status from HEAD request to https://r.example/v2/: 401 Unauthorized",
-                Trouble::Refused,
+                RegistryFailure::Refused,
             ),
-            ("manifest for r.example/a@sha256:00 not found: manifest unknown", Trouble::Absent),
-            ("name unknown: The repository with name 'a' does not exist", Trouble::Absent),
+            (
+                "manifest for r.example/a@sha256:00 not found: manifest unknown",
+                RegistryFailure::Absent,
+            ),
+            ("name unknown: The repository with name 'a' does not exist", RegistryFailure::Absent),
             (
                 "Get \"http://127.0.0.1:1/v2/\": dial tcp 127.0.0.1:1: connect: connection refused",
-                Trouble::Unreachable,
+                RegistryFailure::Unreachable,
             ),
-            ("dial tcp: lookup r.example on 10.0.0.2:53: no such host", Trouble::Unreachable),
+            (
+                "dial tcp: lookup r.example on 10.0.0.2:53: no such host",
+                RegistryFailure::Unreachable,
+            ),
             (
                 "net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
-                Trouble::Unreachable,
+                RegistryFailure::Unreachable,
             ),
-            ("x509: certificate signed by unknown authority", Trouble::UnknownAuthority),
-            ("http: server gave HTTP response to HTTPS client", Trouble::PlainHttp),
+            ("x509: certificate signed by unknown authority", RegistryFailure::UnknownAuthority),
+            ("http: server gave HTTP response to HTTPS client", RegistryFailure::PlainHttp),
             (
                 "error sending request: client error (Connect): dns error: failed to lookup",
-                Trouble::Unreachable,
+                RegistryFailure::Unreachable,
             ),
             (
                 "client error (Connect): invalid peer certificate: UnknownIssuer",
-                Trouble::UnknownAuthority,
+                RegistryFailure::UnknownAuthority,
             ),
-            ("received corrupt message of type InvalidContentType", Trouble::PlainHttp),
-            ("write /var/lib/docker/tmp/x: no space left on device", Trouble::DiskFull),
-            ("toomanyrequests: Rate exceeded", Trouble::Other),
+            ("received corrupt message of type InvalidContentType", RegistryFailure::PlainHttp),
+            ("write /var/lib/docker/tmp/x: no space left on device", RegistryFailure::DiskFull),
+            ("toomanyrequests: Rate exceeded", RegistryFailure::Other),
         ] {
-            assert_eq!(Trouble::of(text), want, "{text}");
+            assert_eq!(RegistryFailure::of(text), want, "{text}");
         }
     }
 }

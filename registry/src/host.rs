@@ -8,12 +8,12 @@ use std::fmt;
 pub struct Host(String);
 
 /// Docker Hub, the default registry of names without a host.
-const HUB: &str = "docker.io";
+const DOCKER_HUB: &str = "docker.io";
 
 impl Host {
     /// The host of an image's name: `host/path@sha256:…`, `host/path:tag`, `path:tag`.
     pub fn of(image: &str) -> Self {
-        Self::named_in(image).unwrap_or_else(|| Self(HUB.into()))
+        Self::named_in(image).unwrap_or_else(|| Self(DOCKER_HUB.into()))
     }
 
     /// The host that stands in an image's name; nothing where the name leaves it out. Images that a builder put into an

@@ -8,7 +8,7 @@
 //! | `access` | the credentials for a host, and one retry with fresh ones |
 //! | `settings` | the operator's settings, checked |
 //! | `docker_config` | credentials in a `config.json`, as `docker login` writes it |
-//! | `trouble` | why a registry provided no image, and what to do |
+//! | `failure` | why a registry provided no image, and what to do |
 
 mod access;
 #[cfg(feature = "fake")]
@@ -22,7 +22,7 @@ pub(crate) mod sources;
 
 pub use access::{Access, AccessError, Failed};
 pub use epsilon_cloud_aws::ecr::{Ecr, EcrHost, Retention};
-pub use failure::Trouble;
+pub use failure::RegistryFailure;
 pub use host::Host;
 pub use login::Login;
-pub use settings::{Invalid, Written};
+pub use settings::{Invalid, RegistrySettings};

@@ -2,14 +2,14 @@
 //! `builder`) alike. The keys are declared in each part's own `config.rs`; their combination is
 //! checked here.
 
-use crate::sources::Own;
+use crate::sources::OwnCredentials;
 use crate::{Access, Host, access::Sources};
 use epsilon_api::redacted::Secret;
 use std::path::PathBuf;
 
 /// The settings as written in the file.
 #[derive(Debug, Default)]
-pub struct Written {
+pub struct RegistrySettings {
     /// `registry`: `host[:port][/prefix]`.
     pub registry: Option<String>,
     /// `registry_user`.
@@ -48,7 +48,7 @@ fn is_registry(name: &str) -> bool {
         && (host.contains('.') || host.contains(':') || host == "localhost")
 }
 
-impl Written {
+impl RegistrySettings {
     /// Checks the settings. Returns the registry's name without a trailing `/`, and the
     /// credentials.
     ///
@@ -68,8 +68,8 @@ impl Written {
                 let rule = "the password is either in the settings or in a file";
                 return invalid("registry_password_file", &path.to_string_lossy(), rule);
             }
-            (Some(user), Some(password), None) => Some(Own::Password { user, password }),
-            (Some(user), None, Some(path)) => Some(Own::File { user, path }),
+            (Some(user), Some(password), None) => Some(OwnCredentials::Password { user, password }),
+            (Some(user), None, Some(path)) => Some(OwnCredentials::File { user, path }),
             (Some(user), None, None) => return invalid("registry_user", &user, together),
             (None, Some(_), None) => return invalid("registry_password", "", together),
             (None, None, Some(path)) => {
@@ -105,13 +105,13 @@ mod tests {
         Some(text.to_owned())
     }
 
-    fn key(written: Written) -> Result<(), &'static str> {
-        written.check().map(drop).map_err(|invalid| invalid.key)
+    fn key(settings: RegistrySettings) -> Result<(), &'static str> {
+        settings.check().map(drop).map_err(|invalid| invalid.key)
     }
 
     #[test]
     fn settings_are_optional() {
-        let (name, _) = Written::default().check().unwrap();
+        let (name, _) = RegistrySettings::default().check().unwrap();
         assert_eq!(name, None);
     }
 
@@ -134,7 +134,8 @@ mod tests {
             ("registry.example/../x", None),
             ("", None),
         ] {
-            let read = Written { registry: some(name), ..Written::default() }.check();
+            let read =
+                RegistrySettings { registry: some(name), ..RegistrySettings::default() }.check();
             let read = read.map(|(name, _)| name.unwrap()).ok();
             assert_eq!(read.as_deref(), want, "{name}");
         }
@@ -146,19 +147,33 @@ mod tests {
         let path = || Some(file.path().to_owned());
         let secret = || Some(Secret::new("pw".to_owned()));
         let host = || some("registry.example");
-        let (user, none) = (|| some("ann"), Written::default);
-        for (written, want) in [
-            (Written { registry: host(), user: user(), password: secret(), ..none() }, Ok(())),
-            (Written { registry: host(), user: user(), password_file: path(), ..none() }, Ok(())),
-            (Written { docker_config: path(), ..none() }, Ok(())),
-            (Written { registry: host(), user: user(), ..none() }, Err("registry_user")),
-            (Written { registry: host(), password: secret(), ..none() }, Err("registry_password")),
+        let (user, none) = (|| some("ann"), RegistrySettings::default);
+        for (settings, want) in [
             (
-                Written { registry: host(), password_file: path(), ..none() },
+                RegistrySettings { registry: host(), user: user(), password: secret(), ..none() },
+                Ok(()),
+            ),
+            (
+                RegistrySettings {
+                    registry: host(),
+                    user: user(),
+                    password_file: path(),
+                    ..none()
+                },
+                Ok(()),
+            ),
+            (RegistrySettings { docker_config: path(), ..none() }, Ok(())),
+            (RegistrySettings { registry: host(), user: user(), ..none() }, Err("registry_user")),
+            (
+                RegistrySettings { registry: host(), password: secret(), ..none() },
+                Err("registry_password"),
+            ),
+            (
+                RegistrySettings { registry: host(), password_file: path(), ..none() },
                 Err("registry_password_file"),
             ),
             (
-                Written {
+                RegistrySettings {
                     registry: host(),
                     user: user(),
                     password: secret(),
@@ -167,15 +182,15 @@ mod tests {
                 },
                 Err("registry_password_file"),
             ),
-            (Written { user: user(), password: secret(), ..none() }, Err("registry_user")),
+            (RegistrySettings { user: user(), password: secret(), ..none() }, Err("registry_user")),
             (
-                Written { docker_config: Some("/nowhere".into()), ..none() },
+                RegistrySettings { docker_config: Some("/nowhere".into()), ..none() },
                 Err("registry_docker_config"),
             ),
         ] {
-            let told = format!("{written:?}");
-            assert!(!told.contains("pw"), "{told}");
-            assert_eq!(key(written), want, "{told}");
+            let shown = format!("{settings:?}");
+            assert!(!shown.contains("pw"), "{shown}");
+            assert_eq!(key(settings), want, "{shown}");
         }
     }
 }

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 /// The operator's own credentials for one registry.
 #[derive(Debug)]
-pub(crate) enum Own {
+pub(crate) enum OwnCredentials {
     Password { user: String, password: Secret<String> },
     File { user: String, path: PathBuf },
 }
 
-impl Own {
+impl OwnCredentials {
     pub(crate) fn user(&self) -> &str {
         match self {
             Self::Password { user, .. } | Self::File { user, .. } => user,
@@ -18,7 +18,7 @@ impl Own {
     }
 }
 
-impl Own {
+impl OwnCredentials {
     fn path(&self) -> Option<&PathBuf> {
         match self {
             Self::Password { .. } => None,

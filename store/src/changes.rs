@@ -8,7 +8,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 /// Changes that a listener may lag behind before it gets [`Change::Resync`]. A listener reads whole
 /// tables anyway, so a longer queue would not help it.
-const BEHIND: usize = 64;
+const MAX_LAG: usize = 64;
 
 impl Change {
     /// The payload between gateways.
@@ -35,11 +35,11 @@ pub(crate) struct Changes(broadcast::Sender<Change>);
 
 impl Changes {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(BEHIND))
+        Self(broadcast::Sender::new(MAX_LAG))
     }
 
     /// Announces a change that is already readable. There may be no listener.
-    pub(crate) fn tell(&self, change: Change) {
+    pub(crate) fn announce(&self, change: Change) {
         let _ = self.0.send(change);
     }
 
@@ -67,16 +67,16 @@ mod tests {
     #[tokio::test]
     async fn who_falls_behind_reads_everything_again() {
         let changes = Changes::new();
-        changes.tell(Change::Members); // no listener yet
+        changes.announce(Change::Members); // no listener yet
         let mut heard = changes.listen();
-        changes.tell(Change::Routes);
+        changes.announce(Change::Routes);
         assert_eq!(heard.next().await, Some(Change::Routes));
-        for _ in 0..=BEHIND {
-            changes.tell(Change::Draining);
+        for _ in 0..=MAX_LAG {
+            changes.announce(Change::Draining);
         }
         assert_eq!(heard.next().await, Some(Change::Resync));
         assert_eq!(heard.next().await, Some(Change::Draining));
         drop(changes);
-        assert_eq!(heard.by_ref().count().await, BEHIND - 1);
+        assert_eq!(heard.by_ref().count().await, MAX_LAG - 1);
     }
 }

@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep};
 /// A gateway with a heartbeat this recent may be running: three heartbeats.
 const IN_USE: Duration = Duration::from_secs(15);
 /// How often the source is checked for a new heartbeat.
-const LOOK: Duration = Duration::from_millis(500);
+const HEARTBEAT_POLL: Duration = Duration::from_millis(500);
 /// Rows per statement. Times the widest table, far below the parameters that a statement may have
 /// (32,766 in SQLite).
-const ROWS: u32 = 500;
+const BATCH_ROWS: u32 = 500;
 
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
@@ -226,7 +226,7 @@ const TABLES: [Table; 11] = [
 pub async fn copy(
     from: &str,
     to: &str,
-    told: &(dyn Fn(Progress) + Sync),
+    report: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Copied>, CopyError> {
     if let Some(path) = crate::file(from).map_err(CopyError::Source)?
         && !path.exists()
@@ -237,7 +237,7 @@ pub async fn copy(
     if schema(&source).await.map_err(CopyError::Source)? > source.known {
         return Err(CopyError::Newer);
     }
-    refuse_in_use(&source, told).await?;
+    refuse_in_use(&source, report).await?;
 
     let target = crate::open_sql(to).await.map_err(CopyError::Target)?;
     let mut write = target.begin().await.map_err(CopyError::Target)?;
@@ -246,13 +246,13 @@ pub async fn copy(
             return Err(CopyError::NotEmpty(table.what));
         }
     }
-    let mut read = source.look().await.map_err(CopyError::Source)?;
+    let mut read = source.begin_snapshot().await.map_err(CopyError::Source)?;
     let mut copied = Vec::with_capacity(TABLES.len());
     for table in &TABLES {
-        copied.push(table.copy(&mut read, &mut write, told).await?);
+        copied.push(table.copy(&mut read, &mut write, report).await?);
     }
     if target.engine == Engine::Postgres {
-        go_on_counting(&mut write).await.map_err(CopyError::Target)?;
+        advance_sequence(&mut write).await.map_err(CopyError::Target)?;
     }
     target.commit(write, Change::Resync).await.map_err(CopyError::Target)?;
     drop(read);
@@ -271,7 +271,7 @@ pub(crate) async fn schema(store: &Sql) -> Result<i64, StoreError> {
         .await?)
 }
 
-async fn refuse_in_use(source: &Sql, told: &(dyn Fn(Progress) + Sync)) -> Result<(), CopyError> {
+async fn refuse_in_use(source: &Sql, report: &(dyn Fn(Progress) + Sync)) -> Result<(), CopyError> {
     let heard = async || source.gateways().await.map_err(CopyError::Source);
     let before = heard().await?;
     let fresh = before.iter().filter_map(|gateway| {
@@ -279,10 +279,10 @@ async fn refuse_in_use(source: &Sql, told: &(dyn Fn(Progress) + Sync)) -> Result
         Some((gateway, IN_USE.checked_sub(ago)?))
     });
     let Some((gateway, up_to)) = fresh.max_by_key(|(_, left)| *left) else { return Ok(()) };
-    told(Progress::Waiting { gateway: gateway.id.clone(), up_to });
+    report(Progress::Waiting { gateway: gateway.id.clone(), up_to });
     let until = Instant::now() + up_to;
     while Instant::now() < until {
-        sleep(LOOK).await;
+        sleep(HEARTBEAT_POLL).await;
         if let Some(beat) = heard().await?.into_iter().find(|gateway| !before.contains(gateway)) {
             return Err(CopyError::InUse(beat.id));
         }
@@ -291,7 +291,7 @@ async fn refuse_in_use(source: &Sql, told: &(dyn Fn(Progress) + Sync)) -> Result
 }
 
 /// Rows inserted with their number do not advance PostgreSQL's sequence; SQLite's they do.
-async fn go_on_counting(write: &mut Tx) -> Result<(), StoreError> {
+async fn advance_sequence(write: &mut Tx) -> Result<(), StoreError> {
     sqlx::query(
         "SELECT setval(pg_get_serial_sequence('deployments', 'seq'), MAX(seq)) FROM deployments \
          HAVING COUNT(*) > 0",
@@ -312,11 +312,11 @@ impl Table {
         &self,
         read: &mut Tx,
         write: &mut Tx,
-        told: &(dyn Fn(Progress) + Sync),
+        report: &(dyn Fn(Progress) + Sync),
     ) -> Result<Copied, CopyError> {
         let total = self.count(read).await.map_err(CopyError::Source)?;
         let mut copied = Copied { what: self.what, rows: 0 };
-        told(Progress::Copying { copied, of: total });
+        report(Progress::Copying { copied, of: total });
         while copied.rows < total {
             let rows = self.read(read, copied.rows).await.map_err(CopyError::Source)?;
             if rows.is_empty() {
@@ -324,7 +324,7 @@ impl Table {
             }
             self.write(write, &rows).await.map_err(CopyError::Target)?;
             copied.rows += rows.len() as u64;
-            told(Progress::Copying { copied, of: total });
+            report(Progress::Copying { copied, of: total });
         }
         Ok(copied)
     }
@@ -339,7 +339,7 @@ impl Table {
         let Self { name, key, .. } = self;
         let statement = format!("SELECT {columns} FROM {name} ORDER BY {key} LIMIT $1 OFFSET $2");
         let rows = sqlx::query(AssertSqlSafe(statement))
-            .bind(i64::from(ROWS))
+            .bind(i64::from(BATCH_ROWS))
             .bind(i64::try_from(from).unwrap_or(i64::MAX))
             .fetch_all(&mut **tx)
             .await?;

@@ -3,7 +3,7 @@
 
 use epsilon_api::{
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionNumber, VmId},
-    traffic::slots::BadShares,
+    traffic::slots::InvalidShares,
 };
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub enum StoreError {
     },
     /// The version was removed by retention.
     #[error("version {number} of `{function}` was removed; the oldest one that exists is {oldest}")]
-    VersionNotKept {
+    VersionRemoved {
         /// The function.
         function: FunctionName,
         /// The requested version.
@@ -44,16 +44,16 @@ pub enum StoreError {
     /// A builder reused the image of this function while it was being removed because no version
     /// needed it.
     #[error("the image of `{0}` was removed meanwhile, because no version needed it")]
-    ImageLeaving(FunctionName),
+    ImageBeingRemoved(FunctionName),
     /// The active version is the oldest one.
     #[error("`{function}` has no version older than the active one")]
-    NothingOlder {
+    NoOlderVersion {
         /// The function.
         function: FunctionName,
     },
     /// Shares that do not make a split.
     #[error(transparent)]
-    Shares(#[from] BadShares),
+    Shares(#[from] InvalidShares),
     /// No split is running, and no version was named.
     #[error("the calls of `{function}` are not split: there is no version to promote")]
     NothingToPromote {
@@ -62,7 +62,7 @@ pub enum StoreError {
     },
     /// The split has more than one version beside the stable one.
     #[error("the split of `{function}` has more than one version to promote")]
-    PromoteWhich {
+    AmbiguousPromotion {
         /// The function.
         function: FunctionName,
     },
@@ -79,7 +79,7 @@ pub enum StoreError {
     DeploymentNotFound(DeploymentId),
     /// The deployment is already done or failed.
     #[error("deployment `{0}` has already ended")]
-    DeploymentOver(DeploymentId),
+    DeploymentEnded(DeploymentId),
     /// Another project has a function of this name.
     #[error("function `{function}` belongs to project `{owner}`")]
     OwnedByOther {
@@ -165,11 +165,11 @@ impl From<sqlx::Error> for StoreError {
         use sqlx::Error as E;
         let away = match &err {
             E::Io(_) | E::Tls(_) | E::PoolTimedOut | E::PoolClosed => true,
-            E::Database(told) => told.code().is_some_and(|code| says_away(&code)),
+            E::Database(told) => told.code().is_some_and(|code| is_unavailable(&code)),
             _ => false,
         };
         let full = match &err {
-            E::Database(told) => told.code().is_some_and(|code| says_full(&code)),
+            E::Database(told) => told.code().is_some_and(|code| is_disk_full(&code)),
             _ => false,
         };
         match (away, full) {
@@ -181,13 +181,13 @@ impl From<sqlx::Error> for StoreError {
 }
 
 /// Whether the code means a full disk: `SQLITE_FULL` or PostgreSQL's `disk_full`.
-fn says_full(code: &str) -> bool {
+fn is_disk_full(code: &str) -> bool {
     matches!(code, "13" | "53100")
 }
 
 /// Whether PostgreSQL's code means "not now": connection exceptions, too many connections, lock or
 /// statement timeouts, shutdown or startup, and a read-only server after a failover.
-fn says_away(code: &str) -> bool {
+fn is_unavailable(code: &str) -> bool {
     code.starts_with("08")
         || code.starts_with("57P")
         || matches!(code, "53300" | "55P03" | "57014" | "25006" | "25P03")

@@ -35,7 +35,7 @@ pub use error::StoreError;
 pub use sql::backup::{BackedUp, BackupError, KeptVersion, back_up, rename_images};
 pub use store::{
     Change, Delivery, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, OwnedKey, Page,
-    Paged, Prepared, Store, StoredVersion, Traffic, WantedSplit,
+    Paged, Prepared, SplitRequest, Store, StoredVersion, Traffic,
 };
 
 use std::{path::Path, sync::Arc};

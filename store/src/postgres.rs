@@ -57,7 +57,7 @@ pub(crate) async fn open(url: &str) -> Result<Sql, StoreError> {
         |err: sqlx::Error| StoreError::Connect { to: "this URL".into(), source: err.into() };
     let options: PgConnectOptions = url.parse().map_err(parse)?;
     let any: AnyConnectOptions = url.parse().map_err(parse)?;
-    let refused = |source| StoreError::Connect { to: shown(&options), source };
+    let refused = |source| StoreError::Connect { to: display_address(&options), source };
     migrate(&options).await.map_err(refused)?;
 
     let changes = Changes::new();
@@ -96,7 +96,7 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), Box<dyn Error + Send 
 }
 
 /// The server's address, without secrets.
-fn shown(options: &PgConnectOptions) -> String {
+fn display_address(options: &PgConnectOptions) -> String {
     let host = match options.get_socket() {
         Some(folder) => folder.display().to_string(),
         None => options.get_host().to_owned(),

@@ -20,7 +20,7 @@ mod traffic;
 
 use crate::{
     Change, Delivery, Deployment, Gateway, Key, Member, Outcome, OwnedKey, Page, Paged, Prepared,
-    Store, StoreError, StoredVersion, Traffic, WantedSplit, changes::Changes,
+    SplitRequest, Store, StoreError, StoredVersion, Traffic, changes::Changes,
 };
 use async_trait::async_trait;
 use epsilon_api::{
@@ -37,14 +37,14 @@ use std::{io, time::Duration};
 use tokio_util::task::AbortOnDropHandle;
 
 /// How long a returned connection may take to prove that it is usable.
-const FIT: Duration = Duration::from_secs(1);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long preparing or activating a deployment may take: a few rows for each of its functions, at
 /// a server that may be milliseconds away. Only the deployment waits for it.
-const DEPLOYMENT: Duration = Duration::from_secs(30);
+const DEPLOYMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// PostgreSQL's notification channel for changes.
 pub(crate) const CHANNEL: &str = "epsilon";
 /// PostgreSQL's advisory lock of the writers: "epsilon" in ASCII.
-const TURN: i64 = 0x65_70_73_69_6c_6f_6e;
+const WRITE_LOCK: i64 = 0x65_70_73_69_6c_6f_6e;
 
 pub(crate) type Tx = Transaction<'static, Any>;
 
@@ -81,7 +81,7 @@ pub(crate) fn pool(session: &'static str) -> AnyPoolOptions {
         .after_release(|connection, _| {
             Box::pin(async move {
                 // Also waits for a rollback that was started by dropping a transaction.
-                let answers = tokio::time::timeout(FIT, connection.ping()).await;
+                let answers = tokio::time::timeout(CHECK_TIMEOUT, connection.ping()).await;
                 Ok(matches!(answers, Ok(Ok(()))) && !connection.is_in_transaction())
             })
         })
@@ -97,7 +97,7 @@ impl Sql {
                 let begin = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
                 let mut tx = self.write.begin_with(begin).await?;
                 sqlx::query("SELECT pg_advisory_xact_lock($1)")
-                    .bind(TURN)
+                    .bind(WRITE_LOCK)
                     .execute(&mut *tx)
                     .await?;
                 Ok(tx)
@@ -106,7 +106,7 @@ impl Sql {
     }
 
     /// A read-only transaction whose statements all read the same snapshot.
-    pub(crate) async fn look(&self) -> Result<Tx, StoreError> {
+    pub(crate) async fn begin_snapshot(&self) -> Result<Tx, StoreError> {
         let begin = match self.engine {
             Engine::Sqlite => "BEGIN",
             Engine::Postgres => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
@@ -119,7 +119,7 @@ impl Sql {
         match self.engine {
             Engine::Sqlite => {
                 tx.commit().await?;
-                self.changes.tell(change);
+                self.changes.announce(change);
             }
             Engine::Postgres => {
                 sqlx::query("SELECT pg_notify($1, $2)")
@@ -134,21 +134,21 @@ impl Sql {
     }
 
     /// Applies the time limit: an operation ends whatever the database or the network does.
-    async fn within<T>(
+    async fn with_limit<T>(
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        ends_within(self.limit, work).await
+        with_timeout(self.limit, work).await
     }
 }
 
-async fn ends_within<T>(
+async fn with_timeout<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, StoreError>> + Send,
 ) -> Result<T, StoreError> {
     tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        let told = format!("no answer within {limit:?}");
-        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, told)).into())
+        let message = format!("no answer within {limit:?}");
+        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message)).into())
     })
 }
 
@@ -160,7 +160,7 @@ impl Store for Sql {
         gateway: &GatewayId,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.within(deployments::begin(&self.write, id, gateway, now)).await
+        self.with_limit(deployments::begin(&self.write, id, gateway, now)).await
     }
 
     async fn begin_delivery(
@@ -169,7 +169,7 @@ impl Store for Sql {
         gateway: &GatewayId,
         keep: Duration,
     ) -> Result<Option<DeploymentId>, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let earlier = hooks::begin(&mut tx, delivery, gateway, keep).await?;
             tx.commit().await?;
@@ -184,7 +184,7 @@ impl Store for Sql {
         built: &Built,
         now: Timestamp,
     ) -> Result<Vec<Prepared>, StoreError> {
-        ends_within(DEPLOYMENT, async {
+        with_timeout(DEPLOYMENT_TIMEOUT, async {
             let mut tx = self.begin().await?;
             let prepared = deployments::prepare(&mut tx, id, built, now).await?;
             tx.commit().await?;
@@ -194,7 +194,7 @@ impl Store for Sql {
     }
 
     async fn activate(&self, id: &DeploymentId, now: Timestamp) -> Result<Deployment, StoreError> {
-        ends_within(DEPLOYMENT, async {
+        with_timeout(DEPLOYMENT_TIMEOUT, async {
             let mut tx = self.begin().await?;
             deployments::activate(&mut tx, id, now).await?;
             let deployment = deployments::get(&mut *tx, id).await?;
@@ -210,7 +210,7 @@ impl Store for Sql {
         error: &ErrorBody,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             deployments::fail(&mut tx, id, error, now).await?;
             Ok(tx.commit().await?)
@@ -225,7 +225,7 @@ impl Store for Sql {
         error: &ErrorBody,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let unfinished = deployments::unfinished(&mut *tx, gateway, dead_before).await?;
             for id in &unfinished {
@@ -238,19 +238,19 @@ impl Store for Sql {
     }
 
     async fn deployment(&self, id: &DeploymentId) -> Result<Deployment, StoreError> {
-        self.within(deployments::get(&self.read, id)).await
+        self.with_limit(deployments::get(&self.read, id)).await
     }
 
     async fn deployments(&self, page: &Page) -> Result<Paged<Deployment>, StoreError> {
-        self.within(deployments::list(&self.read, page)).await
+        self.with_limit(deployments::list(&self.read, page)).await
     }
 
     async fn snapshot(&self) -> Result<Vec<Version>, StoreError> {
-        self.within(functions::snapshot(&self.read)).await
+        self.with_limit(functions::snapshot(&self.read)).await
     }
 
     async fn functions(&self, page: &Page) -> Result<Paged<Version>, StoreError> {
-        self.within(functions::list(&self.read, page)).await
+        self.with_limit(functions::list(&self.read, page)).await
     }
 
     async fn versions(
@@ -258,15 +258,18 @@ impl Store for Sql {
         name: &FunctionName,
         page: &Page,
     ) -> Result<Paged<StoredVersion>, StoreError> {
-        self.within(async { functions::versions(&mut self.look().await?, name, page).await }).await
+        self.with_limit(async {
+            functions::versions(&mut self.begin_snapshot().await?, name, page).await
+        })
+        .await
     }
 
     fn is_shared(&self) -> bool {
         self.engine == Engine::Postgres
     }
 
-    async fn any_serves(&self, names: &[FunctionName]) -> Result<bool, StoreError> {
-        self.within(functions::any_serves(&self.read, names)).await
+    async fn is_any_active(&self, names: &[FunctionName]) -> Result<bool, StoreError> {
+        self.with_limit(functions::is_any_active(&self.read, names)).await
     }
 
     async fn version(
@@ -274,20 +277,26 @@ impl Store for Sql {
         name: &FunctionName,
         number: VersionNumber,
     ) -> Result<Version, StoreError> {
-        self.within(async { functions::version(&mut self.look().await?, name, number).await }).await
+        self.with_limit(async {
+            functions::version(&mut self.begin_snapshot().await?, name, number).await
+        })
+        .await
     }
 
     async fn active(&self, name: &FunctionName) -> Result<Version, StoreError> {
-        self.within(async { functions::require_active(&mut self.look().await?, name).await }).await
+        self.with_limit(async {
+            functions::require_active(&mut self.begin_snapshot().await?, name).await
+        })
+        .await
     }
 
     async fn traffic(&self) -> Result<Vec<Traffic>, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             // Most stores have none, and gateways ask often.
             if traffic::count(&self.read).await? == 0 {
                 return Ok(Vec::new());
             }
-            traffic::list(&mut self.look().await?).await
+            traffic::list(&mut self.begin_snapshot().await?).await
         })
         .await
     }
@@ -296,10 +305,10 @@ impl Store for Sql {
         &self,
         name: &FunctionName,
         seen: VersionNumber,
-        wanted: &WantedSplit,
+        wanted: &SplitRequest,
         now: Timestamp,
     ) -> Result<(Version, Option<Traffic>), StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let split = traffic::split(&mut tx, name, seen, wanted, now).await?;
             self.commit(tx, Change::Routes).await?;
@@ -314,7 +323,7 @@ impl Store for Sql {
         seen: VersionNumber,
         to: Option<VersionNumber>,
     ) -> Result<Version, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let version = traffic::promote(&mut tx, name, seen, to).await?;
             self.commit(tx, Change::Routes).await?;
@@ -329,7 +338,7 @@ impl Store for Sql {
         since: Timestamp,
         why: &Aborted,
     ) -> Result<bool, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let done = traffic::abort(&mut tx, name, since, why).await?;
             self.commit(tx, Change::Routes).await?;
@@ -343,7 +352,7 @@ impl Store for Sql {
         name: &FunctionName,
         to: Option<VersionNumber>,
     ) -> Result<Version, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let version = functions::rollback(&mut tx, name, to).await?;
             self.commit(tx, Change::Routes).await?;
@@ -357,7 +366,7 @@ impl Store for Sql {
         name: &FunctionName,
         now: Timestamp,
     ) -> Result<Version, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let version = functions::delete(&mut tx, name, now).await?;
             self.commit(tx, Change::Routes).await?;
@@ -367,7 +376,7 @@ impl Store for Sql {
     }
 
     async fn prune(&self, keep: u32, now: Timestamp) -> Result<Vec<VersionId>, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let removed = retention::prune(&mut tx, keep, now).await?;
             tx.commit().await?;
@@ -382,7 +391,7 @@ impl Store for Sql {
         number: VersionNumber,
         now: Timestamp,
     ) -> Result<Version, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let is_active = functions::require_active(&mut tx, name).await?.number == number;
             let version = functions::version(&mut tx, name, number).await?;
@@ -395,8 +404,12 @@ impl Store for Sql {
         .await
     }
 
-    async fn note_unneeded(&self, images: &[ImageRef], now: Timestamp) -> Result<(), StoreError> {
-        self.within(async {
+    async fn record_unneeded_images(
+        &self,
+        images: &[ImageRef],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             retention::note(&mut tx, images, now).await?;
             Ok(tx.commit().await?)
@@ -404,12 +417,12 @@ impl Store for Sql {
         .await
     }
 
-    async fn take_unneeded(
+    async fn claim_unneeded_images(
         &self,
         before: Timestamp,
         limit: u32,
     ) -> Result<Vec<ImageRef>, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let images = retention::take(&mut tx, before, limit).await?;
             tx.commit().await?;
@@ -418,12 +431,12 @@ impl Store for Sql {
         .await
     }
 
-    async fn taken(
+    async fn record_removals(
         &self,
         images: &[(ImageRef, Outcome)],
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             retention::taken(&mut tx, images, now).await?;
             Ok(tx.commit().await?)
@@ -437,7 +450,7 @@ impl Store for Sql {
         key: &Key,
         silent_before: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let is_new = keys::replace(&mut tx, gateway, key, silent_before).await?;
             tx.commit().await?;
@@ -452,15 +465,15 @@ impl Store for Sql {
         key: &Key,
         silent_before: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.within(keys::adopt(&self.write, gateway, key, silent_before)).await
+        self.with_limit(keys::adopt(&self.write, gateway, key, silent_before)).await
     }
 
     async fn key(&self, id: &str) -> Result<Option<Key>, StoreError> {
-        self.within(keys::get(&self.read, id)).await
+        self.with_limit(keys::get(&self.read, id)).await
     }
 
     async fn keys(&self, page: &Page) -> Result<Paged<OwnedKey>, StoreError> {
-        self.within(keys::list(&self.read, page)).await
+        self.with_limit(keys::list(&self.read, page)).await
     }
 
     async fn remove_key(
@@ -468,7 +481,7 @@ impl Store for Sql {
         id: &str,
         silent_before: Option<Timestamp>,
     ) -> Result<OwnedKey, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let removed = keys::remove(&mut tx, id, silent_before).await?;
             tx.commit().await?;
@@ -478,7 +491,7 @@ impl Store for Sql {
     }
 
     async fn set_draining(&self, vm: &VmId, draining: bool) -> Result<(), StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             members::set_draining(&mut tx, vm, draining).await?;
             self.commit(tx, Change::Draining).await
@@ -487,11 +500,11 @@ impl Store for Sql {
     }
 
     async fn draining(&self) -> Result<Vec<VmId>, StoreError> {
-        self.within(members::draining(&self.read)).await
+        self.with_limit(members::draining(&self.read)).await
     }
 
     async fn join(&self, member: &Member, key: &Key) -> Result<(), StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             members::join(&mut tx, member, key).await?;
             self.commit(tx, Change::Members).await
@@ -499,12 +512,12 @@ impl Store for Sql {
         .await
     }
 
-    async fn beat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError> {
-        self.within(members::beat(&self.write, id, now)).await
+    async fn member_heartbeat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError> {
+        self.with_limit(members::beat(&self.write, id, now)).await
     }
 
     async fn leave(&self, id: &VmId) -> Result<(), StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             members::leave(&mut tx, id).await?;
             self.commit(tx, Change::Members).await
@@ -513,23 +526,23 @@ impl Store for Sql {
     }
 
     async fn members(&self) -> Result<Vec<Member>, StoreError> {
-        self.within(members::list(&self.read)).await
+        self.with_limit(members::list(&self.read)).await
     }
 
-    async fn gateway_beat(&self, gateway: &Gateway) -> Result<(), StoreError> {
-        self.within(async {
+    async fn gateway_heartbeat(&self, gateway: &Gateway) -> Result<(), StoreError> {
+        self.with_limit(async {
             if gateways::beat(&self.write, gateway).await? {
                 return Ok(());
             }
             let mut tx = self.begin().await?;
-            gateways::introduce(&mut tx, gateway).await?;
+            gateways::upsert(&mut tx, gateway).await?;
             self.commit(tx, Change::Members).await
         })
         .await
     }
 
     async fn gateways(&self) -> Result<Vec<Gateway>, StoreError> {
-        self.within(gateways::list(&self.read)).await
+        self.with_limit(gateways::list(&self.read)).await
     }
 
     async fn forget_gateway(
@@ -537,7 +550,7 @@ impl Store for Sql {
         id: &GatewayId,
         silent_before: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.within(async {
+        self.with_limit(async {
             let mut tx = self.begin().await?;
             let forgotten = gateways::forget(&mut tx, id, silent_before).await?;
             self.commit(tx, Change::Members).await?;
@@ -553,7 +566,7 @@ impl Store for Sql {
         lease: Duration,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.within(gateways::lead(&self.write, gateway, role, lease, now)).await
+        self.with_limit(gateways::lead(&self.write, gateway, role, lease, now)).await
     }
 
     fn changes(&self) -> BoxStream<'static, Change> {

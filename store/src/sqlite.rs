@@ -120,7 +120,7 @@ mod tests {
         };
         let mut refused = None;
         for _ in 0..1000 {
-            if let Err(err) = store.gateway_beat(&gateway()).await {
+            if let Err(err) = store.gateway_heartbeat(&gateway()).await {
                 refused = Some(err);
                 break;
             }

@@ -10,7 +10,7 @@ use epsilon_api::{
     fleet::Join,
     function::{ImageRef, Version},
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName, VersionId, VersionNumber, VmId},
-    traffic::{AbortRule, Aborted, Share, Split, Sticky, slots::BadShares},
+    traffic::{AbortRule, Aborted, Share, Split, Sticky, slots::InvalidShares},
 };
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
@@ -85,7 +85,7 @@ pub struct StoredVersion {
 
 /// A requested split.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WantedSplit {
+pub struct SplitRequest {
     /// The shares.
     pub shares: Vec<Share>,
     /// The version that gets all calls after an abort; `None`: chosen by [`Self::stable_version`].
@@ -96,24 +96,24 @@ pub struct WantedSplit {
     pub abort: AbortRule,
 }
 
-impl WantedSplit {
+impl SplitRequest {
     /// The version that gets all calls after an abort: the named one, else that of the running
     /// split, else the oldest, because a newer one that fails has to go back to it, whatever its
     /// share.
     pub(crate) fn stable_version(
         &self,
         running: Option<VersionNumber>,
-    ) -> Result<VersionNumber, BadShares> {
-        let shares = BadShares::check(&self.shares)?;
+    ) -> Result<VersionNumber, InvalidShares> {
+        let shares = InvalidShares::check(&self.shares)?;
         let is_in = |version| shares.iter().any(|share| share.version == version);
         if let Some(named) = self.stable {
-            return if is_in(named) { Ok(named) } else { Err(BadShares::StableLeftOut(named)) };
+            return if is_in(named) { Ok(named) } else { Err(InvalidShares::StableLeftOut(named)) };
         }
         if let Some(stable) = running.filter(|stable| is_in(*stable)) {
             return Ok(stable);
         }
         // Shares that make 100 are not empty.
-        shares.iter().map(|share| share.version).min().ok_or(BadShares::Sum(0))
+        shares.iter().map(|share| share.version).min().ok_or(InvalidShares::Sum(0))
     }
 }
 
@@ -165,12 +165,12 @@ pub struct Paged<T> {
 
 impl Page {
     /// Rows to query: one more than requested tells whether there is a next page.
-    pub(crate) fn one_more(&self) -> i64 {
+    pub(crate) fn limit_plus_one(&self) -> i64 {
         i64::from(self.limit) + 1
     }
 
     /// The cursor of a list that is ordered by a number.
-    pub(crate) fn number_or(&self, first: i64) -> Result<i64, StoreError> {
+    pub(crate) fn number_cursor(&self, first: i64) -> Result<i64, StoreError> {
         match &self.cursor {
             Some(text) => text.parse().map_err(|_| StoreError::BadCursor(text.clone())),
             None => Ok(first),
@@ -360,7 +360,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     fn is_shared(&self) -> bool;
 
     /// Whether a version of any of these functions serves.
-    async fn any_serves(&self, names: &[FunctionName]) -> Result<bool, StoreError>;
+    async fn is_any_active(&self, names: &[FunctionName]) -> Result<bool, StoreError>;
 
     /// One version that serves or has served.
     async fn version(
@@ -382,7 +382,7 @@ pub trait Store: Send + Sync + fmt::Debug {
         &self,
         name: &FunctionName,
         seen: VersionNumber,
-        wanted: &WantedSplit,
+        wanted: &SplitRequest,
         now: Timestamp,
     ) -> Result<(Version, Option<Traffic>), StoreError>;
 
@@ -436,12 +436,16 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Records images that were made without becoming a version, as unneeded. Images of a version
     /// are not recorded.
-    async fn note_unneeded(&self, images: &[ImageRef], now: Timestamp) -> Result<(), StoreError>;
+    async fn record_unneeded_images(
+        &self,
+        images: &[ImageRef],
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Takes at most `limit` images that no version has needed since `before`, to be removed
-    /// everywhere. Until [`Store::taken`] reports the outcome, a deployment that uses one of them
+    /// everywhere. Until [`Store::record_removals`] reports the outcome, a deployment that uses one of them
     /// is refused.
-    async fn take_unneeded(
+    async fn claim_unneeded_images(
         &self,
         before: Timestamp,
         limit: u32,
@@ -449,8 +453,11 @@ pub trait Store: Send + Sync + fmt::Debug {
 
     /// Records the outcome of the removal of images that were taken. Those that were not removed
     /// can be taken again, as if they were unneeded since now.
-    async fn taken(&self, images: &[(ImageRef, Outcome)], now: Timestamp)
-    -> Result<(), StoreError>;
+    async fn record_removals(
+        &self,
+        images: &[(ImageRef, Outcome)],
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Makes this the gateway's key of its role, in place of the one that it had before. Keys of other gateways stay valid:
     /// each gateway has its own, and all open every gateway's doors. A key that several gateways have in their files belongs
@@ -495,7 +502,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn join(&self, member: &Member, key: &Key) -> Result<(), StoreError>;
 
     /// Records a member's heartbeat.
-    async fn beat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError>;
+    async fn member_heartbeat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError>;
 
     /// Removes a member and its key. Whether it drains stays recorded: it may come back.
     /// Idempotent.
@@ -505,7 +512,7 @@ pub trait Store: Send + Sync + fmt::Debug {
     async fn members(&self) -> Result<Vec<Member>, StoreError>;
 
     /// Records a gateway's heartbeat, public key and address.
-    async fn gateway_beat(&self, gateway: &Gateway) -> Result<(), StoreError>;
+    async fn gateway_heartbeat(&self, gateway: &Gateway) -> Result<(), StoreError>;
 
     /// The gateways by id. One that has been silent for a month is forgotten when a new one beats.
     async fn gateways(&self) -> Result<Vec<Gateway>, StoreError>;

@@ -3,19 +3,19 @@
 
 use crate::cell::refill;
 use crate::config::Config;
-use crate::drain::Why;
+use crate::drain::DrainReason;
 use crate::engine::Engine;
 use crate::engine::docker::DockerEngine;
 use crate::error::StartError;
 use crate::images::gc;
 use crate::instance::budget::Budget;
-use crate::keepalive::file::write_whole;
+use crate::keepalive::file::write_atomically;
 use crate::keepalive::sweep;
 use crate::layers::Layers;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::vm::census::Census;
-use crate::vm::{Front, LocalVm, Parts};
+use crate::vm::{LocalVm, Parts, VmService};
 use crate::{layers, reconcile, shutdown};
 use epsilon_api::{
     chain::Chain,
@@ -36,7 +36,7 @@ use std::{
 use tokio::time::{Instant, sleep};
 
 /// How often the number of running calls is read while draining.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_EVERY: Duration = Duration::from_millis(20);
 /// Default share of the machine's memory for instances, in percent.
 const MEMORY_SHARE: u64 = 80;
 
@@ -45,7 +45,7 @@ const MEMORY_SHARE: u64 = 80;
 #[derive(Debug)]
 pub struct Agent {
     vm: Arc<LocalVm>,
-    front: Arc<Front>,
+    service: Arc<VmService>,
     registry: Registry,
     /// Locks the directory against a second agent.
     _lock: File,
@@ -122,12 +122,12 @@ impl Agent {
         vm.spawn(refill::run(Arc::clone(&vm)));
         vm.spawn(sweep::run(Arc::clone(&vm)));
         let images = Arc::clone(&vm);
-        vm.spawn(async move { gc::keep(&images).await });
+        vm.spawn(async move { gc::run(&images).await });
         let layers = Arc::clone(&vm);
-        vm.spawn(async move { layers::gc::keep(&layers).await });
+        vm.spawn(async move { layers::gc::run(&layers).await });
         tracing::info!(vm = %vm.id, memory = %vm.budget.total(), "Agent is ready.");
         Ok(Self {
-            front: Arc::new(Front(Arc::clone(&vm))),
+            service: Arc::new(VmService(Arc::clone(&vm))),
             vm,
             registry: registry.clone(),
             _lock: lock,
@@ -139,23 +139,23 @@ impl Agent {
         &self.registry
     }
 
-    pub(crate) fn front(&self) -> &Arc<Front> {
-        &self.front
+    pub(crate) fn service(&self) -> &Arc<VmService> {
+        &self.service
     }
 
     /// The VM as the gateway uses it.
     pub fn vm(&self) -> Arc<dyn Vm> {
-        Arc::clone(&self.front) as Arc<dyn Vm>
+        Arc::clone(&self.service) as Arc<dyn Vm>
     }
 
     /// Takes no new calls, waits for running ones within `grace`, removes all containers and the
     /// network. Bounded by `grace` and a few times the setting `remove_timeout` (`shutdown.rs`).
     pub async fn shutdown(self, grace: Duration) {
         let vm = &self.vm;
-        vm.set_draining(Why::Ending, true);
+        vm.set_draining(DrainReason::Shutdown, true);
         let deadline = Instant::now() + grace;
         while vm.calls() > 0 && Instant::now() < deadline {
-            sleep(LOOK).await;
+            sleep(POLL_EVERY).await;
         }
         let cut = vm.calls();
         if cut > 0 {
@@ -202,7 +202,7 @@ fn vm_id(folder: &Path, given: Option<&VmId>) -> Result<VmId, StartError> {
     };
     let id = VmId::parse(&text).map_err(|source| StartError::Id { path: path.clone(), source })?;
     if stored.as_ref() != Some(&text) {
-        write_whole(&path, &text).map_err(|source| StartError::Folder { path, source })?;
+        write_atomically(&path, &text).map_err(|source| StartError::Folder { path, source })?;
     }
     Ok(id)
 }

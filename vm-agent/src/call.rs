@@ -17,19 +17,19 @@ use tokio::time::Instant;
 
 /// Instances that one call may find dead before the gateway is asked to place it elsewhere. After a
 /// restart of the engine all are dead, and each is tried once.
-const PLACES_TRIED: u32 = 8;
+const INSTANCES_TRIED: u32 = 8;
 
 pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, CallError> {
     let pool = vm.pool_for_call(&call.version)?;
     let mut request = relay::prepare(call.request, &call.request_id, &pool);
     let mut spent = Spent::default();
-    for _ in 0..PLACES_TRIED {
-        let mut place =
+    for _ in 0..INSTANCES_TRIED {
+        let mut lease =
             crate::instance::lease::take(&pool, &call.request_id, call.may_wait, &mut spent)
                 .await?;
-        place.upload.clone_from(&call.upload);
+        lease.upload.clone_from(&call.upload);
         let handed_over = Instant::now();
-        match relay::send(place, request, &call.request_id, call.interim.as_deref()).await {
+        match relay::send(lease, request, &call.request_id, call.interim.as_deref()).await {
             Outcome::Answered { response, call } => {
                 spent.exec = handed_over.elapsed();
                 let response = reply::to_answer(response, call, &pool.version)?;

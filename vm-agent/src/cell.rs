@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! refill ─▶ boot ─▶ ready (pool) ─▶ taken ─▶ layers mounted, code loaded (assign) ─▶ an instance like any other
-//!             └────────┴── died, surplus, memory needed, init failed ──┴──▶ removed (place)
+//!             └────────┴── died, surplus, memory needed, init failed ──┴──▶ removed (resources)
 //! ```
 //!
 //! A cell serves one version, once: an instance never becomes a cell again. `kind.rs` says which
@@ -28,9 +28,10 @@ use crate::{
     config::Config,
     engine::Engine,
     instance::{
-        control::Line, sockets::SocketFolder, start::ExitWatch, state::Moment, unsettled::Unsettled,
+        control::ControlConnection, sockets::SocketDir, start::ExitWatch, state::Moment,
+        unsettled::Unsettled,
     },
-    logs::attach::Tap,
+    logs::attach::AttachedOutput,
 };
 use base::Base;
 use compatibility::Kind;
@@ -39,7 +40,7 @@ use epsilon_api::{chain::Chain, function::Version, ids::InstanceId, vm::CellCoun
 use mounts::Mounts;
 use parking_lot::Mutex;
 use pool::Pool;
-use resources::Place;
+use resources::CellResources;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -48,20 +49,20 @@ use std::{
 use tokio::sync::Notify;
 
 /// Probes that may fail before one succeeded; then cells are turned off.
-const DOUBTS: u32 = 3;
-/// Value of `doubts` once a mount was visible in a cell.
+const MAX_FAILED_PROBES: u32 = 3;
+/// Value of `failed_probes` once a mount was visible in a cell.
 const PROVEN: u32 = u32::MAX;
 
 /// A booted container that waits for code. Dropping it removes it.
 pub(crate) struct Cell {
     pub(crate) kind: Kind,
-    pub(crate) place: Place,
+    pub(crate) resources: CellResources,
     /// Its log output, which belongs to no instance yet.
-    pub(crate) tap: Tap,
+    pub(crate) output: AttachedOutput,
     pub(crate) exit: ExitWatch,
     /// An open connection to its wrapper.
-    pub(crate) line: Line,
-    pub(crate) sockets: SocketFolder,
+    pub(crate) control: ControlConnection,
+    pub(crate) sockets: SocketDir,
     pub(crate) unsettled: Option<Unsettled>,
 }
 
@@ -77,11 +78,11 @@ pub(crate) struct Cells {
     base: Base,
     range: Range,
     /// Starts that the engine works on, in cells or not: the pool is not refilled meanwhile.
-    at_engine: AtomicUsize,
+    engine_starts: AtomicUsize,
     /// How many cells did not see what was mounted for them, until one did.
-    doubts: AtomicU32,
+    failed_probes: AtomicU32,
     /// Wakes the refill task.
-    news: Notify,
+    refill_wakeup: Notify,
 }
 
 impl Cells {
@@ -109,9 +110,9 @@ impl Cells {
             is_off: AtomicBool::new(false),
             pool: Mutex::default(),
             range,
-            at_engine: AtomicUsize::new(0),
-            doubts: AtomicU32::new(0),
-            news: Notify::new(),
+            engine_starts: AtomicUsize::new(0),
+            failed_probes: AtomicU32::new(0),
+            refill_wakeup: Notify::new(),
             root,
         }
     }
@@ -130,7 +131,7 @@ impl Cells {
                  mounts: run both on one machine, outside of sandboxes that give either of them mounts of its own."
             );
         }
-        self.news.notify_one();
+        self.refill_wakeup.notify_one();
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -150,51 +151,51 @@ impl Cells {
     }
 
     /// A version is about to be used here: cells are kept ready for its base if it is the newest.
-    pub(crate) fn saw(&self, version: &Version) {
+    pub(crate) fn note_version(&self, version: &Version) {
         if let Some(kind) = self.kind_for(version)
-            && self.base.saw(kind.base, version.created_at)
+            && self.base.note_version(kind.base, version.created_at)
         {
-            self.news.notify_one();
+            self.refill_wakeup.notify_one();
         }
     }
 
     /// Counts a start that requests a container from the engine, until the guard is dropped.
     /// Loading code is not counted: it is no work for the engine, and may take forever.
-    pub(crate) fn has_engine(&self) -> AtEngine<'_> {
-        self.at_engine.fetch_add(1, Ordering::Relaxed);
-        AtEngine(self)
+    pub(crate) fn begin_engine_start(&self) -> EngineStart<'_> {
+        self.engine_starts.fetch_add(1, Ordering::Relaxed);
+        EngineStart(self)
     }
 
     /// Counts one start of this kind; the refill sizes the pool by it.
-    pub(crate) fn wants(&self, kind: &Kind, now: Moment) {
+    pub(crate) fn note_demand(&self, kind: &Kind, now: Moment) {
         self.pool.lock().started(kind, now);
     }
 
-    /// Takes a ready cell, the one that booted last, if at least `leave` others stay. Skips cells
+    /// Takes a ready cell, the one that booted last, if at least `min_left` others stay. Skips cells
     /// that died a moment ago, before the engine reported it.
-    pub(crate) fn take(&self, kind: &Kind, leave: usize) -> Option<Cell> {
+    pub(crate) fn take(&self, kind: &Kind, min_left: usize) -> Option<Cell> {
         self.mounts()?;
         loop {
-            let cell = self.pool.lock().take(kind, leave)?;
-            self.news.notify_one();
-            if cell.line.is_open() {
+            let cell = self.pool.lock().take(kind, min_left)?;
+            self.refill_wakeup.notify_one();
+            if cell.control.is_open() {
                 return Some(cell);
             }
-            tracing::warn!(cell = %cell.place.id, %kind, "Ready cell was dead when it was taken; trying the next one.");
+            tracing::warn!(cell = %cell.resources.id, %kind, "Ready cell was dead when it was taken; trying the next one.");
         }
     }
 
     /// Records whether a cell saw what was mounted for it. One negative report counts little: code
     /// that loads could have sent it. Several in a row, before it ever worked, mean that mounts do
     /// not reach containers here.
-    pub(crate) fn told(&self, was_seen: bool) {
+    pub(crate) fn note_mount_visible(&self, was_seen: bool) {
         if was_seen {
-            self.doubts.store(PROVEN, Ordering::Relaxed);
+            self.failed_probes.store(PROVEN, Ordering::Relaxed);
             return;
         }
-        let more = |doubts| (doubts != PROVEN).then_some(doubts + 1);
-        let before = self.doubts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        if before.is_ok_and(|before| before + 1 >= DOUBTS) {
+        let more = |failed_probes| (failed_probes != PROVEN).then_some(failed_probes + 1);
+        let before = self.failed_probes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        if before.is_ok_and(|before| before + 1 >= MAX_FAILED_PROBES) {
             self.turn_off("containers do not see what is mounted for them");
         }
     }
@@ -205,11 +206,11 @@ impl Cells {
     }
 
     /// A ready cell ended by itself.
-    fn lost(&self, id: &InstanceId) {
+    fn remove_dead(&self, id: &InstanceId) {
         let lost = self.pool.lock().remove(id);
         if let Some(cell) = lost {
             tracing::warn!(cell = %id, kind = %cell.kind, "Ready cell ended by itself; it is replaced.");
-            self.news.notify_one();
+            self.refill_wakeup.notify_one();
         }
     }
 
@@ -219,8 +220,8 @@ impl Cells {
     }
 
     /// Evicts ready cells until `bytes` are being freed; returns how many bytes are.
-    pub(crate) fn give_way(&self, bytes: u64) -> u64 {
-        let leaving = self.pool.lock().give_way(bytes);
+    pub(crate) fn release(&self, bytes: u64) -> u64 {
+        let leaving = self.pool.lock().release(bytes);
         leaving.iter().map(|cell| cell.kind.memory.get()).sum()
     }
 
@@ -283,12 +284,12 @@ fn remove_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// A start that the engine works on.
-pub(crate) struct AtEngine<'a>(&'a Cells);
+pub(crate) struct EngineStart<'a>(&'a Cells);
 
-impl Drop for AtEngine<'_> {
+impl Drop for EngineStart<'_> {
     fn drop(&mut self) {
-        if self.0.at_engine.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.news.notify_one();
+        if self.0.engine_starts.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.0.refill_wakeup.notify_one();
         }
     }
 }

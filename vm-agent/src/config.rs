@@ -16,7 +16,7 @@ use epsilon_api::serde_text;
 use epsilon_api::units::Bytes;
 use epsilon_fleet_link::membership::BadGateway;
 use epsilon_fleet_link::tls::TlsError;
-use epsilon_registry::{Access, Written};
+use epsilon_registry::{Access, RegistrySettings};
 pub use member::MemberConfig;
 use serde::Deserialize;
 use std::{
@@ -324,14 +324,14 @@ impl Settings {
             self.starts_per_version.unwrap_or_else(|| starts_at_once.div_ceil(2));
         let cells_max = self.cells_max.unwrap_or(CELLS_MAX);
         let member = member::read(&self)?;
-        let written = Written {
+        let registry = RegistrySettings {
             registry: self.registry,
             user: self.registry_user,
             password: None,
             password_file: self.registry_password_file,
             docker_config: self.registry_docker_config,
         };
-        let (_, registries) = written.check()?;
+        let (_, registries) = registry.check()?;
         let seconds = Duration::from_secs;
         let config = Config {
             folder: data.join("vm"),

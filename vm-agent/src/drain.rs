@@ -2,7 +2,7 @@
 //! `DATA/vm/draining`, so that a restarted agent still drains; a drain because of the shutdown of
 //! the agent or of its VM is not.
 //!
-//! `vm.rs` applies it to the pools; the task that reports to gateways waits for [`Drain::news`].
+//! `vm.rs` applies it to the pools; the task that reports to gateways waits for [`Drain::changed`].
 
 use parking_lot::Mutex;
 use std::{
@@ -15,11 +15,11 @@ use tokio::sync::Notify;
 
 /// Why a VM drains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum DrainReason {
     /// An operator, or the autoscaler, requested it, and may revoke it.
-    Asked,
+    Requested,
     /// The agent or the VM is shutting down. It cannot be revoked.
-    Ending,
+    Shutdown,
 }
 
 #[derive(Debug)]
@@ -27,23 +27,23 @@ pub(crate) struct Drain {
     /// Read on the path of every call.
     is_on: AtomicBool,
     reasons: Mutex<Reasons>,
-    note: PathBuf,
+    marker: PathBuf,
     /// Signals a change of this VM that gateways should learn at once.
-    pub(crate) news: Notify,
+    pub(crate) changed: Notify,
 }
 
 #[derive(Debug)]
 struct Reasons {
-    asked: bool,
-    ending: bool,
+    requested: bool,
+    shutdown: bool,
 }
 
 impl Drain {
     /// Restores the state that the last run of this agent stored.
-    pub(crate) fn open(note: PathBuf) -> Self {
-        let asked = note.exists();
-        let reasons = Mutex::new(Reasons { asked, ending: false });
-        Self { is_on: AtomicBool::new(asked), reasons, note, news: Notify::new() }
+    pub(crate) fn open(marker: PathBuf) -> Self {
+        let requested = marker.exists();
+        let reasons = Mutex::new(Reasons { requested, shutdown: false });
+        Self { is_on: AtomicBool::new(requested), reasons, marker, changed: Notify::new() }
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -51,22 +51,22 @@ impl Drain {
     }
 
     /// Adds or removes a reason. Returns whether the VM drains now.
-    pub(crate) fn set(&self, why: Why, on: bool) -> bool {
+    pub(crate) fn set(&self, why: DrainReason, on: bool) -> bool {
         let mut reasons = self.reasons.lock();
         match why {
-            Why::Asked if reasons.asked != on => {
-                reasons.asked = on;
+            DrainReason::Requested if reasons.requested != on => {
+                reasons.requested = on;
                 if let Err(err) = self.write(on) {
-                    tracing::error!(%err, path = %self.note.display(), "Drain could not be stored; it ends with the next start of the agent.");
+                    tracing::error!(%err, path = %self.marker.display(), "Drain could not be stored; it ends with the next start of the agent.");
                 }
             }
-            Why::Asked => {}
-            Why::Ending => reasons.ending = on,
+            DrainReason::Requested => {}
+            DrainReason::Shutdown => reasons.shutdown = on,
         }
-        let is_on = reasons.asked || reasons.ending;
+        let is_on = reasons.requested || reasons.shutdown;
         if self.is_on.swap(is_on, Ordering::Relaxed) != is_on {
             tracing::info!(draining = is_on, ?why, "Drain state of the VM changed.");
-            self.news.notify_one();
+            self.changed.notify_one();
         }
         is_on
     }
@@ -74,9 +74,9 @@ impl Drain {
     /// The file's existence is the state.
     fn write(&self, on: bool) -> io::Result<()> {
         if on {
-            return File::create(&self.note)?.sync_all();
+            return File::create(&self.marker)?.sync_all();
         }
-        match fs::remove_file(&self.note) {
+        match fs::remove_file(&self.marker) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => Err(err),
             _ => Ok(()),
         }
@@ -93,11 +93,11 @@ mod tests {
         let open = || Drain::open(folder.path().join("draining"));
         let drain = open();
         assert!(!drain.is_on());
-        assert!(drain.set(Why::Ending, true));
+        assert!(drain.set(DrainReason::Shutdown, true));
         assert!(!open().is_on());
-        drain.set(Why::Asked, true);
+        drain.set(DrainReason::Requested, true);
         assert!(open().is_on());
-        assert!(drain.set(Why::Asked, false), "a shutdown cannot be revoked");
+        assert!(drain.set(DrainReason::Requested, false), "a shutdown cannot be revoked");
         assert!(!open().is_on());
     }
 }

@@ -164,7 +164,7 @@ pub struct Firewall {
 
 /// An existing container.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct ContainerInfo {
     /// The container's name.
     pub name: ContainerName,
     /// All of its labels.
@@ -203,7 +203,7 @@ pub struct Exit {
 impl Exit {
     /// Status of a process that ended by SIGTERM. The agent never sends it to a container that is
     /// loading.
-    pub(crate) const ASKED: i64 = 128 + 15;
+    pub(crate) const SIGTERM: i64 = 128 + 15;
 }
 
 impl fmt::Display for Exit {
@@ -264,7 +264,7 @@ pub enum EngineError {
     Refused(String),
     /// The engine works, but a registry did not provide the image.
     #[error(transparent)]
-    Registry(Box<Denied>),
+    Registry(Box<ImageUnavailable>),
     /// It is well, but has no such image, and the image's name does not say where one could be had.
     #[error(
         "the image `{0}` is not on this VM, and its name names no registry to pull it from; deploy \
@@ -273,13 +273,13 @@ pub enum EngineError {
     NotHere(String),
     /// What somebody else met who asked for the same, and for whom this one waited.
     #[error(transparent)]
-    Same(std::sync::Arc<EngineError>),
+    Shared(std::sync::Arc<EngineError>),
 }
 
 /// A registry that did not provide an image. For the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("the registry `{host}` {what}; {hint}")]
-pub struct Denied {
+pub struct ImageUnavailable {
     /// The registry.
     pub host: Host,
     /// What it did.
@@ -366,7 +366,7 @@ pub trait Engine: Send + Sync + fmt::Debug {
     async fn remove(&self, name: &ContainerName) -> Result<(), EngineError>;
 
     /// All containers of a VM, running or not.
-    async fn list(&self, vm: &VmId) -> Result<Vec<Found>, EngineError>;
+    async fn list(&self, vm: &VmId) -> Result<Vec<ContainerInfo>, EngineError>;
 
     /// Makes sure that the network exists, without traffic between its members.
     async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError>;

@@ -10,7 +10,7 @@ use epsilon_api::{
     ids::{FunctionName, VersionId},
     vm::ImageRemoval,
 };
-use epsilon_fleet_link::single_flight::Together;
+use epsilon_fleet_link::single_flight::SingleFlight;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
 
@@ -23,7 +23,7 @@ const REPORTED: usize = 128;
 pub(crate) struct Images {
     known: Mutex<HashMap<ImageRef, LocalImage>>,
     /// Pulls and removals: one at a time for each image.
-    at_work: Together<ImageRef, EngineError>,
+    in_progress: SingleFlight<ImageRef, EngineError>,
     /// Versions that were pulled or started; the last used one first.
     recent: Mutex<VecDeque<(VersionId, ImageRef)>>,
 }
@@ -54,7 +54,7 @@ impl Images {
         };
         match there() {
             Some(found) => Ok(found),
-            None => self.at_work.ensure(image, there, pull).await.map_err(EngineError::Same),
+            None => self.in_progress.ensure(image, there, pull).await.map_err(EngineError::Shared),
         }
     }
 
@@ -71,14 +71,14 @@ impl Images {
             if is_used() {
                 return Ok(ImageRemoval::InUse);
             }
-            self.doubt(image);
+            self.invalidate(image);
             let removal = engine.remove_image(image).await?;
             if removal == ImageRemoval::Gone {
-                self.lost(image);
+                self.mark_removed(image);
             }
             Ok(removal)
         };
-        self.at_work.alone(image, work).await
+        self.in_progress.exclusive(image, work).await
     }
 
     /// Records that what the version's instances are made of is here: its image, or base and
@@ -90,7 +90,7 @@ impl Images {
         recent.push_front((id, version.image.clone()));
         while recent.len() > REPORTED {
             if let Some((_, image)) = recent.pop_back() {
-                self.doubt(&image);
+                self.invalidate(&image);
             }
         }
     }
@@ -106,13 +106,13 @@ impl Images {
     }
 
     /// Forgets that the image is here: the next use looks for it again.
-    pub(crate) fn doubt(&self, image: &ImageRef) {
+    pub(crate) fn invalidate(&self, image: &ImageRef) {
         self.known.lock().remove(image);
     }
 
     /// Records that the engine does not have the image any more.
-    pub(crate) fn lost(&self, image: &ImageRef) {
-        self.doubt(image);
+    pub(crate) fn mark_removed(&self, image: &ImageRef) {
+        self.invalidate(image);
         self.recent.lock().retain(|(_, other)| other != image);
     }
 

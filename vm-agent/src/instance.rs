@@ -15,7 +15,7 @@ pub(crate) mod unsettled;
 pub(crate) mod user_ids;
 pub(crate) mod warnings;
 
-use crate::cell::resources::Place;
+use crate::cell::resources::CellResources;
 use crate::engine::{ContainerName, EngineError, Freezer};
 use crate::vm::LocalVm;
 use budget::Grant;
@@ -33,7 +33,7 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
-use user_ids::Lease;
+use user_ids::UserIdLease;
 
 #[derive(Debug)]
 pub(crate) struct Instance {
@@ -42,9 +42,9 @@ pub(crate) struct Instance {
     own_container: ContainerName,
     /// The cell that it was assigned. From then on it has the cell's id and container name, which
     /// the container bears already.
-    cell: OnceLock<Place>,
+    cell: OnceLock<CellResources>,
     pub(crate) version: Arc<Version>,
-    pub(crate) asked_at: Timestamp,
+    pub(crate) requested_at: Timestamp,
     /// Connections to its listeners; usable once it started.
     pub(crate) connections: Connections,
     /// The order to stop: the container is to end, whatever runs in it.
@@ -57,18 +57,18 @@ pub(crate) struct Instance {
     /// time.
     freezer: OnceLock<Option<Box<dyn Freezer>>>,
     is_frozen: AtomicBool,
-    reached: Mutex<Reached>,
+    progress: Mutex<StartProgress>,
     /// Its share of the VM's memory, from the grant until the container is removed.
     memory: Mutex<Option<Grant>>,
     /// The user id it runs as, unless it is in a cell. Given back with the instance.
-    user: OnceLock<Lease>,
+    user: OnceLock<UserIdLease>,
     /// Held while the engine creates or starts the container.
-    engine_at_work: Arc<tokio::sync::Mutex<()>>,
+    engine_lock: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How far its start got, and so what may have to be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reached {
+pub(crate) enum StartProgress {
     /// The engine got no request.
     Nothing,
     /// A container may exist. It needs no memory.
@@ -92,17 +92,17 @@ impl Instance {
             own_container,
             cell: OnceLock::new(),
             version,
-            asked_at: Timestamp::now(),
+            requested_at: Timestamp::now(),
             connections: Connections::new(connection_idle),
             stop: agent_ends.child_token(),
             gone: CancellationToken::new(),
             changed: Notify::new(),
             freezer: OnceLock::new(),
             is_frozen: AtomicBool::new(false),
-            reached: Mutex::new(Reached::Nothing),
+            progress: Mutex::new(StartProgress::Nothing),
             memory: Mutex::new(None),
             user: OnceLock::new(),
-            engine_at_work: Arc::default(),
+            engine_lock: Arc::default(),
         })
     }
 
@@ -112,7 +112,7 @@ impl Instance {
     }
 
     /// The id that it was created with.
-    pub(crate) fn first_id(&self) -> &InstanceId {
+    pub(crate) fn original_id(&self) -> &InstanceId {
         &self.own_id
     }
 
@@ -120,37 +120,41 @@ impl Instance {
         self.cell.get().map_or(&self.own_container, |cell| &cell.container)
     }
 
-    pub(crate) fn cell(&self) -> Option<&Place> {
+    pub(crate) fn cell(&self) -> Option<&CellResources> {
         self.cell.get()
     }
 
     /// Assigns a cell: the instance takes over its memory and removes it in the end.
-    pub(crate) fn move_into(&self, mut cell: Place) {
+    pub(crate) fn assign_cell(&self, mut cell: CellResources) {
         if let Some(memory) = cell.memory.take() {
-            self.keep_memory(memory);
+            self.add_memory(memory);
         }
         drop(self.cell.set(cell));
-        self.reach(Reached::Process);
+        self.note_progress(StartProgress::Process);
     }
 
-    pub(crate) fn reach(&self, reached: Reached) {
-        *self.reached.lock() = reached;
+    pub(crate) fn note_progress(&self, progress: StartProgress) {
+        *self.progress.lock() = progress;
     }
 
-    pub(crate) fn reached(&self) -> Reached {
-        *self.reached.lock()
+    pub(crate) fn progress(&self) -> StartProgress {
+        *self.progress.lock()
     }
 
     /// Runs an engine request in a task of its own, so that it is awaited to its end even if this
     /// future is dropped: the engine carries it out anyway. A container that is removed while
     /// Docker still creates or starts it may appear afterwards, or leave its endpoint in its
     /// network.
-    pub(crate) async fn have_engine<F, T>(&self, vm: &LocalVm, work: F) -> Result<T, EngineError>
+    pub(crate) async fn run_engine_request<F, T>(
+        &self,
+        vm: &LocalVm,
+        work: F,
+    ) -> Result<T, EngineError>
     where
         F: Future<Output = Result<T, EngineError>> + Send + 'static,
         T: Send + 'static,
     {
-        let at_work = Arc::clone(&self.engine_at_work).lock_owned().await;
+        let at_work = Arc::clone(&self.engine_lock).lock_owned().await;
         let task = vm.spawn(async move {
             let done = work.await;
             drop(at_work);
@@ -163,8 +167,8 @@ impl Instance {
     }
 
     /// Waits until no engine request for this instance is under way, within a limit.
-    pub(crate) async fn engine_is_done(&self, limit: Duration) {
-        drop(timeout(limit, self.engine_at_work.lock()).await);
+    pub(crate) async fn wait_for_engine(&self, limit: Duration) {
+        drop(timeout(limit, self.engine_lock.lock()).await);
     }
 
     /// Whether the freezer was looked up, also if there is none.
@@ -212,7 +216,7 @@ impl Instance {
     }
 
     /// Adds to its share of the memory.
-    pub(crate) fn keep_memory(&self, grant: Grant) {
+    pub(crate) fn add_memory(&self, grant: Grant) {
         let mut memory = self.memory.lock();
         match memory.as_mut() {
             Some(share) => share.join(grant),
@@ -221,11 +225,11 @@ impl Instance {
     }
 
     /// Sets the user that it runs as.
-    pub(crate) fn keep_user(&self, user: Lease) {
+    pub(crate) fn set_user(&self, user: UserIdLease) {
         drop(self.user.set(user));
     }
 
-    pub(crate) fn give_memory_back(&self) {
+    pub(crate) fn release_memory(&self) {
         let grant = self.memory.lock().take();
         drop(grant);
     }
@@ -233,7 +237,7 @@ impl Instance {
     /// Carries out `Effect::Kill`: the runner removes the container.
     pub(crate) fn begin_stop(&self) {
         if let Some(grant) = self.memory.lock().as_mut() {
-            grant.leave();
+            grant.mark_leaving();
         }
         self.stop.cancel();
     }

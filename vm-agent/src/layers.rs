@@ -8,18 +8,18 @@
 //!            ├─▶ registry  the layer's blob, by digest, verified             ├ each layer by itself, concurrently
 //!            │      └─ a layer is missing in both                            ┘
 //!            └─▶ engine    `/app` of the function's image, as one tree
-//!                   └─▶ pour ─▶ unpack ─▶ tree    a draft, verified
-//!                          └─▶ stock              renamed when it is complete, leased
+//!                   └─▶ extract ─▶ unpack ─▶ tree    a draft, verified
+//!                          └─▶ store              renamed when it is complete, leased
 //! ```
 //!
 //! | file | what it owns |
 //! |---|---|
 //! | `name` | a digest that is safe to use as a path |
-//! | `shelf`, `registry`, `engine` | the three sources |
-//! | `pour` | extracts a stream into a directory and verifies its digest |
+//! | `builder_cache`, `registry`, `engine` | the three sources |
+//! | `extract` | extracts a stream into a directory and verifies its digest |
 //! | `unpack`, `tree` | which entries of a tar are accepted; writes nowhere else |
-//! | `stock` | the unpacked layers: leases, last uses, crash safety |
-//! | `room` | the timer that keeps the store within `vm_agent.layers_size` |
+//! | `store` | the unpacked layers: leases, last uses, crash safety |
+//! | `gc` | the timer that keeps the store within `vm_agent.layers_size` |
 //!
 //! Not the mounts themselves (`cell`), and no images (`images`). Called when a cell is assigned to
 //! a version, and when a gateway prewarms one.
@@ -40,7 +40,7 @@ mod unpack;
 
 use crate::{
     config::Config,
-    engine::{Denied, Engine, EngineError},
+    engine::{Engine, EngineError, ImageUnavailable},
 };
 pub(crate) use counts::Counts;
 use counts::Source;
@@ -50,10 +50,10 @@ use epsilon_api::{
     function::{Blob, ImageLayer, Version},
     ids::{InstanceId, VmId},
 };
-use epsilon_fleet_link::single_flight::Together;
+use epsilon_fleet_link::single_flight::SingleFlight;
 use epsilon_registry::Host;
 pub(crate) use error::LayersError;
-use extract::{Packing, Spilled, Unpacked, Wanted};
+use extract::{Compression, Expected, ExtractError, Unpacked};
 use futures_util::future::try_join_all;
 use name::Name;
 use parking_lot::Mutex;
@@ -66,25 +66,25 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use store::{Lease, Stock};
+use store::{LayerLease, LayerStore};
 use tokio::{
     sync::{Notify, Semaphore},
     task::spawn_blocking,
     time::timeout,
 };
-use unpack::Trouble;
+use unpack::UnpackError;
 
 /// Most unfit layers that are remembered, so that they are not fetched again.
-const UNFIT: usize = 1024;
+const MAX_UNFIT: usize = 1024;
 /// Timeout of one silent registry, as a share of the whole limit: the engine must get its turn.
-const PATIENCE: u32 = 4;
+const TIMEOUT_SHARE: u32 = 4;
 
 /// The layers of this VM.
 #[derive(Debug)]
 pub(crate) struct Layers {
-    stock: Arc<Stock>,
+    store: Arc<LayerStore>,
     /// Fetches and removals: one at a time for each layer.
-    at_work: Together<Name, LayersError>,
+    in_progress: SingleFlight<Name, LayersError>,
     unfit: Mutex<HashMap<Name, String>>,
     /// Permits for concurrent fetches.
     turns: Semaphore,
@@ -92,12 +92,12 @@ pub(crate) struct Layers {
     limit: Duration,
     /// Size limit of the store, in bytes.
     size: u64,
-    shelf: Option<PathBuf>,
+    builder_cache: Option<PathBuf>,
     registries: Registries,
     readers: Readers,
     counts: Counts,
     /// Signals that the store has outgrown its size.
-    is_full: Notify,
+    over_size: Notify,
 }
 
 /// Why a source did not provide a layer.
@@ -122,20 +122,20 @@ impl Layers {
         let access = config.registries.clone();
         let plain = config.dangerous_registry_plain_http;
         let certificates = Path::new(registry::CERTIFICATES);
-        let stock = Stock::open(&config.folder.join("layers"))?;
-        counts.holds(stock.bytes());
+        let store = LayerStore::open(&config.folder.join("layers"))?;
+        counts.holds(store.bytes());
         Ok(Self {
-            stock,
-            at_work: Together::default(),
+            store,
+            in_progress: SingleFlight::default(),
             unfit: Mutex::default(),
             turns: Semaphore::new(config.layers_at_once),
             limit,
             size: config.layers_size.get(),
-            shelf: config.layer_shelf.clone(),
-            registries: Registries::new(access, plain, certificates, limit / PATIENCE),
+            builder_cache: config.layer_shelf.clone(),
+            registries: Registries::new(access, plain, certificates, limit / TIMEOUT_SHARE),
             readers: Readers::new(vm.clone(), config.limits.clone()),
             counts,
-            is_full: Notify::new(),
+            over_size: Notify::new(),
         })
     }
 
@@ -144,7 +144,7 @@ impl Layers {
     /// lookup each.
     ///
     /// # Errors
-    /// [`LayersError`]; [`LayersError::leaves_the_image`] says whether the version may start from
+    /// [`LayersError`]; [`LayersError::allows_image`] says whether the version may start from
     /// its image instead.
     pub(crate) async fn ensure(
         &self,
@@ -156,36 +156,36 @@ impl Layers {
             return Ok(Code { held });
         }
         // Boxed: the future of a start that finds its layers here need not be as large as a fetch.
-        let bring = Box::pin(async {
-            match self.bring(engine, version).await {
-                Err(err) if err.is_full() && self.shrink(self.stock.bytes() / 2).await => {
-                    self.bring(engine, version).await
+        let fetch_missing = Box::pin(async {
+            match self.fetch_missing(engine, version).await {
+                Err(err) if err.is_full() && self.shrink(self.store.bytes() / 2).await => {
+                    self.fetch_missing(engine, version).await
                 }
-                brought => brought,
+                fetched => fetched,
             }
         });
-        let brought = timeout(self.limit, bring).await;
-        brought.unwrap_or_else(|_| Err(self.too_slow(version).into()))
+        let fetched = timeout(self.limit, fetch_missing).await;
+        fetched.unwrap_or_else(|_| Err(self.too_slow(version).into()))
     }
 
     /// Leases all that is here of a version, without fetching: for adopted instances, which have it
     /// mounted in one form or the other. Not to be mounted.
-    pub(crate) fn here(&self, version: &Version) -> Option<Code> {
+    pub(crate) fn lease_present(&self, version: &Version) -> Option<Code> {
         let mut held = self.layers_of(version).unwrap_or_default();
         held.extend(self.tree_of(version));
         (!held.is_empty()).then_some(Code { held })
     }
 
     /// All layers of the version, or none.
-    fn layers_of(&self, version: &Version) -> Option<Vec<Lease>> {
+    fn layers_of(&self, version: &Version) -> Option<Vec<LayerLease>> {
         let layers = version.parts.iter().flat_map(|parts| &parts.layers);
-        let held: Option<Vec<Lease>> =
-            layers.map(|layer| self.stock.lease(&Name::layer(&layer.diff_id).ok()?)).collect();
+        let held: Option<Vec<LayerLease>> =
+            layers.map(|layer| self.store.lease(&Name::layer(&layer.diff_id).ok()?)).collect();
         held.filter(|held| !held.is_empty())
     }
 
-    fn tree_of(&self, version: &Version) -> Option<Lease> {
-        self.stock.lease(&Name::image(&version.image.digest).ok()?)
+    fn tree_of(&self, version: &Version) -> Option<LayerLease> {
+        self.store.lease(&Name::image(&version.image.digest).ok()?)
     }
 
     /// Whether a container of this id is one that layers are read from.
@@ -193,29 +193,42 @@ impl Layers {
         self.readers.has(id)
     }
 
-    async fn bring(&self, engine: &dyn Engine, version: &Version) -> Result<Code, LayersError> {
+    async fn fetch_missing(
+        &self,
+        engine: &dyn Engine,
+        version: &Version,
+    ) -> Result<Code, LayersError> {
         let layers = version.parts.iter().flat_map(|parts| &parts.layers);
-        let brought = try_join_all(layers.map(|layer| self.layer(version, layer))).await;
-        let held = match brought {
+        let fetched = try_join_all(layers.map(|layer| self.layer(version, layer))).await;
+        let held = match fetched {
             Ok(held) if !held.is_empty() => held,
-            Ok(_) => vec![self.whole(engine, version).await?],
-            Err(err) if err.is_absent() => vec![self.whole(engine, version).await?],
+            Ok(_) => vec![self.from_image(engine, version).await?],
+            Err(err) if err.is_absent() => vec![self.from_image(engine, version).await?],
             Err(err) => return Err(err),
         };
-        if self.stock.bytes() > self.size {
-            self.is_full.notify_one();
+        if self.store.bytes() > self.size {
+            self.over_size.notify_one();
         }
         Ok(Code { held })
     }
 
     /// Fetches one layer, from the builder's cache or a registry.
-    async fn layer(&self, version: &Version, layer: &ImageLayer) -> Result<Lease, LayersError> {
+    async fn layer(
+        &self,
+        version: &Version,
+        layer: &ImageLayer,
+    ) -> Result<LayerLease, LayersError> {
         let name = Name::layer(&layer.diff_id)?;
         let fetch = async {
             let _turn = self.turns.acquire().await;
-            if let Some(shelf) = &self.shelf {
-                let taken =
-                    self.counted(Source::Shelf, &name, self.take_from_shelf(shelf, &name)).await;
+            if let Some(builder_cache) = &self.builder_cache {
+                let taken = self
+                    .store_and_count(
+                        Source::BuilderCache,
+                        &name,
+                        self.take_from_builder_cache(builder_cache, &name),
+                    )
+                    .await;
                 match taken {
                     Ok(lease) => return Ok(lease),
                     Err(Miss::Final(err)) => return Err(err),
@@ -230,52 +243,60 @@ impl Layers {
                 None => Err(LayersError::Absent { layer: name.to_string() }),
             }
         };
-        self.once(&name, fetch).await
+        self.single_attempt(&name, fetch).await
     }
 
     /// Reads all of the code from the function's image.
-    async fn whole(&self, engine: &dyn Engine, version: &Version) -> Result<Lease, LayersError> {
+    async fn from_image(
+        &self,
+        engine: &dyn Engine,
+        version: &Version,
+    ) -> Result<LayerLease, LayersError> {
         let name = Name::image(&version.image.digest)?;
         let fetch = async {
             let _turn = self.turns.acquire().await;
             let read = self.read_image(engine, version, &name);
-            self.counted(Source::Engine, &name, read).await.map_err(|miss| match miss {
+            self.store_and_count(Source::Engine, &name, read).await.map_err(|miss| match miss {
                 Miss::Final(err) => err,
                 Miss::Absent(None) => LayersError::Absent { layer: name.to_string() },
                 Miss::Absent(Some(cause)) | Miss::Corrupt(cause) => EngineError::Down(cause).into(),
             })
         };
-        self.once(&name, fetch).await
+        self.single_attempt(&name, fetch).await
     }
 
     /// Runs one attempt at a time for each layer, and none for a layer that is known to be unfit.
-    async fn once(
+    async fn single_attempt(
         &self,
         name: &Name,
-        fetch: impl Future<Output = Result<Lease, LayersError>>,
-    ) -> Result<Lease, LayersError> {
+        fetch: impl Future<Output = Result<LayerLease, LayersError>>,
+    ) -> Result<LayerLease, LayersError> {
         if let Some(why) = self.unfit.lock().get(name).cloned() {
             return Err(LayersError::Unfit { layer: name.to_string(), why });
         }
-        let there = || self.stock.lease(name);
+        let there = || self.store.lease(name);
         if let Some(lease) = there() {
             return Ok(lease);
         }
-        self.at_work.ensure(name, there, fetch).await.map_err(LayersError::Same)
+        self.in_progress.ensure(name, there, fetch).await.map_err(LayersError::Shared)
     }
 
-    async fn take_from_shelf(&self, shelf: &Path, name: &Name) -> Result<Unpacked, Miss> {
-        let stock = Arc::clone(&self.stock);
-        let shelf = shelf.to_owned();
-        let wanted = self.wanted(name);
-        let work = move || match builder_cache::find(&shelf, &wanted.name) {
-            Ok(Some(tar)) => Some(Ok(extract::from_reader(&stock, &wanted, tar))),
+    async fn take_from_builder_cache(
+        &self,
+        builder_cache: &Path,
+        name: &Name,
+    ) -> Result<Unpacked, Miss> {
+        let store = Arc::clone(&self.store);
+        let builder_cache = builder_cache.to_owned();
+        let expected = self.expected(name);
+        let work = move || match builder_cache::find(&builder_cache, &expected.name) {
+            Ok(Some(tar)) => Some(Ok(extract::from_reader(&store, &expected, tar))),
             Ok(None) => None,
             Err(err) => Some(Err(err)),
         };
         match spawn_blocking(work).await {
             Ok(None) => Err(Miss::Absent(None)),
-            Ok(Some(Ok(done))) => done.map_err(|trouble| self.miss(name, trouble)),
+            Ok(Some(Ok(done))) => done.map_err(|failure| self.miss(name, failure)),
             Ok(Some(Err(err))) => Err(Miss::Absent(Some(err.into()))),
             Err(err) => Err(Miss::Absent(Some(err.into()))),
         }
@@ -287,11 +308,11 @@ impl Layers {
         version: &Version,
         name: &Name,
         blob: &Blob,
-    ) -> Result<Lease, LayersError> {
+    ) -> Result<LayerLease, LayersError> {
         let mut again = true;
         loop {
             let fetch = self.fetch_blob(version, name, blob);
-            match self.counted(Source::Registry, name, fetch).await {
+            match self.store_and_count(Source::Registry, name, fetch).await {
                 Ok(lease) => return Ok(lease),
                 Err(Miss::Final(err)) => return Err(err),
                 Err(Miss::Absent(cause)) => {
@@ -326,14 +347,14 @@ impl Layers {
         let opened = self.registries.open(&version.image, blob).await;
         let pieces = opened.map_err(|err| Miss::Absent(Some(err.into())))?;
         let most = Some(blob.bytes.get());
-        let wanted = self.wanted(name);
-        match extract::from_stream(&self.stock, wanted, Packing::Gzip, most, pieces).await {
+        let expected = self.expected(name);
+        match extract::from_stream(&self.store, expected, Compression::Gzip, most, pieces).await {
             Ok(done) => Ok(done),
-            Err(Spilled::Sent(trouble)) => Err(self.miss(name, trouble)),
-            Err(Spilled::Sender(err)) if registry::is_other_content(&*err) => {
+            Err(ExtractError::Content(failure)) => Err(self.miss(name, failure)),
+            Err(ExtractError::Source(err)) if registry::is_other_content(&*err) => {
                 Err(Miss::Corrupt(err))
             }
-            Err(Spilled::Sender(err)) => Err(Miss::Absent(Some(err))),
+            Err(ExtractError::Source(err)) => Err(Miss::Absent(Some(err))),
         }
     }
 
@@ -347,11 +368,13 @@ impl Layers {
         let reader = self.readers.open(engine, version).await.map_err(refused)?;
         let read = async {
             let pieces = reader.code(engine).await.map_err(refused)?;
-            let wanted = Wanted { is_digest: false, ..self.wanted(name) };
-            match extract::from_stream(&self.stock, wanted, Packing::Plain, None, pieces).await {
+            let expected = Expected { is_digest: false, ..self.expected(name) };
+            match extract::from_stream(&self.store, expected, Compression::Plain, None, pieces)
+                .await
+            {
                 Ok(done) => Ok(done),
-                Err(Spilled::Sent(trouble)) => Err(self.miss(name, trouble)),
-                Err(Spilled::Sender(err)) => Err(match err.downcast::<EngineError>() {
+                Err(ExtractError::Content(failure)) => Err(self.miss(name, failure)),
+                Err(ExtractError::Source(err)) => Err(match err.downcast::<EngineError>() {
                     Ok(err) => refused(*err),
                     Err(err) => Miss::Absent(Some(err)),
                 }),
@@ -363,20 +386,20 @@ impl Layers {
     }
 
     /// Stores what a source provided, and counts the fetch.
-    async fn counted(
+    async fn store_and_count(
         &self,
         source: Source,
         name: &Name,
         fetch: impl Future<Output = Result<Unpacked, Miss>>,
-    ) -> Result<Lease, Miss> {
+    ) -> Result<LayerLease, Miss> {
         let began = Instant::now();
         let fetched = match fetch.await {
             Ok((draft, bytes)) => {
-                let stock = Arc::clone(&self.stock);
+                let store = Arc::clone(&self.store);
                 let name = name.clone();
-                let kept = spawn_blocking(move || stock.keep(&name, draft, bytes)).await;
-                let kept = kept.unwrap_or_else(|err| Err(io::Error::other(err)));
-                kept.map_err(|err| Miss::Final(self.disk(err)))
+                let inserted = spawn_blocking(move || store.insert(&name, draft, bytes)).await;
+                let inserted = inserted.unwrap_or_else(|err| Err(io::Error::other(err)));
+                inserted.map_err(|err| Miss::Final(self.disk(err)))
             }
             Err(miss) => Err(miss),
         };
@@ -387,22 +410,22 @@ impl Layers {
             Err(Miss::Final(err)) => (err.outcome(), None),
         };
         self.counts.fetched(source, outcome, took);
-        self.counts.holds(self.stock.bytes());
+        self.counts.holds(self.store.bytes());
         fetched
     }
 
     /// Limits a layer to the size of the whole store: a larger one could never stay.
-    fn wanted(&self, name: &Name) -> Wanted {
-        Wanted { name: name.clone(), is_digest: true, most: self.size }
+    fn expected(&self, name: &Name) -> Expected {
+        Expected { name: name.clone(), is_digest: true, most: self.size }
     }
 
-    fn miss(&self, name: &Name, trouble: Trouble) -> Miss {
-        match trouble {
-            Trouble::Corrupt(err) => Miss::Corrupt(err.into()),
-            Trouble::Disk(err) => Miss::Final(self.disk(err)),
-            Trouble::Unfit(why) => {
+    fn miss(&self, name: &Name, failure: UnpackError) -> Miss {
+        match failure {
+            UnpackError::Corrupt(err) => Miss::Corrupt(err.into()),
+            UnpackError::Disk(err) => Miss::Final(self.disk(err)),
+            UnpackError::Unfit(why) => {
                 let mut unfit = self.unfit.lock();
-                if unfit.len() >= UNFIT {
+                if unfit.len() >= MAX_UNFIT {
                     unfit.clear(); // they are found again
                 }
                 unfit.insert(name.clone(), why.clone());
@@ -412,13 +435,13 @@ impl Layers {
     }
 
     fn disk(&self, err: io::Error) -> LayersError {
-        LayersError::disk(self.stock.folder().to_owned(), err)
+        LayersError::disk(self.store.folder().to_owned(), err)
     }
 
     fn too_slow(&self, version: &Version) -> EngineError {
         let host = Host::of(&version.image.reference);
         let limit = humantime::format_duration(self.limit);
-        EngineError::Registry(Box::new(Denied {
+        EngineError::Registry(Box::new(ImageUnavailable {
             hint: format!(
                 "check whether `{host}` is slow or `vm_agent.layers_at_once` too small, or raise \
                  `vm_agent.pull_timeout`"
@@ -434,14 +457,14 @@ impl Layers {
 /// them is removed before it is dropped.
 #[derive(Debug)]
 pub(crate) struct Code {
-    held: Vec<Lease>,
+    held: Vec<LayerLease>,
 }
 
 impl Code {
     /// The directories to mount over each other, bottom first: each is a layer's `app` directory.
     /// There is at least one.
     pub(crate) fn folders(&self) -> impl Iterator<Item = &Path> {
-        self.held.iter().map(Lease::app)
+        self.held.iter().map(LayerLease::app)
     }
 }
 

@@ -35,7 +35,7 @@
 //! | `instance/` | one instance: state table, runner, start; the pool of a version; the VM's memory |
 //! | `cell/` | booted, unassigned containers, and how one becomes an instance |
 //! | [`engine`] | the container engine as a trait; only `engine/docker.rs` names Docker |
-//! | [`keep`] | keep-alive: how long idle instances stay, which is evicted first, which is prewarmed |
+//! | [`keepalive`] | keep-alive: how long idle instances stay, which is evicted first, which is prewarmed |
 //! | `reconcile` | compares containers with known instances: at start, and on a timer |
 //! | `layers/` | code layers unpacked on this machine, for cells |
 //! | `logs/` | container output: bounded queue, size-limited files, followers |

@@ -1,9 +1,9 @@
 //! Logs of functions: what their containers write (`attach.rs`, `parse.rs`) and what the agent
-//! reports to their authors. All lines go through one bounded queue to one thread (`shelf.rs`),
+//! reports to their authors. All lines go through one bounded queue to one thread (`store.rs`),
 //! which stores them on disk within a limit and forwards them to followers.
 //!
 //! The path of a call never waits for a log: a full queue drops lines, and counts them. Each
-//! function has a share of it (`rate.rs`), so that a function that floods its log only drops its
+//! function has a quota of it (`rate.rs`), so that a function that floods its log only drops its
 //! own lines.
 
 pub(crate) mod attach;
@@ -21,7 +21,7 @@ use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus::IntCounterVec;
-use rate::Share;
+use rate::Quota;
 use std::{
     collections::{HashMap, VecDeque},
     fs,
@@ -32,7 +32,7 @@ use std::{
     thread,
     time::Duration,
 };
-use store::{Order, Shelf, Snapshot};
+use store::{Command, LogStore, Snapshot};
 use tokio::sync::{
     broadcast,
     mpsc::{self, error::TrySendError},
@@ -42,7 +42,7 @@ use tokio::sync::{
 /// Length of the queue in lines: a second of a function that logs without restraint.
 const QUEUE: usize = 8192;
 /// Longest wait of a reader for the thread that owns the files.
-const PATIENCE: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Mode of the logs' directory.
 const OWNER_ONLY: u32 = 0o700;
@@ -50,11 +50,11 @@ const OWNER_ONLY: u32 = 0o700;
 /// Handle to the logs; cheap to clone. The thread ends when the last one is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Logs {
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
     /// Dropped lines, by function.
     dropped: IntCounterVec,
     /// The rate limits of functions with an instance here.
-    shares: Arc<Mutex<HashMap<FunctionName, Weak<Share>>>>,
+    quotas: Arc<Mutex<HashMap<FunctionName, Weak<Quota>>>>,
     thread: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
 }
 
@@ -64,35 +64,36 @@ impl Logs {
     pub(crate) fn open(folder: &Path, limit: Bytes, dropped: IntCounterVec) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         fs::set_permissions(folder, fs::Permissions::from_mode(OWNER_ONLY))?;
-        let (orders, inbox) = mpsc::channel(QUEUE);
-        let shelf = Shelf::new(folder.to_owned(), limit, dropped.clone());
+        let (commands, inbox) = mpsc::channel(QUEUE);
+        let store = LogStore::new(folder.to_owned(), limit, dropped.clone());
         let thread =
-            thread::Builder::new().name("epsilon-logs".into()).spawn(move || shelf.serve(inbox))?;
+            thread::Builder::new().name("epsilon-logs".into()).spawn(move || store.serve(inbox))?;
         let thread = Arc::new(Mutex::new(Some(thread)));
-        Ok(Self { orders, dropped, shares: Arc::default(), thread })
+        Ok(Self { commands, dropped, quotas: Arc::default(), thread })
     }
 
-    /// The rate limit that all instances of a function share.
-    fn share(&self, function: &FunctionName) -> Arc<Share> {
-        let mut shares = self.shares.lock();
-        if let Some(share) = shares.get(function).and_then(Weak::upgrade) {
-            return share;
+    /// The rate limit that all instances of a function quota.
+    fn quota(&self, function: &FunctionName) -> Arc<Quota> {
+        let mut quotas = self.quotas.lock();
+        if let Some(quota) = quotas.get(function).and_then(Weak::upgrade) {
+            return quota;
         }
-        shares.retain(|_, share| share.strong_count() > 0);
-        let share = Arc::new(Share::default());
-        shares.insert(function.clone(), Arc::downgrade(&share));
-        share
+        quotas.retain(|_, quota| quota.strong_count() > 0);
+        let quota = Arc::new(Quota::default());
+        quotas.insert(function.clone(), Arc::downgrade(&quota));
+        quota
     }
 
     /// Stores one line, unless the queue is full.
     pub(crate) fn record(&self, record: LogRecord) {
         if let Err(
-            TrySendError::Full(Order::Write(record)) | TrySendError::Closed(Order::Write(record)),
-        ) = self.orders.try_send(Order::Write(record))
+            TrySendError::Full(Command::Write(record))
+            | TrySendError::Closed(Command::Write(record)),
+        ) = self.commands.try_send(Command::Write(record))
         {
             self.count_dropped(&record.function);
-            if let Some(share) = self.shares.lock().get(&record.function).and_then(Weak::upgrade) {
-                share.queue_was_full();
+            if let Some(quota) = self.quotas.lock().get(&record.function).and_then(Weak::upgrade) {
+                quota.queue_was_full();
             }
         }
     }
@@ -124,7 +125,7 @@ impl Logs {
 
     /// Removes the log of a deleted function. Returns at once.
     pub(crate) fn forget(&self, function: FunctionName) {
-        if self.orders.try_send(Order::Forget(function)).is_err() {
+        if self.commands.try_send(Command::Forget(function)).is_err() {
             tracing::warn!("Log queue is full; the log of a deleted function stays on disk.");
         }
     }
@@ -140,7 +141,7 @@ impl Logs {
             logs: self.clone(),
             function,
             query,
-            kept: VecDeque::new(),
+            stored: VecDeque::new(),
             next: Next::Files,
         };
         stream::unfold(reader, |mut reader| async move {
@@ -151,21 +152,21 @@ impl Logs {
 
     async fn snapshot(&self, function: FunctionName, follow: bool) -> Option<Snapshot> {
         let (to, answer) = oneshot::channel();
-        let order = Order::Read { function, follow, to };
+        let command = Command::Read { function, follow, to };
         let snapshot = async {
-            self.orders.send(order).await.ok()?;
+            self.commands.send(command).await.ok()?;
             answer.await.ok()
         };
-        tokio::time::timeout(PATIENCE, snapshot).await.ok().flatten()
+        tokio::time::timeout(READ_TIMEOUT, snapshot).await.ok().flatten()
     }
 
     /// Writes what is queued and ends the thread, also while other handles exist.
     pub(crate) async fn close(&self) {
-        drop(tokio::time::timeout(PATIENCE, self.orders.send(Order::Close)).await);
+        drop(tokio::time::timeout(READ_TIMEOUT, self.commands.send(Command::Close)).await);
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
             let join = tokio::task::spawn_blocking(move || thread.join());
-            drop(tokio::time::timeout(PATIENCE, join).await);
+            drop(tokio::time::timeout(READ_TIMEOUT, join).await);
         }
     }
 }
@@ -176,11 +177,11 @@ struct Reader {
     function: FunctionName,
     /// Its `after` moves with what was read.
     query: LogQuery,
-    kept: VecDeque<LogRecord>,
+    stored: VecDeque<LogRecord>,
     next: Next,
 }
 
-/// Where the lines after those in `kept` come from.
+/// Where the lines after those in `stored` come from.
 enum Next {
     Files,
     Live(broadcast::Receiver<LogRecord>),
@@ -190,17 +191,17 @@ enum Next {
 impl Reader {
     async fn next(&mut self) -> Option<LogRecord> {
         loop {
-            if let Some(record) = self.kept.pop_front() {
-                return Some(self.passed(record));
+            if let Some(record) = self.stored.pop_front() {
+                return Some(self.advance(record));
             }
             match &mut self.next {
                 Next::Nothing => return None,
                 Next::Files => self.read_files().await?,
                 Next::Live(live) => match live.recv().await {
                     Ok(record) if matches(&record, &self.query) => {
-                        return Some(self.passed(record));
+                        return Some(self.advance(record));
                     }
-                    Ok(record) => drop(self.passed(record)),
+                    Ok(record) => drop(self.advance(record)),
                     // The follower fell behind the channel; the files have the lines.
                     Err(broadcast::error::RecvError::Lagged(_)) => self.next = Next::Files,
                     Err(broadcast::error::RecvError::Closed) => return None,
@@ -214,16 +215,16 @@ impl Reader {
         let end = snapshot.files.last().map(|(end, _)| *end);
         let files = snapshot.files;
         let query = self.query.clone();
-        let kept = tokio::task::spawn_blocking(move || read_kept(files, &query)).await;
-        self.kept = kept.unwrap_or_default();
-        if self.kept.is_empty() {
+        let stored = tokio::task::spawn_blocking(move || read_stored(files, &query)).await;
+        self.stored = stored.unwrap_or_default();
+        if self.stored.is_empty() {
             self.query.after = self.query.after.max(end); // or the next read would begin with `tail` again
         }
         self.next = snapshot.live.map_or(Next::Nothing, Next::Live);
         Some(())
     }
 
-    fn passed(&mut self, record: LogRecord) -> LogRecord {
+    fn advance(&mut self, record: LogRecord) -> LogRecord {
         self.query.after = record.position.or(self.query.after);
         record
     }
@@ -233,11 +234,11 @@ fn matches(record: &LogRecord, query: &LogQuery) -> bool {
     query.request_id.is_none() || record.request_id == query.request_id
 }
 
-fn read_kept(files: Vec<(LogPosition, fs::File)>, query: &LogQuery) -> VecDeque<LogRecord> {
+fn read_stored(files: Vec<(LogPosition, fs::File)>, query: &LogQuery) -> VecDeque<LogRecord> {
     // A reader with a position wants all lines since.
     let tail = query.tail.filter(|_| query.after.is_none()).unwrap_or(usize::MAX);
     let after = query.after.unwrap_or(LogPosition { segment: 0, offset: 0 });
-    let mut kept = VecDeque::new();
+    let mut stored = VecDeque::new();
     for (end, mut file) in files.into_iter().filter(|(end, _)| end.segment >= after.segment) {
         let segment = end.segment;
         let mut offset = if segment == after.segment { after.offset } else { 0 };
@@ -252,16 +253,16 @@ fn read_kept(files: Vec<(LogPosition, fs::File)>, query: &LogQuery) -> VecDeque<
             let Ok(mut record) = serde_json::from_slice::<LogRecord>(&line) else { continue };
             record.position = Some(LogPosition { segment, offset });
             if matches(&record, query) {
-                if kept.len() >= tail {
-                    kept.pop_front();
+                if stored.len() >= tail {
+                    stored.pop_front();
                 }
                 if tail > 0 {
-                    kept.push_back(record);
+                    stored.push_back(record);
                 }
             }
         }
     }
-    kept
+    stored
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use epsilon_bootstrap::{
     arguments,
     failure::Failure,
     files, metrics,
-    program::{self, Common},
+    program::{self, CommonArgs},
     settings::Flag,
-    signals::Asked,
+    signals::ShutdownSignals,
 };
 use epsilon_cloud_aws::imds::Imds;
 use epsilon_vm_agent::{app::Agent, config::Settings, member::Member};
@@ -40,7 +40,7 @@ struct Arguments {
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
 }
 
 impl Arguments {
@@ -64,13 +64,13 @@ fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (_logging, data, layers) = arguments.common.begin(&arguments.flags())?;
     let settings: Settings = layers.section("vm_agent")?;
-    let mut config = settings.check(&data).map_err(|err| program::unusable(&err))?;
+    let mut config = settings.check(&data).map_err(|err| program::invalid_setting(&err))?;
     let member = config.member.clone().ok_or_else(|| {
         Failure::usage("no gateway is set that this VM could join")
             .hint("start it with `--gateway URL --token-file FILE`")
     })?;
     files::raise_file_limit();
-    let mut asked = Asked::new()?;
+    let mut asked = ShutdownSignals::new()?;
 
     let cloud = Imds::find().await;
     if config.id.is_none() {
@@ -78,7 +78,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let folder = config.folder.clone();
     let registry = Registry::new();
-    metrics::begin(&registry, &data).map_err(|err| unable(&err))?;
+    metrics::register_all(&registry, &data).map_err(|err| unable(&err))?;
     let agent = Box::pin(Agent::build(config, &registry)).await.map_err(|err| unable(&err))?;
     match Member::build(agent, member, &folder, cloud) {
         Ok(member) => serve(member, &mut asked).await,
@@ -91,7 +91,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// Runs from the first attempt to join to the last call.
-async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
+async fn serve(member: Member, asked: &mut ShutdownSignals) -> Result<(), Failure> {
     let id = member.id();
     let running = member.spawn();
     let mut was_ready = false;
@@ -102,7 +102,7 @@ async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
                 info!(signal, "Draining.");
                 break End::Asked;
             }
-            () = running.taken() => break End::Taken,
+            () = running.reclaimed() => break End::Reclaimed,
             address = running.joined(), if !was_ready => {
                 program::ready(&format!("ready  vm {id}  calls {address}"))?;
                 was_ready = true;
@@ -110,29 +110,29 @@ async fn serve(member: Member, asked: &mut Asked) -> Result<(), Failure> {
         }
     };
     // A VM that the cloud takes away drains already when its supervisor sends the signal.
-    let was_told = Cell::new(end == End::Asked);
+    let was_signalled = Cell::new(end == End::Asked);
     let hurry = async {
-        if !was_told.get() {
+        if !was_signalled.get() {
             asked.next().await;
-            was_told.set(true);
+            was_signalled.set(true);
         }
         asked.next().await
     };
     let cut = running.drain(hurry).await;
-    if !was_told.get() {
+    if !was_signalled.get() {
         info!("VM has left its fleet; waiting for the cloud to end it.");
         asked.next().await;
     }
-    program::all_ended(cut as usize, "calls", "vm_agent.drain_grace")
+    program::check_none_cut(cut as usize, "calls", "vm_agent.drain_grace")
 }
 
 /// Why the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Asked,
-    Taken,
+    Reclaimed,
 }
 
 fn unable(err: &(dyn Error + 'static)) -> Failure {
-    program::cannot_start("epsilon-vm-agent", err)
+    program::start_failure("epsilon-vm-agent", err)
 }

@@ -8,18 +8,20 @@
 //!   ─▶ leave the fleet ─▶ close the listener ─▶ remove instances and network
 //! ```
 
-use crate::{app::Agent, config::MemberConfig, drain::Why, error::StartError, serve::Site};
+use crate::{
+    app::Agent, config::MemberConfig, drain::DrainReason, error::StartError, serve::Server,
+};
 use epsilon_api::{
-    fleet::{BEAT, Join, MemberKind, PROTOCOL, REPORT},
+    fleet::{HEARTBEAT_INTERVAL, Join, MemberKind, PROTOCOL, REPORT},
     ids::VmId,
     redacted::Secret,
 };
 use epsilon_cloud_aws::imds::{self, Imds, Notice};
 use epsilon_fleet_link::certificate;
 use epsilon_fleet_link::certificate::Certificate;
-use epsilon_fleet_link::door::{Door, Ending};
-use epsilon_fleet_link::gateway_token::Checker;
-use epsilon_fleet_link::membership::{Belonging, Settings};
+use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
+use epsilon_fleet_link::gateway_token::Verifier;
+use epsilon_fleet_link::membership::{Membership, Settings};
 use epsilon_fleet_link::metrics::Metrics;
 use futures_util::StreamExt;
 use prometheus::TextEncoder;
@@ -32,11 +34,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// How often the number of running calls is read while draining.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_EVERY: Duration = Duration::from_millis(20);
 /// How long the listener stays open once the drain was reported, also without a call: a gateway
 /// that misses the report gets the next one, and no connection closes under a call that is being
 /// sent.
-const SETTLE: Duration = REPORT;
+const REPORT_GRACE: Duration = REPORT;
 /// How long to wait for answers to be written to their connections.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -53,13 +55,13 @@ pub struct Member {
 #[derive(Debug)]
 pub struct Running {
     agent: Agent,
-    site: Arc<Site>,
-    ending: Ending,
+    server_state: Arc<Server>,
+    shutdown: Shutdown,
     drain_grace: Duration,
     joined: watch::Receiver<Option<String>>,
-    taken: watch::Receiver<bool>,
+    reclaimed: watch::Receiver<bool>,
     leave: CancellationToken,
-    belonging: JoinHandle<()>,
+    membership: JoinHandle<()>,
 }
 
 impl Member {
@@ -85,7 +87,7 @@ impl Member {
 
     /// The VM's id in the fleet.
     pub fn id(&self) -> VmId {
-        self.agent.front().0.id.clone()
+        self.agent.service().0.id.clone()
     }
 
     /// The address of the listener.
@@ -101,27 +103,27 @@ impl Member {
     /// Serves, joins, and polls the cloud's notices. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
         let Self { agent, parts, drain_grace, cloud } = self;
-        let Parts { door, metrics, certificates, checker, belonging, ending, .. } = parts;
-        let site = Site::new(agent.front(), ending.clone());
-        let answering = Arc::clone(&site);
-        ending.tasks.spawn(door.serve(checker, move |request, interim| {
+        let Parts { door, metrics, certificates, verifier, membership, shutdown, .. } = parts;
+        let server_state = Server::new(agent.service(), shutdown.clone());
+        let answering = Arc::clone(&server_state);
+        shutdown.tasks.spawn(door.serve(verifier, move |request, interim| {
             Arc::clone(&answering).answer(request, interim)
         }));
-        ending.tasks.spawn(Arc::clone(&site).report());
+        shutdown.tasks.spawn(Arc::clone(&server_state).report());
         if let Some(metrics) = metrics {
             let registry = agent.registry().clone();
             let gather = move || TextEncoder::new().encode_to_string(&registry.gather());
-            ending.tasks.spawn(metrics.serve(move || gather().unwrap_or_default()));
+            shutdown.tasks.spawn(metrics.serve(move || gather().unwrap_or_default()));
         }
-        let close = ending.close.clone();
+        let close = shutdown.close.clone();
         let remind = certificate::remind(certificates);
-        ending.tasks.spawn(close.run_until_cancelled_owned(remind));
-        let (takes, taken) = watch::channel(false);
+        shutdown.tasks.spawn(close.run_until_cancelled_owned(remind));
+        let (reclaim, reclaimed) = watch::channel(false);
         if let Some(cloud) = cloud {
-            let vm = Arc::clone(&agent.front().0);
-            let close = ending.close.clone();
+            let vm = Arc::clone(&agent.service().0);
+            let close = shutdown.close.clone();
             let watching = async move {
-                let mut notices = cloud.watch(imds::LOOK);
+                let mut notices = cloud.watch(imds::POLL_EVERY);
                 while let Some(notice) = notices.next().await {
                     match notice {
                         Notice::SpotInterruption { at } => {
@@ -136,16 +138,16 @@ impl Member {
                             continue;
                         }
                     }
-                    vm.set_draining(Why::Ending, true);
-                    takes.send_replace(true);
+                    vm.set_draining(DrainReason::Shutdown, true);
+                    reclaim.send_replace(true);
                 }
             };
-            ending.tasks.spawn(async move { close.run_until_cancelled(watching).await });
+            shutdown.tasks.spawn(async move { close.run_until_cancelled(watching).await });
         }
         let leave = CancellationToken::new();
-        let joined = belonging.joined();
-        let belonging = tokio::spawn(belonging.run(leave.clone()));
-        Running { agent, site, ending, drain_grace, joined, taken, leave, belonging }
+        let joined = membership.joined();
+        let membership = tokio::spawn(membership.run(leave.clone()));
+        Running { agent, server_state, shutdown, drain_grace, joined, reclaimed, leave, membership }
     }
 }
 
@@ -162,9 +164,9 @@ impl Running {
 
     /// Waits until the cloud announces that it takes this VM away; then it drains already.
     /// Cancel-safe.
-    pub async fn taken(&self) {
-        let mut taken = self.taken.clone();
-        if taken.wait_for(|taken| *taken).await.is_err() {
+    pub async fn reclaimed(&self) {
+        let mut reclaimed = self.reclaimed.clone();
+        if reclaimed.wait_for(|reclaimed| *reclaimed).await.is_err() {
             pending::<()>().await; // the VM is not in a cloud
         }
     }
@@ -172,13 +174,13 @@ impl Running {
     /// Takes no new calls, waits for running ones within the grace period or until `now`, leaves
     /// the fleet and removes everything. Returns how many calls were cut.
     pub async fn drain(self, now: impl Future) -> u32 {
-        let Self { agent, site, ending, drain_grace, leave, belonging, .. } = self;
-        let vm = Arc::clone(&agent.front().0);
-        vm.set_draining(Why::Ending, true);
-        let settled = Instant::now() + SETTLE;
+        let Self { agent, server_state, shutdown, drain_grace, leave, membership, .. } = self;
+        let vm = Arc::clone(&agent.service().0);
+        vm.set_draining(DrainReason::Shutdown, true);
+        let settled = Instant::now() + REPORT_GRACE;
         let is_over = async {
-            while vm.calls() > 0 || (site.readers() > 0 && Instant::now() < settled) {
-                sleep(LOOK).await;
+            while vm.calls() > 0 || (server_state.readers() > 0 && Instant::now() < settled) {
+                sleep(POLL_EVERY).await;
             }
         };
         tokio::select! {
@@ -193,13 +195,13 @@ impl Running {
         // A gateway that received the last report sends no more calls; so none meets a closed
         // listener.
         leave.cancel();
-        if let Err(err) = belonging.await {
+        if let Err(err) = membership.await {
             tracing::error!(%err, "Task of the fleet membership was lost (a bug).");
         }
-        ending.close.cancel();
-        ending.tasks.close();
-        if cut > 0 || timeout(FLUSH, ending.tasks.wait()).await.is_err() {
-            ending.cut.cancel();
+        shutdown.close.cancel();
+        shutdown.tasks.close();
+        if cut > 0 || timeout(FLUSH, shutdown.tasks.wait()).await.is_err() {
+            shutdown.cut.cancel();
         }
         agent.shutdown(Duration::ZERO).await;
         cut
@@ -210,12 +212,12 @@ impl Running {
 #[derive(Debug)]
 struct Parts {
     address: SocketAddr,
-    door: Door,
+    door: AuthenticatedListener,
     metrics: Option<Metrics>,
     certificates: Vec<Certificate>,
-    checker: Arc<Checker>,
-    belonging: Belonging,
-    ending: Ending,
+    verifier: Arc<Verifier>,
+    membership: Membership,
+    shutdown: Shutdown,
 }
 
 impl Parts {
@@ -227,22 +229,23 @@ impl Parts {
         };
         let listen = |source| StartError::Listen { key: "listen", address: config.listen, source };
         let tls = server.is_some();
-        let ending = Ending::default();
+        let shutdown = Shutdown::default();
         let door =
-            Door::bind(config.listen, server, config.limits, ending.clone()).map_err(listen)?;
+            AuthenticatedListener::bind(config.listen, server, config.limits, shutdown.clone())
+                .map_err(listen)?;
         let address = door.address();
         let certificates = config.tls.as_ref().map(certificate::loaded).transpose()?;
         let certificates: Vec<_> = certificates.into_iter().flatten().collect();
         certificate::register(&certificates, agent.registry())?;
         if let Some(first) = certificates.iter().map(|one| one.not_after).min() {
-            _ = agent.front().0.certificate_ends_at.set(first); // an agent joins once
+            _ = agent.service().0.certificate_ends_at.set(first); // an agent joins once
         }
         let key = metrics_key(config)?;
         let metrics = config.metrics.map(|address| {
             let listen = |source| StartError::Listen { key: "metrics", address, source };
-            Metrics::bind(address, key, ending.clone()).map_err(listen)
+            Metrics::bind(address, key, shutdown.clone()).map_err(listen)
         });
-        let checker = Arc::new(Checker::new(status.id.clone()));
+        let verifier = Arc::new(Verifier::new(status.id.clone()));
         let settings = Settings {
             gateways: config.gateways.clone(),
             token_file: config.token_file.clone(),
@@ -250,7 +253,7 @@ impl Parts {
             tls: client,
             advertise: config.advertise.clone(),
             listens: address,
-            beat: BEAT,
+            heartbeat: HEARTBEAT_INTERVAL,
         };
         let me = Join {
             protocol: PROTOCOL,
@@ -261,10 +264,10 @@ impl Parts {
             memory_bytes: status.memory_bytes,
             cpu: status.cpu_millicores,
         };
-        let belonging = Belonging::new(settings, me, Arc::clone(&checker))
+        let membership = Membership::new(settings, me, Arc::clone(&verifier))
             .map_err(|source| StartError::Fleet { path: config.token_file.clone(), source })?;
         let metrics = metrics.transpose()?;
-        Ok(Self { address, door, metrics, certificates, checker, belonging, ending })
+        Ok(Self { address, door, metrics, certificates, verifier, membership, shutdown })
     }
 }
 

@@ -83,7 +83,7 @@ impl Network {
     }
 
     /// Marks the network as missing: the next start creates it.
-    pub(crate) fn doubt(&self) {
+    pub(crate) fn invalidate(&self) {
         self.0.is_safe.store(false, Ordering::Release);
     }
 

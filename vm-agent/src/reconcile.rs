@@ -4,16 +4,16 @@
 //! a crash of its own or of the engine without any state on disk.
 
 use crate::cell::assign;
-use crate::cell::resources::Place;
-use crate::engine::{EngineError, Found};
+use crate::cell::resources::CellResources;
+use crate::engine::{ContainerInfo, EngineError};
 use crate::instance::connections::Upstream;
 use crate::instance::runner::Runner;
-use crate::instance::sockets::SocketFolder;
+use crate::instance::sockets::SocketDir;
 use crate::instance::unsettled::Unsettled;
-use crate::instance::{Instance, Reached, control};
+use crate::instance::{Instance, StartProgress, control};
 use crate::labels;
 use crate::labels::Labels;
-use crate::logs::attach::Tap;
+use crate::logs::attach::AttachedOutput;
 use crate::vm::LocalVm;
 use epsilon_api::{
     chain::Chain,
@@ -34,16 +34,16 @@ const HEALTHY: Duration = Duration::from_secs(2);
 /// Adopts the containers of an earlier run of this agent. Called once, before the first call.
 pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
     let found = vm.engine.list(&vm.id).await?;
-    let looked_at: Vec<Option<Found>> = stream::iter(found)
+    let probed: Vec<Option<ContainerInfo>> = stream::iter(found)
         .map(|container| async move { (!adopt_one(vm, &container).await).then_some(container) })
         .buffer_unordered(ADOPTIONS)
         .collect()
         .await;
-    let leftovers: Vec<Found> = looked_at.iter().flatten().cloned().collect();
-    let adopted = looked_at.len() - leftovers.len();
+    let leftovers: Vec<ContainerInfo> = probed.iter().flatten().cloned().collect();
+    let adopted = probed.len() - leftovers.len();
     let removed = leftovers.len();
     remove(vm, leftovers).await;
-    remove_orphaned_folders(vm);
+    remove_orphaned_socket_dirs(vm);
     vm.cells.sweep(|id| vm.known.lock().contains(id));
     if adopted + removed > 0 {
         tracing::info!(adopted, removed, "Took over containers of an earlier run.");
@@ -51,7 +51,7 @@ pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
     Ok(())
 }
 
-async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
+async fn adopt_one(vm: &Arc<LocalVm>, found: &ContainerInfo) -> bool {
     // The earlier run may have frozen it, and a frozen process neither answers nor dies.
     let freezer =
         if found.is_running { vm.engine.freezer(&found.name).await.ok().flatten() } else { None };
@@ -64,16 +64,16 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
     let Labels { instance: id, version, user, vm: _ } = labels;
     let (version, cell) = match version {
         Some(version) => (version, None),
-        None => match served(vm, &id) {
+        None => match assigned_version(vm, &id) {
             Some((version, cell)) => (version, Some(cell)),
             None => return false,
         },
     };
     let idle = vm.config.connection_idle;
     let Ok(instance) = Instance::new(id.clone(), version, idle, &vm.closed) else { return false };
-    instance.reach(Reached::Process);
+    instance.note_progress(StartProgress::Process);
     if let Some(cell) = cell {
-        instance.move_into(cell);
+        instance.assign_cell(cell);
     }
     if *instance.container() != found.name {
         return false;
@@ -86,7 +86,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
     if instance.version.spec.isolation == Isolation::Call {
         return false;
     }
-    let Ok(folder) = SocketFolder::open(&vm.sockets_folder(&id)) else { return false };
+    let Ok(folder) = SocketDir::open(&vm.sockets_dir(&id)) else { return false };
     if let Some(freezer) = freezer {
         instance.set_freezer(Some(freezer));
     }
@@ -94,15 +94,15 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
         Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}
         _ => return false,
     }
-    match Tap::open(vm, instance.container(), &instance.gone).await {
-        Ok(tap) => tap.belongs_to(&instance.version, instance.id()),
+    match AttachedOutput::open(vm, instance.container(), &instance.gone).await {
+        Ok(output) => output.belongs_to(&instance.version, instance.id()),
         Err(_) => return false,
     }
     folder.close(); // the earlier run may have ended right before
     let unsettled = Unsettled::open(&folder).await;
-    instance.connections.reach(Upstream::Sockets(folder, unsettled));
-    instance.keep_user(vm.users.adopt(user));
-    instance.keep_memory(vm.budget.adopt(instance.version.spec.memory));
+    instance.connections.set_upstream(Upstream::Sockets(folder, unsettled));
+    instance.set_user(vm.users.adopt(user));
+    instance.add_memory(vm.budget.adopt(instance.version.spec.memory));
     let pool = vm.pool(&instance.version);
     let instance = Arc::new(instance);
     vm.known.lock().insert(id);
@@ -113,12 +113,12 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &Found) -> bool {
 
 /// The version of an assigned cell, if its layers are still there and mounted. An unassigned cell
 /// is cheaper to boot again than to check.
-fn served(vm: &Arc<LocalVm>, id: &InstanceId) -> Option<(Arc<Version>, Place)> {
+fn assigned_version(vm: &Arc<LocalVm>, id: &InstanceId) -> Option<(Arc<Version>, CellResources)> {
     let version = assign::read(vm, id).filter(|_| vm.cells.is_mounted(id))?;
-    let code = vm.layers.here(&version)?;
-    let cell = Place::found(vm, id.clone()).ok()?;
+    let code = vm.layers.lease_present(&version)?;
+    let cell = CellResources::existing(vm, id.clone()).ok()?;
     *cell.code.lock() = Some(code);
-    vm.cells.saw(&version);
+    vm.cells.note_version(&version);
     Some((Arc::new(version), cell))
 }
 
@@ -149,23 +149,23 @@ async fn sweep(vm: &Arc<LocalVm>) {
     // Known before listed: an instance that starts meanwhile is in neither or in both.
     let before = vm.known.lock().clone();
     let found = vm.engine.list(&vm.id).await;
-    let is_news = vm.engine_is_down(found.is_err());
+    let is_changed = vm.set_engine_down(found.is_err());
     let found = match found {
         Ok(found) => found,
         Err(err) => {
-            if is_news {
+            if is_changed {
                 tracing::error!(cause = %Chain(&err), "Container engine does not answer.");
             }
             return;
         }
     };
-    if is_news {
+    if is_changed {
         tracing::info!("Container engine answers again.");
     }
     if let Err(err) = vm.network.ensure(&vm.engine).await {
         tracing::warn!(cause = %Chain(&err), "Network of functions could not be prepared; trying again.");
     }
-    let strangers = {
+    let unknown = {
         let now = vm.known.lock();
         let is_known = |id: &InstanceId| before.contains(id) || now.contains(id);
         found
@@ -177,9 +177,9 @@ async fn sweep(vm: &Arc<LocalVm>) {
             })
             .collect::<Vec<_>>()
     };
-    if !strangers.is_empty() {
-        tracing::warn!(count = strangers.len(), "Removing containers that belong to no instance.");
-        remove(vm, strangers).await;
+    if !unknown.is_empty() {
+        tracing::warn!(count = unknown.len(), "Removing containers that belong to no instance.");
+        remove(vm, unknown).await;
     }
     vm.cells.sweep(|id| vm.known.lock().contains(id));
     for pool in vm.pools() {
@@ -187,7 +187,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
     }
 }
 
-pub(crate) async fn remove(vm: &LocalVm, containers: Vec<Found>) {
+pub(crate) async fn remove(vm: &LocalVm, containers: Vec<ContainerInfo>) {
     stream::iter(containers)
         .for_each_concurrent(REMOVALS, |container| async move {
             if let Err(err) = vm.engine.remove(&container.name).await {
@@ -198,7 +198,7 @@ pub(crate) async fn remove(vm: &LocalVm, containers: Vec<Found>) {
 }
 
 /// Removes socket directories of instances that are gone.
-pub(crate) fn remove_orphaned_folders(vm: &LocalVm) {
+pub(crate) fn remove_orphaned_socket_dirs(vm: &LocalVm) {
     for entry in std::fs::read_dir(vm.sockets_root()).into_iter().flatten().flatten() {
         let id = entry.file_name().to_str().and_then(|name| InstanceId::parse(name).ok());
         if let Some(id) = id.filter(|id| !vm.known.lock().contains(id)) {

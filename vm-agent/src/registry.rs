@@ -2,9 +2,9 @@
 //! credentials, and once more with fresh ones when it refuses those. Knows no engine;
 //! `engine/docker.rs` does the pulling.
 
-use crate::engine::{Denied, EngineError};
+use crate::engine::{EngineError, ImageUnavailable};
 use epsilon_api::function::ImageRef;
-use epsilon_registry::{Access, Failed, Host, Login, Trouble};
+use epsilon_registry::{Access, Failed, Host, Login, RegistryFailure};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::Semaphore,
@@ -49,7 +49,7 @@ impl Pulls {
             Err(_) => return Err(self.too_slow(host)),
         };
         Err(match failed {
-            Failed::Login(err) => EngineError::Registry(Box::new(Denied {
+            Failed::Login(err) => EngineError::Registry(Box::new(ImageUnavailable {
                 what: "cannot be used: this machine could not get credentials for it".into(),
                 hint: err.hint(),
                 host,
@@ -58,10 +58,10 @@ impl Pulls {
             Failed::Work(EngineError::Down(_)) if Instant::now() >= deadline => self.too_slow(host),
             Failed::Work(err) => match text(&err) {
                 Some(said) => {
-                    let trouble = Trouble::of(said);
-                    EngineError::Registry(Box::new(Denied {
-                        what: trouble.what().into(),
-                        hint: next_step(trouble, &host),
+                    let failure = RegistryFailure::of(said);
+                    EngineError::Registry(Box::new(ImageUnavailable {
+                        what: failure.what().into(),
+                        hint: next_step(failure, &host),
                         host,
                         source: Some(Box::new(err)),
                     }))
@@ -73,7 +73,7 @@ impl Pulls {
 
     fn too_slow(&self, host: Host) -> EngineError {
         let limit = humantime::format_duration(self.limit);
-        EngineError::Registry(Box::new(Denied {
+        EngineError::Registry(Box::new(ImageUnavailable {
             hint: format!(
                 "check whether `{host}` is slow or `vm_agent.pulls_at_once` too small, or raise \
                  `vm_agent.pull_timeout`"
@@ -89,39 +89,39 @@ impl Pulls {
 fn text(err: &EngineError) -> Option<&str> {
     match err {
         EngineError::NotFound(text) | EngineError::Refused(text) => Some(text),
-        EngineError::Same(other) => text(other),
+        EngineError::Shared(other) => text(other),
         EngineError::Down(_) | EngineError::Registry(_) | EngineError::NotHere(_) => None,
     }
 }
 
 /// The hint for the operator of this VM.
-fn next_step(trouble: Trouble, host: &Host) -> String {
-    match trouble {
-        Trouble::Refused => "check `vm_agent.registry_user` and its password file, \
+fn next_step(failure: RegistryFailure, host: &Host) -> String {
+    match failure {
+        RegistryFailure::Refused => "check `vm_agent.registry_user` and its password file, \
                              `vm_agent.registry_docker_config`, or the machine's role for ECR"
             .into(),
-        Trouble::Absent => {
+        RegistryFailure::Absent => {
             "deploy the function again; check whether the registry removes images too early".into()
         }
-        Trouble::Unreachable => {
+        RegistryFailure::Unreachable => {
             format!("check whether `{host}` runs, and whether this machine reaches it")
         }
-        Trouble::UnknownAuthority => {
+        RegistryFailure::UnknownAuthority => {
             format!("put the registry's authority into `/etc/docker/certs.d/{host}/ca.crt`")
         }
-        Trouble::PlainHttp => format!(
+        RegistryFailure::PlainHttp => format!(
             "name `{host}` in `insecure-registries` of `/etc/docker/daemon.json`, or give it a \
              certificate"
         ),
-        Trouble::DiskFull => {
+        RegistryFailure::DiskFull => {
             "free space under the engine's directory (`docker image prune`)".into()
         }
-        Trouble::Other => "the engine's log says more".into(),
+        RegistryFailure::Other => "the engine's log says more".into(),
     }
 }
 
 fn is_refused(err: &EngineError) -> bool {
-    text(err).is_some_and(|text| Trouble::of(text) == Trouble::Refused)
+    text(err).is_some_and(|text| RegistryFailure::of(text) == RegistryFailure::Refused)
 }
 
 #[cfg(test)]
@@ -152,9 +152,9 @@ mod tests {
             let pull = pulls(1);
             let err =
                 pull.run(&image(), |_, _| ready(Err(EngineError::Refused(said.into())))).await;
-            let told = Chain(&err.unwrap_err()).to_string();
+            let text = Chain(&err.unwrap_err()).to_string();
             for part in ["`registry.example`", what, next, said] {
-                assert!(told.contains(part), "{part}: {told}");
+                assert!(text.contains(part), "{part}: {text}");
             }
         }
     }
@@ -171,10 +171,10 @@ mod tests {
             };
             let err = pulls(1).run(&image, pull).await.unwrap_err();
             assert_eq!(asked.load(Ordering::SeqCst), 0, "{reference}");
-            let told = err.to_string();
+            let text = err.to_string();
             for part in [reference, "not on this VM", "no registry", "deploy", "`epsilon restore`"]
             {
-                assert!(told.contains(part), "{part}: {told}");
+                assert!(text.contains(part), "{part}: {text}");
             }
         }
     }
@@ -204,8 +204,8 @@ mod tests {
         let (one, two, three, running) = tokio::join!(hang(), hang(), hang(), at_last);
         assert_eq!(running, 2, "two at once");
         for err in [one, two, three] {
-            let told = err.unwrap_err().to_string();
-            assert!(told.contains("within 5m") && told.contains("pull_timeout"), "{told}");
+            let text = err.unwrap_err().to_string();
+            assert!(text.contains("within 5m") && text.contains("pull_timeout"), "{text}");
         }
         let done = pulls.run(&image, |_, _| ready(Ok(()))).await;
         assert!(done.is_ok(), "turns come back: {done:?}");

@@ -16,14 +16,14 @@ mod tunnel;
 mod upload;
 mod versions;
 
-use crate::vm::{Front, LocalVm};
+use crate::vm::{LocalVm, VmService};
 use epsilon_api::{
     body::{self, CallBody},
     fleet::Refusal,
     headers,
     vm::InterimSink,
 };
-use epsilon_fleet_link::door::Ending;
+use epsilon_fleet_link::door::Shutdown;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use reports::Reports;
@@ -35,22 +35,22 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The state that all requests share.
 #[derive(Debug)]
-pub(crate) struct Site {
+pub(crate) struct Server {
     vm: Arc<LocalVm>,
-    front: Arc<Front>,
+    service: Arc<VmService>,
     versions: Versions,
     reports: Reports,
-    ending: Ending,
+    shutdown: Shutdown,
 }
 
-impl Site {
-    pub(crate) fn new(front: &Arc<Front>, ending: Ending) -> Arc<Self> {
+impl Server {
+    pub(crate) fn new(service: &Arc<VmService>, shutdown: Shutdown) -> Arc<Self> {
         Arc::new(Self {
-            vm: Arc::clone(&front.0),
-            front: Arc::clone(front),
+            vm: Arc::clone(&service.0),
+            service: Arc::clone(service),
             versions: Versions::default(),
             reports: Reports::default(),
-            ending,
+            shutdown,
         })
     }
 
@@ -69,7 +69,7 @@ impl Site {
 
     /// Writes reports until the listener closes.
     pub(crate) async fn report(self: Arc<Self>) {
-        self.reports.run(&self.front, &self.ending.close).await;
+        self.reports.run(&self.service, &self.shutdown.close).await;
     }
 
     /// Number of gateways that read reports now.

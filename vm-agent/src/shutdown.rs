@@ -63,7 +63,7 @@ async fn remove_containers(vm: &LocalVm) -> bool {
             return true;
         }
     }
-    reconcile::remove_orphaned_folders(vm);
+    reconcile::remove_orphaned_socket_dirs(vm);
     vm.tasks.wait().await;
     vm.engine.list(&vm.id).await.map_or(true, |left| !left.is_empty())
 }

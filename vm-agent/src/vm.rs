@@ -8,17 +8,17 @@ use crate::call;
 use crate::cell::fetch::fetch;
 use crate::cell::{Cells, mounts};
 use crate::config::Config;
-use crate::drain::{Drain, Why};
+use crate::drain::{Drain, DrainReason};
 use crate::engine::{Engine, EngineError};
 use crate::images::Images;
 use crate::instance::budget::Budget;
-use crate::instance::pool::{Idle, Key, Pool};
+use crate::instance::pool::{Evictable, Key, Pool};
 use crate::instance::runner::Runner;
-use crate::instance::sockets::{Layout, SocketFolder};
+use crate::instance::sockets::{Layout, SocketDir};
 use crate::instance::state::Moment;
-use crate::instance::user_ids::{Lease, UserIds};
+use crate::instance::user_ids::{UserIdLease, UserIds};
 use crate::instance::{Instance, sockets};
-use crate::keepalive::cost::Clock;
+use crate::keepalive::cost::EvictionClock;
 use crate::keepalive::file;
 use crate::keepalive::histories::Histories;
 use crate::layers::Layers;
@@ -78,7 +78,7 @@ pub(crate) struct LocalVm {
     /// The same for starts that no call waits for.
     pub(crate) background_starts: Arc<Semaphore>,
     /// The same for functions whose instances end all the time.
-    pub(crate) turbulent_starts: Arc<Semaphore>,
+    pub(crate) crash_loop_starts: Arc<Semaphore>,
     pub(crate) logs: Logs,
     pub(crate) metrics: Metrics,
     /// Instances with a runner: reconciliation leaves their containers alone.
@@ -93,14 +93,14 @@ pub(crate) struct LocalVm {
     pub(crate) tasks: TaskTracker,
     pools: RwLock<Pools>,
     /// Deleted functions whose last instance still runs: what it logs is removed with it.
-    forgotten: Mutex<HashSet<FunctionName>>,
+    deleted_functions: Mutex<HashSet<FunctionName>>,
     /// Histories of functions, for keep-alive.
     pub(crate) histories: Histories,
     /// Keep-alive decisions of the last sweep, for the status.
     pub(crate) keeps: Mutex<Vec<Keep>>,
     /// Held while instances are chosen for eviction, so that two starts do not count on the same
     /// ones.
-    evicting: Mutex<Clock>,
+    eviction_clock: Mutex<EvictionClock>,
     runtime: Handle,
     epoch: Instant,
 }
@@ -122,16 +122,17 @@ impl LocalVm {
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let Parts { id, cpu, config, engine, budget, layers, logs, metrics } = parts;
         let cells = Cells::open(&config, &*engine);
-        let histories = Histories::recall(file::read(&keep_file(&config)));
+        let histories = Histories::restore(file::read(&history_file(&config)));
         Arc::new(Self {
             network: Network::new(&id, &config),
             users: UserIds::new(config.user_ids.clone()),
-            are_sockets_bounded: engine.sees_mounts() && can_bound(&config.folder.join(SOCKETS)),
+            are_sockets_bounded: engine.sees_mounts()
+                && can_mount_tmpfs(&config.folder.join(SOCKETS)),
             certificate_ends_at: OnceLock::new(),
             drain: Drain::open(config.folder.join("draining")),
             starts: Semaphore::new(config.starts_at_once),
             background_starts: Arc::new(Semaphore::new(config.starts_at_once.div_ceil(2))),
-            turbulent_starts: Arc::new(Semaphore::new(1)),
+            crash_loop_starts: Arc::new(Semaphore::new(1)),
             id,
             boot: rand::rng().random(),
             cpu,
@@ -148,10 +149,10 @@ impl LocalVm {
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
             pools: RwLock::default(),
-            forgotten: Mutex::default(),
+            deleted_functions: Mutex::default(),
             histories,
             keeps: Mutex::default(),
-            evicting: Mutex::default(),
+            eviction_clock: Mutex::default(),
             runtime: Handle::current(),
             epoch: Instant::now(),
         })
@@ -174,7 +175,7 @@ impl LocalVm {
         self.config.folder.join(SOCKETS)
     }
 
-    pub(crate) fn sockets_folder(&self, instance: &InstanceId) -> PathBuf {
+    pub(crate) fn sockets_dir(&self, instance: &InstanceId) -> PathBuf {
         self.sockets_root().join(instance.as_str())
     }
 
@@ -182,20 +183,20 @@ impl LocalVm {
     pub(crate) fn make_sockets(
         &self,
         instance: &InstanceId,
-        user: &Lease,
-    ) -> io::Result<SocketFolder> {
+        user: &UserIdLease,
+    ) -> io::Result<SocketDir> {
         let layout = Layout {
             user: user.user(),
             has_passwd: user.own_id().is_some(),
             is_bounded: self.are_sockets_bounded,
         };
-        SocketFolder::create(&self.sockets_folder(instance), layout)
+        SocketDir::create(&self.sockets_dir(instance), layout)
     }
 
     /// Removes the socket directory of an instance, in the background. Code may have left anything
     /// there, so it runs where blocking is fine.
     pub(crate) fn remove_sockets(&self, instance: &InstanceId) {
-        let folder = self.sockets_folder(instance);
+        let folder = self.sockets_dir(instance);
         let remove = move || {
             if let Err(err) = sockets::unmount(&folder).and_then(|()| clear(&folder)) {
                 tracing::warn!(%err, folder = %folder.display(), "Socket directory of an instance could not be removed; the next start removes it.");
@@ -224,9 +225,9 @@ impl LocalVm {
             return Arc::clone(pool);
         }
         let pool = Pool::new(Arc::clone(self), Arc::clone(version));
-        self.cells.saw(version);
+        self.cells.note_version(version);
         let old = pools.insert(id, Arc::clone(&pool));
-        self.forgotten.lock().remove(&version.function); // it was deployed again
+        self.deleted_functions.lock().remove(&version.function); // it was deployed again
         drop(pools);
         if let Some(old) = old {
             old.close(false);
@@ -257,11 +258,11 @@ impl LocalVm {
         let id = pool.version.id();
         if pools.get(&id).is_some_and(|other| Arc::ptr_eq(other, pool)) {
             pools.remove(&id);
-            self.images.doubt(&pool.version.image); // its next use costs one lookup
+            self.images.invalidate(&pool.version.image); // its next use costs one lookup
         }
         if !pools.keys().any(|other| other.function == id.function) {
             self.metrics.forget(&id.function);
-            if self.forgotten.lock().remove(&id.function) {
+            if self.deleted_functions.lock().remove(&id.function) {
                 self.logs.forget(id.function);
             }
         }
@@ -274,7 +275,12 @@ impl LocalVm {
     }
 
     /// Starts a new instance in a task of its own.
-    pub(crate) fn launch(self: &Arc<Self>, pool: &Arc<Pool>, key: Key, instance: Arc<Instance>) {
+    pub(crate) fn start_instance(
+        self: &Arc<Self>,
+        pool: &Arc<Pool>,
+        key: Key,
+        instance: Arc<Instance>,
+    ) {
         self.known.lock().insert(instance.id().clone());
         // A call may have held on to a pool that was removed meanwhile: it is added again.
         self.pools.write().entry(pool.version.id()).or_insert_with(|| Arc::clone(pool));
@@ -284,11 +290,11 @@ impl LocalVm {
 
     /// Idle instances of other versions, the one of lowest value first; of equal ones, the one idle
     /// longest.
-    fn idle_of_others<'a>(
+    fn evictable_of_others<'a>(
         pools: &'a [Arc<Pool>],
         needy: &Arc<Pool>,
-        clock: Clock,
-    ) -> Vec<(Idle, &'a Arc<Pool>)> {
+        clock: EvictionClock,
+    ) -> Vec<(Evictable, &'a Arc<Pool>)> {
         let mut idle: Vec<_> = pools
             .iter()
             .filter(|pool| !Arc::ptr_eq(pool, needy))
@@ -302,30 +308,30 @@ impl LocalVm {
 
     /// Whether idle instances of other versions have `shortage` bytes.
     pub(crate) fn can_evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
-        let clock = *self.evicting.lock();
-        memory_of(&Self::idle_of_others(&self.pools(), needy, clock)) >= shortage
+        let clock = *self.eviction_clock.lock();
+        memory_of(&Self::evictable_of_others(&self.pools(), needy, clock)) >= shortage
     }
 
     /// Evicts idle instances of other versions, the one of lowest value first (Greedy-Dual,
     /// `keepalive/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns whether
     /// they are. Evicts nothing for a prewarm.
     pub(crate) fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool {
-        if needy.is_guess_only() {
+        if needy.is_prewarm_only() {
             return false;
         }
-        let mut clock = self.evicting.lock();
+        let mut clock = self.eviction_clock.lock();
         let pools = self.pools();
-        let idle = Self::idle_of_others(&pools, needy, *clock);
+        let idle = Self::evictable_of_others(&pools, needy, *clock);
         if memory_of(&idle) < shortage {
             return false;
         }
         let mut freed = 0;
-        for (Idle { key, priority, .. }, pool) in idle {
+        for (Evictable { key, priority, .. }, pool) in idle {
             if freed >= shortage {
                 break;
             }
             if pool.evict(key) {
-                clock.gave_up(priority);
+                clock.note_eviction(priority);
                 freed += pool.version.spec.memory.get();
                 self.metrics.evictions.inc();
             }
@@ -335,7 +341,7 @@ impl LocalVm {
 
     /// Records the uses since the last time. Called on a timer.
     pub(crate) fn note_uses(&self, pools: &[Arc<Pool>]) {
-        let clock = self.evicting.lock();
+        let clock = self.eviction_clock.lock();
         for pool in pools {
             pool.note_uses(*clock);
         }
@@ -346,7 +352,7 @@ impl LocalVm {
         self.pools().iter().map(|pool| pool.load()).map(|(active, waiting)| active + waiting).sum()
     }
 
-    pub(crate) fn set_draining(&self, why: Why, on: bool) {
+    pub(crate) fn set_draining(&self, why: DrainReason, on: bool) {
         let draining = self.drain.set(why, on);
         for pool in self.pools() {
             if draining { pool.close(true) } else { pool.open() }
@@ -354,16 +360,16 @@ impl LocalVm {
     }
 
     /// Records whether the container engine answers; returns whether that changed.
-    pub(crate) fn engine_is_down(&self, is_down: bool) -> bool {
-        let is_news = self.is_engine_down.swap(is_down, Ordering::Relaxed) != is_down;
-        if is_news {
-            self.drain.news.notify_one();
+    pub(crate) fn set_engine_down(&self, is_down: bool) -> bool {
+        let is_changed = self.is_engine_down.swap(is_down, Ordering::Relaxed) != is_down;
+        if is_changed {
+            self.drain.changed.notify_one();
         }
-        is_news
+        is_changed
     }
 }
 
-fn can_bound(sockets: &Path) -> bool {
+fn can_mount_tmpfs(sockets: &Path) -> bool {
     let tried = mounts::try_tmpfs(sockets).inspect_err(|err| {
         tracing::warn!(
             %err, folder = %sockets.display(),
@@ -373,12 +379,12 @@ fn can_bound(sockets: &Path) -> bool {
     tried.is_ok()
 }
 
-fn memory_of(instances: &[(Idle, &Arc<Pool>)]) -> u64 {
+fn memory_of(instances: &[(Evictable, &Arc<Pool>)]) -> u64 {
     instances.iter().map(|(_, pool)| pool.version.spec.memory.get()).sum()
 }
 
 /// The file of [`LocalVm::histories`].
-pub(crate) fn keep_file(config: &Config) -> PathBuf {
+pub(crate) fn history_file(config: &Config) -> PathBuf {
     config.folder.join("keep.json")
 }
 
@@ -390,9 +396,9 @@ impl std::fmt::Debug for LocalVm {
 
 /// [`LocalVm`] as the gateway uses it.
 #[derive(Debug)]
-pub(crate) struct Front(pub(crate) Arc<LocalVm>);
+pub(crate) struct VmService(pub(crate) Arc<LocalVm>);
 
-impl Vm for Front {
+impl Vm for VmService {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
         Box::pin(call::handle(&self.0, call))
     }
@@ -421,7 +427,7 @@ impl Vm for Front {
         vm.images.forget_function(function);
         vm.histories.forget(function);
         if vm.pools.read().keys().any(|version| version.function == *function) {
-            vm.forgotten.lock().insert(function.clone());
+            vm.deleted_functions.lock().insert(function.clone());
         }
         vm.logs.forget(function.clone());
     }
@@ -472,6 +478,6 @@ impl Vm for Front {
     }
 
     fn drain(&self, draining: bool) {
-        self.0.set_draining(Why::Asked, draining);
+        self.0.set_draining(DrainReason::Requested, draining);
     }
 }

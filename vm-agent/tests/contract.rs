@@ -146,7 +146,7 @@ fn fake() -> FakeEngine {
         Arc::new(|process| {
             Box::pin(async move {
                 process.print("out\n");
-                process.complain("err\n");
+                process.print_error("err\n");
                 3
             })
         }),
@@ -552,11 +552,14 @@ async fn images_health_checks_and_volumes_are_limited() {
     bench.engine.start(&spec.name).await.unwrap();
     let (out, err) = read(output).await;
     let inspect = ["inspect", "-f", "{{json .Mounts}} {{json .State.Health}}", spec.name.as_str()];
-    let told = Command::new("docker").args(inspect).output().unwrap();
+    let inspected = Command::new("docker").args(inspect).output().unwrap();
     bench.engine.remove(&spec.name).await.unwrap();
     assert_eq!(bench.engine.remove_image(&image).await.unwrap(), ImageRemoval::Gone);
-    let told = String::from_utf8(told.stdout).unwrap();
-    assert!(!told.contains(r#""Type":"volume""#) && told.trim().ends_with("null"), "{told}");
+    let inspected = String::from_utf8(inspected.stdout).unwrap();
+    assert!(
+        !inspected.contains(r#""Type":"volume""#) && inspected.trim().ends_with("null"),
+        "{inspected}"
+    );
     let want = "/data writable\nnosuid\nnodev\nbounded\n\
         /var/lib/db writable\nnosuid\nnodev\nbounded\nunchecked\n";
     assert_eq!(out, want, "{err}");

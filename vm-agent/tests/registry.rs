@@ -116,7 +116,7 @@ fn engine(settings: Settings, access: Option<Access>) -> DockerEngine {
     DockerEngine::new(&config, seconds).unwrap()
 }
 
-fn told(err: &EngineError) -> String {
+fn text_of(err: &EngineError) -> String {
     Chain(err).to_string()
 }
 
@@ -140,7 +140,7 @@ async fn image_is_pulled_by_digest_from_anonymous_registry() {
         ),
         digest: format!("sha256:{}", "0".repeat(64)),
     };
-    let err = told(&engine.ensure_image(&absent).await.unwrap_err());
+    let err = text_of(&engine.ensure_image(&absent).await.unwrap_err());
     assert!(err.contains("does not have the image"), "{err}");
 }
 
@@ -155,7 +155,7 @@ async fn registry_gets_credentials_of_the_settings() {
 
     // A password that was replaced on disk is used without a restart.
     remote.password(folder.path(), "old");
-    let err = told(&engine.ensure_image(&remote.image).await.unwrap_err());
+    let err = text_of(&engine.ensure_image(&remote.image).await.unwrap_err());
     for part in ["refused", "vm_agent.registry_user", &remote.registry.address().to_string()] {
         assert!(err.contains(part), "{part}: {err}");
     }
@@ -164,7 +164,7 @@ async fn registry_gets_credentials_of_the_settings() {
     engine.ensure_image(&remote.image).await.unwrap();
     remote.forget().await;
 
-    let err = told(&remote.engine("{}").ensure_image(&remote.image).await.unwrap_err());
+    let err = text_of(&remote.engine("{}").ensure_image(&remote.image).await.unwrap_err());
     assert!(err.contains("requires some"), "no credentials at all: {err}");
 }
 
@@ -181,7 +181,7 @@ async fn docker_configuration_provides_credentials() {
     engine.ensure_image(&remote.image).await.unwrap();
     remote.forget().await;
     fs::remove_file(&file).unwrap();
-    let err = told(&engine.ensure_image(&remote.image).await.unwrap_err());
+    let err = text_of(&engine.ensure_image(&remote.image).await.unwrap_err());
     assert!(err.contains("config.json"), "{err}");
 }
 
@@ -191,14 +191,14 @@ async fn expired_token_is_replaced_once() {
     let aws = Aws::scripted().await;
     aws.gives_tokens();
     let host = EcrHost::new(&remote.registry.address().to_string(), "123456789012", "eu-central-1");
-    let access = Access::to_stand_in(Ecr::at(aws.endpoint()), host);
+    let access = Access::to_fake(Ecr::at(aws.endpoint()), host);
     let engine = engine(Settings::default(), Some(access));
     // The first token is refused, the second is accepted and cached.
     for _ in 0..2 {
         engine.ensure_image(&remote.image).await.unwrap();
         remote.forget().await;
     }
-    assert_eq!(aws.asked("GetAuthorizationToken"), 2);
+    assert_eq!(aws.requests("GetAuthorizationToken"), 2);
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn registry_outage_is_reported_and_recovers() {
     remote.registry.stop().await;
     let err = engine.ensure_image(&remote.image).await.unwrap_err();
     assert!(matches!(err, EngineError::Registry(_)), "the engine works: {err:?}");
-    assert!(told(&err).contains("cannot be reached"), "{err}");
+    assert!(text_of(&err).contains("cannot be reached"), "{err}");
     remote.registry.start_again().await;
     engine.ensure_image(&remote.image).await.unwrap();
     remote.forget().await;
@@ -224,7 +224,7 @@ async fn image_of_moved_tag_is_refused() {
         digest: format!("sha256:{}", "0".repeat(64)),
     };
     let err = engine.ensure_image(&moved).await.unwrap_err();
-    assert!(told(&err).contains("is not the image"), "{err}");
+    assert!(text_of(&err).contains("is not the image"), "{err}");
     remote.forget().await;
 }
 

@@ -5,7 +5,7 @@
 //! version as long as that version's share does not shrink.** A rule that looks only at the new
 //! shares cannot promise that for three or more versions, so the slots are stored with the split.
 
-use super::{MOST, Share};
+use super::{MAX_VERSIONS, Share};
 use crate::ids::VersionNumber;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub struct Slots([VersionNumber; COUNT]);
 
 /// Why shares do not make a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadShares {
+pub enum InvalidShares {
     /// Their sum is not 100.
     #[error("the shares make {0} percent; they must make 100")]
     Sum(u32),
@@ -27,14 +27,14 @@ pub enum BadShares {
     #[error("version {0} is named twice")]
     Twice(VersionNumber),
     /// More versions than a split may have.
-    #[error("a split has at most {MOST} versions")]
+    #[error("a split has at most {MAX_VERSIONS} versions")]
     TooMany,
     /// The version to go back to is not in the split.
     #[error("version {0} cannot be the stable one: it gets no calls")]
     StableLeftOut(VersionNumber),
 }
 
-impl BadShares {
+impl InvalidShares {
     /// Checks shares and returns those that are not 0.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl BadShares {
         let some: Vec<_> = shares.iter().copied().filter(|share| share.percent > 0).collect();
         let sum = some.iter().map(|share| u32::from(share.percent)).sum();
         match (sum, some.len()) {
-            (100, ..=MOST) => Ok(some),
+            (100, ..=MAX_VERSIONS) => Ok(some),
             (100, _) => Err(Self::TooMany),
             _ => Err(Self::Sum(sum)),
         }
@@ -66,8 +66,8 @@ impl Slots {
     ///
     /// # Errors
     /// When the shares do not make a split.
-    pub fn share(&self, shares: &[Share]) -> Result<Self, BadShares> {
-        let mut left = BadShares::check(shares)?;
+    pub fn share(&self, shares: &[Share]) -> Result<Self, InvalidShares> {
+        let mut left = InvalidShares::check(shares)?;
         let mut take = |wanted: &dyn Fn(&Share) -> bool| {
             let share = left.iter_mut().find(|share| share.percent > 0 && wanted(share))?;
             share.percent -= 1;
@@ -119,8 +119,8 @@ impl TryFrom<Vec<(VersionNumber, u8)>> for Slots {
             std::iter::repeat_n(*version, usize::from(*length)).take(COUNT + 1)
         });
         let slots: Vec<_> = slots.take(COUNT + 1).collect();
-        let odd = |slots: Vec<_>| format!("{} slots instead of {COUNT}", slots.len());
-        slots.try_into().map(Self).map_err(odd)
+        let invalid = |slots: Vec<_>| format!("{} slots instead of {COUNT}", slots.len());
+        slots.try_into().map(Self).map_err(invalid)
     }
 }
 

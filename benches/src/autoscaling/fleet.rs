@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Slots of a VM: two cores, eight each.
-pub(crate) const PLACES: usize = 16;
+pub(crate) const SLOTS: usize = 16;
 /// Longest wait of a call, in steps: the default of `vm_agent.queue_wait`.
 const WAIT: u64 = 10 * STEPS;
 /// Largest share of the VMs that leaves at once: the default of `leaving_share`.
@@ -80,7 +80,7 @@ impl Fleet {
 
     fn begin(&mut self, ends: u64) -> bool {
         let now = self.now;
-        let free = |vm: &&mut Vm| !vm.leaving && vm.ready_at <= now && vm.calls < PLACES;
+        let free = |vm: &&mut Vm| !vm.leaving && vm.ready_at <= now && vm.calls < SLOTS;
         let Some(vm) = self.vms.iter_mut().find(free) else { return false };
         vm.calls += 1;
         self.ends.push(Reverse((ends, vm.id)));
@@ -138,20 +138,20 @@ impl Fleet {
     /// The used share of their slots: what a metric of the machines would show.
     pub(crate) fn utilisation(&self) -> f64 {
         let calls: usize = self.serving().map(|vm| vm.calls).sum();
-        calls as f64 / (self.ready().max(1) * PLACES) as f64
+        calls as f64 / (self.ready().max(1) * SLOTS) as f64
     }
 
     /// The input of the gateway's policy.
     pub(crate) fn sample(&self) -> Sample {
         let running: usize = self.vms.iter().map(|vm| vm.calls).sum();
-        let places = (self.ready() * PLACES) as f64;
+        let places = (self.ready() * SLOTS) as f64;
         let queued = (self.queue.len() as f64).min(places);
         Sample {
             demand: running as f64 + queued,
             queued,
             places,
             outside: 0.0,
-            vm_places: PLACES as f64,
+            vm_places: SLOTS as f64,
             ready: self.ready() as u32,
             current: self.vms.len() as u32,
         }

@@ -21,7 +21,7 @@ pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
     {
         rows.push(Row {
             what: format!("`isolation: call`, one call after the other, {what}"),
-            epsilon: times.tell() + &share(in_cells, times.len()),
+            epsilon: times.summary() + &share(in_cells, times.len()),
             reference: format!("{}: from the image", ms(image.p50())),
             ratio: format!("{:.1}× faster", image.p50() / times.p50()),
         });

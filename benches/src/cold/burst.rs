@@ -55,7 +55,7 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
         rows.push(Row {
             what: format!("{CALLS} first calls at once to {what}, {} times", plan.bursts),
             // The others waited for one of these to be free, or came from the image.
-            epsilon: format!("{}; {in_cells} of them started in a cell", times.tell()),
+            epsilon: format!("{}; {in_cells} of them started in a cell", times.summary()),
             reference: String::new(),
             ratio: format!("{answered} of {all} answered"),
         });

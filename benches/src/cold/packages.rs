@@ -47,7 +47,7 @@ pub(super) async fn measure(up: &Epsilon, plan: Plan, rows: &mut Vec<Row>) {
         what: format!(
             "first call of Express middleware with {packages} packages, a cell being ready"
         ),
-        epsilon: epsilon.tell() + &share(from_cells, plan.starts),
+        epsilon: epsilon.summary() + &share(from_cells, plan.starts),
         reference: format!("{}: bare `node` loading the same files", ms(bare.p50())),
         ratio: format!("{:+.0} ms", epsilon.p50() - bare.p50()),
     });

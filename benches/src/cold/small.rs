@@ -37,13 +37,13 @@ pub(super) async fn measure(up: &Epsilon, cells: usize, images: usize, rows: &mu
         |times: &Times, what| format!("{}: Docker's create + start{what}", ms(times.p50()));
     rows.push(Row {
         what: "first call of a small function, a cell being ready".into(),
-        epsilon: in_cell.tell() + &share(from_cells, cells),
+        epsilon: in_cell.summary() + &share(from_cells, cells),
         reference: docker(&answered, " + first answer"),
         ratio: format!("{:.1}× faster", answered.p50() / in_cell.p50()),
     });
     rows.push(Row {
         what: "the same from its image".into(),
-        epsilon: from_image.tell(),
+        epsilon: from_image.summary(),
         reference: docker(&answered, " + first answer"),
         ratio: format!("{:.2}×", from_image.p50() / answered.p50()),
     });

@@ -29,7 +29,7 @@ impl Times {
     }
 
     /// `8.1 ms (p99 12 ms, 100 calls)`; with few measurements, the slowest one instead of the p99.
-    pub(super) fn tell(&self) -> String {
+    pub(super) fn summary(&self) -> String {
         let (name, high) = match self.len() {
             50.. => ("p99", self.quantile(99)),
             _ => ("slowest", self.quantile(100)),
@@ -57,10 +57,10 @@ mod tests {
         let mut times = Times::default();
         (1..=100).rev().for_each(|ms| times.push(Duration::from_millis(ms)));
         assert_eq!((times.p50(), times.quantile(99), times.quantile(100)), (50.0, 99.0, 100.0));
-        assert_eq!(times.tell(), "50 ms (p99 99 ms, 100 calls)");
+        assert_eq!(times.summary(), "50 ms (p99 99 ms, 100 calls)");
         let mut one = Times::default();
         one.push(Duration::from_micros(1500));
-        assert_eq!(one.tell(), "1.5 ms (slowest 1.5 ms, 1 calls)");
+        assert_eq!(one.summary(), "1.5 ms (slowest 1.5 ms, 1 calls)");
         assert_eq!((share(3, 4), share(4, 4)), ("; 3 of 4 in a cell".into(), String::new()));
     }
 }

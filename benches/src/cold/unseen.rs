@@ -70,7 +70,7 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     }
     rows.push(Row {
         what: "first call of a function whose code (10 KB) is in a registry on this machine".into(),
-        epsilon: epsilon.tell() + &share(in_cells, plan.starts),
+        epsilon: epsilon.summary() + &share(in_cells, plan.starts),
         reference: format!("{}: `docker pull` + create + start + first answer", ms(pulled.p50())),
         ratio: format!("{:.1}× faster", pulled.p50() / epsilon.p50()),
     });

@@ -6,7 +6,7 @@ use super::{
     policies::Outcome,
     trace::{Calls, Function},
 };
-use epsilon_vm_agent::keepalive::cost::{Clock, Rate, worth};
+use epsilon_vm_agent::keepalive::cost::{EvictionClock, Rate, value};
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(crate) fn run(functions: &[Function], order: Order, memory: u64) -> Outcome 
     let mut known = vec![Known::default(); functions.len()];
     let mut here: Vec<usize> = Vec::new();
     let mut used = 0;
-    let mut clock = Clock::default();
+    let mut clock = EvictionClock::default();
     for (call, n) in calls {
         // A cold start evicts until the instance fits, as `vm.rs` does.
         if !known[n].is_here {
@@ -63,7 +63,7 @@ pub(crate) fn run(functions: &[Function], order: Order, memory: u64) -> Outcome 
                 let gone = here.swap_remove(at);
                 known[gone].is_here = false;
                 used -= functions[gone].memory;
-                clock.gave_up(priority);
+                clock.note_eviction(priority);
             }
             known[n].is_here = true;
             here.push(n);
@@ -97,7 +97,7 @@ fn lowest(
             Order::Worth => {
                 let rate = known.rate.at(Duration::from_secs_f64(now));
                 let start = Duration::from_secs_f64(function.loads);
-                known.clock + worth(rate, start, function.memory, 1)
+                known.clock + value(rate, start, function.memory, 1)
             }
         }
     };

@@ -68,31 +68,31 @@ pub(crate) struct Calls {
 
 /// All functions; the same in each run.
 pub(crate) fn functions() -> Vec<Function> {
-    let mut dice = Dice { seed: SEED, thrown: 0 };
-    (0..FUNCTIONS).map(|n| Function::throw(&mut dice, n)).collect()
+    let mut rng = Rng { seed: SEED, draws: 0 };
+    (0..FUNCTIONS).map(|n| Function::random(&mut rng, n)).collect()
 }
 
 impl Function {
-    fn throw(dice: &mut Dice, n: u64) -> Self {
-        let mut per_day = 10_f64.powf(log_rate(dice.unit()));
+    fn random(rng: &mut Rng, n: u64) -> Self {
+        let mut per_day = 10_f64.powf(log_rate(rng.unit()));
         let mean = 86_400.0 / per_day;
-        let rhythm = if dice.unit() < TIMERS && mean >= 60.0 && dice.unit() < PERIODIC {
+        let rhythm = if rng.unit() < TIMERS && mean >= 60.0 && rng.unit() < PERIODIC {
             let apart = |period: f64| (period * 60.0 / mean).ln().abs();
             let nearest = PERIODS.iter().copied().min_by(|a, b| apart(*a).total_cmp(&apart(*b)));
             let period = nearest.unwrap_or(60.0) * 60.0;
             per_day = 86_400.0 / period;
             Rhythm::Period(period)
-        } else if dice.unit() < 0.5 {
+        } else if rng.unit() < 0.5 {
             Rhythm::Chance(mean)
         } else {
             Rhythm::Bursts(mean)
         };
-        let mib = 170.0 * (dice.normal() * (400.0_f64 / 170.0).ln() / 1.2816).exp();
+        let mib = 170.0 * (rng.normal() * (400.0_f64 / 170.0).ln() / 1.2816).exp();
         Self {
             per_day,
             memory: (mib.clamp(32.0, 2048.0) * f64::from(1 << 20)) as u64,
-            runs: (dice.normal() * 2.36 - 0.38).exp().min(60.0),
-            loads: 0.1 * dice.normal().exp(),
+            runs: (rng.normal() * 2.36 - 0.38).exp().min(60.0),
+            loads: 0.1 * rng.normal().exp(),
             rhythm,
             seed: SEED + 1 + n,
         }
@@ -105,24 +105,24 @@ impl Function {
 
     /// Its calls, in order.
     pub(crate) fn calls(&self) -> impl Iterator<Item = Calls> {
-        let mut dice = Dice { seed: self.seed, thrown: 0 };
+        let mut rng = Rng { seed: self.seed, draws: 0 };
         let (Rhythm::Period(mean) | Rhythm::Chance(mean) | Rhythm::Bursts(mean)) = self.rhythm;
         let rhythm = self.rhythm;
         let never_idle = self.is_never_idle();
         let count = if never_idle { (END / mean) as u64 } else { 1 };
-        let mut turn = dice.unit() * mean; // the phase is independent of the trace's begin
+        let mut turn = rng.unit() * mean; // the phase is independent of the trace's begin
         let mut first = true;
         std::iter::from_fn(move || {
             if !std::mem::take(&mut first) {
                 turn += match rhythm {
                     _ if never_idle => END,
                     Rhythm::Period(period) => period,
-                    Rhythm::Chance(mean) => dice.exponential(mean),
-                    Rhythm::Bursts(mean) if dice.unit() < 0.9 => dice.exponential(mean / 10.0),
-                    Rhythm::Bursts(mean) => dice.exponential(mean * 9.1),
+                    Rhythm::Chance(mean) => rng.exponential(mean),
+                    Rhythm::Bursts(mean) if rng.unit() < 0.9 => rng.exponential(mean / 10.0),
+                    Rhythm::Bursts(mean) => rng.exponential(mean * 9.1),
                 };
             }
-            let late = if matches!(rhythm, Rhythm::Period(_)) { dice.unit() } else { 0.0 };
+            let late = if matches!(rhythm, Rhythm::Period(_)) { rng.unit() } else { 0.0 };
             (turn < END).then_some(Calls { at: turn + late, count })
         })
     }
@@ -139,16 +139,16 @@ fn log_rate(share: f64) -> f64 {
 
 /// Random numbers that are the same on every machine.
 #[derive(Clone, Debug)]
-struct Dice {
+struct Rng {
     seed: u64,
-    thrown: u64,
+    draws: u64,
 }
 
-impl Dice {
+impl Rng {
     /// Uniform from 0 to 1, without 1.
     fn unit(&mut self) -> f64 {
-        self.thrown += 1;
-        (hash::nth(self.seed, self.thrown) >> 11) as f64 / (1_u64 << 53) as f64
+        self.draws += 1;
+        (hash::nth(self.seed, self.draws) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     fn exponential(&mut self, mean: f64) -> f64 {

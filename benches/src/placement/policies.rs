@@ -2,12 +2,12 @@
 //! others are common alternatives.
 
 use super::{
-    traffic::{Call, Dice},
-    world::{CORES, PLACES, World},
+    traffic::{Call, Rng},
+    world::{CORES, SLOTS, World},
 };
 use epsilon_gateway::placement::{
     bounded_load::{Balance, Totals},
-    choice::{self, Against, Errand, Holds, Look, Pick},
+    choice::{self, Candidate, Choice, Locality, Penalty, Prewarm},
     hash,
     ring::{self, Ring},
 };
@@ -69,7 +69,7 @@ pub(super) enum Placed {
 pub(super) struct Placing {
     policy: Policy,
     ring: Ring,
-    dice: Dice,
+    rng: Rng,
     /// Share and floor of each VM, as of this second, and the sum of the shares.
     shares: Vec<(u32, u32)>,
     sum: u64,
@@ -78,8 +78,8 @@ pub(super) struct Placing {
 impl Placing {
     pub(super) fn new(policy: Policy, world: &World, seed: u64) -> Self {
         let ring = ring(world);
-        let dice = Dice::new(seed);
-        let mut placing = Self { policy, ring, dice, shares: Vec::new(), sum: 0 };
+        let rng = Rng::new(seed);
+        let mut placing = Self { policy, ring, rng, shares: Vec::new(), sum: 0 };
         placing.weigh(world);
         placing
     }
@@ -145,7 +145,7 @@ impl Placing {
             Policy::Epsilon => {
                 let pick = self.choose_as_the_gateway(world, call, tried)?;
                 // Images are on all VMs here.
-                if let Some((Errand::Ready, vm)) = pick.errand {
+                if let Some((Prewarm::StartInstance, vm)) = pick.prewarm {
                     world.make_ready(vm, call.function);
                 }
                 Some(pick.vm)
@@ -154,11 +154,11 @@ impl Placing {
             Policy::Ring | Policy::Modulo => {
                 tried.is_empty().then(|| self.home(world, call.function))
             }
-            Policy::Random => Some((self.dice.unit() * vms as f64) as usize),
+            Policy::Random => Some((self.rng.unit() * vms as f64) as usize),
             Policy::LeastLoaded => {
                 let least = (0..vms).filter(|vm| !tried.contains(vm));
                 // Ties are broken from a random VM on: else the first VM gets them all.
-                let from = (self.dice.unit() * vms as f64) as usize;
+                let from = (self.rng.unit() * vms as f64) as usize;
                 least.min_by_key(|vm| (world.vms[*vm].load, (vm + vms - from) % vms))
             }
         }
@@ -166,23 +166,23 @@ impl Placing {
 
     /// The gateway knows of each instance whether it is free: it counts its own calls between two
     /// reports.
-    fn choose_as_the_gateway(&self, world: &World, call: &Call, tried: &[usize]) -> Option<Pick> {
+    fn choose_as_the_gateway(&self, world: &World, call: &Call, tried: &[usize]) -> Option<Choice> {
         let vms = world.vms.len();
         let totals = Totals { calls: world.calls, shares: self.sum, vms: vms as u32 };
         let look = |vm: usize| {
             let ((share, floor), known) = (self.shares[vm], &world.vms[vm]);
-            let against = match known.load {
-                _ if !known.has_room() => Against::Room,
-                load if load >= BALANCE.bound(share, floor, totals) => Against::Bound,
-                _ => Against::Nothing,
+            let penalty = match known.load {
+                _ if !known.has_room() => Penalty::Room,
+                load if load >= BALANCE.bound(share, floor, totals) => Penalty::Bound,
+                _ => Penalty::Nothing,
             };
-            Look {
-                against,
+            Candidate {
+                penalty,
                 holds: match known.warm(call.function, world.now) {
-                    0 => Holds::Nothing,
-                    1.. => Holds::Warm,
+                    0 => Locality::Nothing,
+                    1.. => Locality::Warm,
                 },
-                strain: u64::from(known.load) * 1_000_000 / u64::from(share),
+                load_ratio: u64::from(known.load) * 1_000_000 / u64::from(share),
                 tried: tried.contains(&vm),
             }
         };
@@ -196,7 +196,7 @@ fn ring(world: &World) -> Ring {
 }
 
 fn weight() -> u32 {
-    ring::weight(PLACES as u64 * (256 << 20))
+    ring::weight(SLOTS as u64 * (256 << 20))
 }
 
 fn key(function: usize) -> u64 {

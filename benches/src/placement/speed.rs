@@ -2,7 +2,7 @@
 //! 200 full VMs, and how much memory it needs for that. Measured, so it differs from machine to
 //! machine.
 
-use super::traffic::Dice;
+use super::traffic::Rng;
 use epsilon_api::{
     error::CallError,
     function::{FunctionSpec, ImageRef, Runtime, Version},
@@ -79,17 +79,17 @@ fn trial(is_warm: bool) -> Trial {
 
 /// Running calls of functions, by Zipf's law.
 fn fill(trial: &Trial, uris: &[Uri], calls: usize) -> Vec<Running> {
-    let mut dice = Dice::new(3);
-    let zipf = |dice: &mut Dice| (uris.len() as f64).powf(dice.unit()) as usize - 1;
-    (0..calls).filter_map(|_| Some(trial.begin(&uris[zipf(&mut dice)])?.1)).collect()
+    let mut rng = Rng::new(3);
+    let zipf = |rng: &mut Rng| (uris.len() as f64).powf(rng.unit()) as usize - 1;
+    (0..calls).filter_map(|_| Some(trial.begin(&uris[zipf(&mut rng)])?.1)).collect()
 }
 
 /// Nanoseconds of one placement.
 fn time(trial: &Trial, uris: &[Uri]) -> f64 {
-    let mut dice = Dice::new(5);
+    let mut rng = Rng::new(5);
     let mut turn = || {
         let order: Vec<usize> =
-            (0..ROUNDS).map(|_| (uris.len() as f64).powf(dice.unit()) as usize - 1).collect();
+            (0..ROUNDS).map(|_| (uris.len() as f64).powf(rng.unit()) as usize - 1).collect();
         let began = Instant::now();
         for function in order {
             black_box(trial.place(&uris[function]));

@@ -30,7 +30,7 @@ pub(super) struct Traffic {
     rate: f64,
     surge_rate: f64,
     now: f64,
-    dice: Dice,
+    rng: Rng,
 }
 
 impl Traffic {
@@ -45,13 +45,7 @@ impl Traffic {
             .collect();
         upto.iter_mut().for_each(|share| *share /= sum);
         let rate = LOAD * vms as f64 / TAKES;
-        Self {
-            upto,
-            rate,
-            surge_rate: SURGING * vms as f64 / TAKES,
-            now: 0.0,
-            dice: Dice::new(seed),
-        }
+        Self { upto, rate, surge_rate: SURGING * vms as f64 / TAKES, now: 0.0, rng: Rng::new(seed) }
     }
 
     pub(super) fn functions(&self) -> usize {
@@ -62,34 +56,34 @@ impl Traffic {
     pub(super) fn next(&mut self, end: f64) -> Option<Call> {
         let surging = if SURGE.contains(&self.now) { self.surge_rate } else { 0.0 };
         let rate = self.rate + surging;
-        self.now += self.dice.exponential(1.0 / rate);
-        let dice = self.dice.unit();
-        let function = if self.dice.unit() < surging / rate {
+        self.now += self.rng.exponential(1.0 / rate);
+        let rng = self.rng.unit();
+        let function = if self.rng.unit() < surging / rate {
             self.functions() / 2
         } else {
-            self.upto.partition_point(|share| *share < dice).min(self.functions() - 1)
+            self.upto.partition_point(|share| *share < rng).min(self.functions() - 1)
         };
-        let takes = self.dice.exponential(TAKES);
+        let takes = self.rng.exponential(TAKES);
         (self.now < end).then_some(Call { function, at: self.now, takes })
     }
 }
 
 /// Random numbers that are the same on every machine.
 #[derive(Clone, Debug)]
-pub(super) struct Dice {
+pub(super) struct Rng {
     seed: u64,
-    thrown: u64,
+    draws: u64,
 }
 
-impl Dice {
+impl Rng {
     pub(super) fn new(seed: u64) -> Self {
-        Self { seed, thrown: 0 }
+        Self { seed, draws: 0 }
     }
 
     /// From 0 to 1, without 1.
     pub(super) fn unit(&mut self) -> f64 {
-        self.thrown += 1;
-        (hash::nth(self.seed, self.thrown) >> 11) as f64 / (1_u64 << 53) as f64
+        self.draws += 1;
+        (hash::nth(self.seed, self.draws) >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     fn exponential(&mut self, mean: f64) -> f64 {

@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Instances that fit in a VM's memory: 12 GiB.
-pub(super) const PLACES: usize = 48;
+pub(super) const SLOTS: usize = 48;
 /// CPUs of a VM.
 pub(super) const CORES: u32 = 4;
 /// Keep-alive of an idle instance, in seconds: shorter than the default of five minutes, as the
@@ -161,7 +161,7 @@ impl Vm {
 
     /// Whether a call could begin, by a start if needed.
     pub(super) fn has_room(&self) -> bool {
-        (self.load as usize) < PLACES
+        (self.load as usize) < SLOTS
     }
 
     fn call_begins(&mut self, function: usize, now: f64) -> Option<bool> {
@@ -181,7 +181,7 @@ impl Vm {
 
     /// Adds an instance, busy with its start. `false` when there is no memory.
     fn start_begins(&mut self, function: usize) -> bool {
-        if self.instances >= PLACES && !self.evict_one() {
+        if self.instances >= SLOTS && !self.evict_one() {
             return false;
         }
         self.instances += 1;

@@ -1,6 +1,6 @@
 //! Which failures become a line of the operator's log: of one function and one code the first at once, then at most one
 //! in ten seconds, with the number of those that were left out since. Anybody can call a function that fails; without
-//! this, each such call is a line. Asked by the gateway's `observe/` and the agent's `instance/warnings.rs`; time is handed
+//! this, each such call is a line. ShutdownSignals by the gateway's `observe/` and the agent's `instance/warnings.rs`; time is handed
 //! in.
 
 use std::{

@@ -56,10 +56,10 @@ fn list(folder: &Path) -> Vec<Entry> {
     let entries = fs::read_dir(folder).inspect_err(|err| {
         tracing::warn!(%err, folder = %folder.display(), "Cache folder of the builder cannot be read; leaving it out of upkeep.");
     });
-    entries.into_iter().flatten().filter_map(Result::ok).map(|entry| look(&entry)).collect()
+    entries.into_iter().flatten().filter_map(Result::ok).map(|entry| inspect(&entry)).collect()
 }
 
-fn look(entry: &DirEntry) -> Entry {
+fn inspect(entry: &DirEntry) -> Entry {
     let path = entry.path();
     let about = entry.metadata();
     let used = about.as_ref().ok().and_then(|about| about.modified().ok());

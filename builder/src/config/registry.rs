@@ -2,7 +2,7 @@
 //! specific to a builder.
 
 use super::{ConfigError, Settings, check, existing};
-use epsilon_registry::{Access, Retention, Written};
+use epsilon_registry::{Access, RegistrySettings, Retention};
 use std::{fs, path::Path, time::Duration};
 
 /// A registry that images are pushed to.
@@ -21,7 +21,7 @@ pub(crate) struct Registry {
 
 /// Takes the registry keys out of the settings.
 pub(super) fn read(s: &mut Settings) -> Result<Option<Registry>, ConfigError> {
-    let written = Written {
+    let written = RegistrySettings {
         registry: s.registry.take(),
         user: s.registry_user.take(),
         password: s.registry_password.take(),

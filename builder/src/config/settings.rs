@@ -25,7 +25,7 @@ pub struct Settings {
     /// How images get into the engine; when it fails, the methods after it are tried. Default
     /// `lacking`: only the layers that the engine lacks. `whole`: all layers. `commit`: through a
     /// container.
-    pub image_transfer: Way,
+    pub image_transfer: ImageTransfer,
     /// The image that Node functions are based on; it must have `node` 24 and `npm`. Default:
     /// chosen by the builder.
     pub runtime_image: Option<String>,
@@ -207,7 +207,7 @@ impl Default for Settings {
         Self {
             engine: None,
             engine_timeout: Duration::from_secs(120),
-            image_transfer: Way::Lacking,
+            image_transfer: ImageTransfer::Lacking,
             runtime_image: None,
             hub_patience: Duration::from_secs(8),
             pull_timeout: Duration::from_secs(300),
@@ -272,7 +272,7 @@ impl Default for Settings {
 /// How images get into the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum ImageTransfer {
     /// An archive with the layers that the engine lacks. Engines with the classic store accept
     /// that.
     Lacking,

@@ -108,7 +108,7 @@ impl Manifest {
         let is_pinned = !files.is_empty();
         let settings = source.read(SETTINGS, PACKAGE_MAX)?.unwrap_or_default();
         let settings = String::from_utf8_lossy(&settings);
-        let settings = npmrc::reduce(settings.trim_start_matches('\u{feff}'), operator);
+        let settings = npmrc::filter_project(settings.trim_start_matches('\u{feff}'), operator);
         let mut parts: Vec<_> = PARTS.iter().map(|part| (*part, package.get(*part))).collect();
         if with_dev {
             parts.push((DEV, package.get(DEV)));

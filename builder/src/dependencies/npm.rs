@@ -2,7 +2,7 @@
 //! The second has the packages and nothing else: no npm cache, no settings, nothing of the project.
 
 use super::manifest::Manifest;
-use super::npm_output::Words;
+use super::npm_output::NpmOutput;
 use super::{Dependencies, Operator, manifest, npm_output, size};
 use crate::{
     cache::{NpmCache, WorkDir, container_user, give},
@@ -51,7 +51,7 @@ impl Npm<'_> {
         command.extend(QUIET);
         let cached = cache.folder();
         let mut mounts = vec![Bind { host: cached.clone(), inside: "/npm", writable: true }];
-        mounts.extend(self.dependencies.outside.npmrc(self.work)?);
+        mounts.extend(self.dependencies.egress_env.npmrc(self.work)?);
         // The cache's size before, plus the limit.
         let limit = Bytes(self.dependencies.size.get().saturating_mul(2));
         self.run(&command, folder, "/npm", mounts, vec![(cached, limit)]).await
@@ -74,12 +74,12 @@ impl Npm<'_> {
         mut mounts: Vec<Bind>,
         mut watched: Vec<(PathBuf, Bytes)>,
     ) -> Result<(), BuildError> {
-        let Dependencies { engine, outside, network, limits, size, .. } = self.dependencies;
+        let Dependencies { engine, egress_env, network, limits, size, .. } = self.dependencies;
         let (uid, gid) = container_user();
-        let mut env = outside.env();
-        env.extend(outside.npm_env(self.operator));
+        let mut env = egress_env.env();
+        env.extend(egress_env.npm_env(self.operator));
         env.extend([format!("npm_config_cache={cache}"), "HOME=/tmp".to_owned()]);
-        mounts.extend(outside.mounts());
+        mounts.extend(egress_env.mounts());
         mounts.push(Bind { host: folder.to_owned(), inside: APP, writable: true });
         let task = Task {
             purpose: "npm",
@@ -95,14 +95,14 @@ impl Npm<'_> {
         };
         watched.push((folder.to_owned(), *size));
         let container = engine.create(&task, Some(Arc::clone(self.work) as _)).await?;
-        let mut words = Words::default();
+        let mut words = NpmOutput::default();
         let ended = tokio::select! {
             ended = container.run(|line| {
                 if words.take(line) {
-                    self.log.tell(BuildEvent::Line(line.to_owned()));
+                    self.log.report(BuildEvent::Line(line.to_owned()));
                 }
             }) => ended?,
-            too_large = size::outgrown(&watched) => return Err(too_large),
+            too_large = size::exceeds_limit(&watched) => return Err(too_large),
         };
         match ended.exit {
             Exit::Code(0) => Ok(()),
@@ -216,7 +216,7 @@ fn is_package(path: &str) -> bool {
 }
 
 /// Moves the packages into a folder of their own, with as much of `package.json` as npm needs.
-pub(super) fn set_apart(from: &Path, to: &Path, package: &str) -> io::Result<()> {
+pub(super) fn move_packages(from: &Path, to: &Path, package: &str) -> io::Result<()> {
     match fs::rename(from.join("node_modules"), to.join("node_modules")) {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(()),
         moved => moved?,

@@ -27,13 +27,13 @@ const POINTLESS: [&str; 3] = [
 
 /// The lines that explain the failure.
 #[derive(Debug, Default)]
-pub(super) struct Words {
+pub(super) struct NpmOutput {
     output: VecDeque<String>,
     report: Vec<String>,
     is_over: bool,
 }
 
-impl Words {
+impl NpmOutput {
     /// Takes a line; returns whether it is worth showing.
     pub(super) fn take(&mut self, line: &str) -> bool {
         let Some(text) = line.strip_prefix(REPORTED) else {
@@ -58,7 +58,7 @@ impl Words {
 }
 
 /// The error of a failed `npm VERB`, with a hint.
-pub(super) fn failed(exit: Exit, words: &Words, verb: &str, limits: Limits) -> BuildError {
+pub(super) fn failed(exit: Exit, words: &NpmOutput, verb: &str, limits: Limits) -> BuildError {
     let text = words.text();
     let says = |words: &str| text.contains(words);
     if exit == Exit::Code(1)
@@ -128,7 +128,7 @@ mod tests {
     fn failure(exit: Exit, lines: &[&str]) -> BuildError {
         let time = Duration::from_secs(300);
         let limits = Limits { memory: Bytes::mib(512), cpu: MilliCores::ONE, pids: 64, time };
-        let mut words = Words::default();
+        let mut words = NpmOutput::default();
         for line in lines {
             words.take(line);
         }

@@ -59,7 +59,7 @@ pub(crate) struct Operator {
 
 /// What is passed on of a project's file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Reduced {
+pub(super) struct Filtered {
     /// The text for npm.
     pub(super) text: String,
     /// Notes for the developer: what was dropped, and why.
@@ -68,7 +68,7 @@ pub(super) struct Reduced {
 
 /// The reason for which a line is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Why {
+enum Dropped {
     Operators,
     Set,
     Variable,
@@ -129,9 +129,9 @@ impl Operator {
 }
 
 /// Filters a project's file to what an install may see.
-pub(super) fn reduce(text: &str, operator: &Operator) -> Reduced {
+pub(super) fn filter_project(text: &str, operator: &Operator) -> Filtered {
     let all: Vec<_> = lines(text).collect();
-    let mut left_out: Vec<(Why, &str)> = Vec::new();
+    let mut left_out: Vec<(Dropped, &str)> = Vec::new();
     let mut kept: Vec<(&str, &str)> = Vec::new();
     let (registries, others): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(key, _)| *key == "registry" || is_scope(key));
@@ -139,49 +139,49 @@ pub(super) fn reduce(text: &str, operator: &Operator) -> Reduced {
         let is_set =
             if key == "registry" { operator.registry.is_some() } else { operator.names_scope(key) };
         match value {
-            _ if is_set => left_out.push((Why::Set, key)),
-            value if value.contains('$') => left_out.push((Why::Variable, key)),
-            value if !is_url(value) => left_out.push((Why::Form, key)),
-            value if operator.is_exposed_by(value) => left_out.push((Why::Operators, key)),
+            _ if is_set => left_out.push((Dropped::Set, key)),
+            value if value.contains('$') => left_out.push((Dropped::Variable, key)),
+            value if !is_url(value) => left_out.push((Dropped::Form, key)),
+            value if operator.is_exposed_by(value) => left_out.push((Dropped::Operators, key)),
             value => kept.push((key, value)),
         }
     }
     for (key, value) in others {
-        match judge(key, value, operator) {
+        match is_allowed(key, value, operator) {
             Some(Ok(())) => kept.push((key, value)),
             Some(Err(why)) => left_out.push((why, key)),
             None => {}
         }
     }
     let text = kept.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-    Reduced { text, notes: notes(left_out) }
+    Filtered { text, notes: notes(left_out) }
 }
 
 /// `None`: dropped without a note.
-fn judge(key: &str, value: &str, operator: &Operator) -> Option<Result<(), Why>> {
+fn is_allowed(key: &str, value: &str, operator: &Operator) -> Option<Result<(), Dropped>> {
     if WITHOUT_EFFECT.contains(&key) {
         return None;
     }
     if SWITCHES.contains(&key) {
-        return Some(if matches!(value, "true" | "false") { Ok(()) } else { Err(Why::Form) });
+        return Some(if matches!(value, "true" | "false") { Ok(()) } else { Err(Dropped::Form) });
     }
     if key == STRATEGY.0 {
-        return Some(if STRATEGY.1.contains(&value) { Ok(()) } else { Err(Why::Form) });
+        return Some(if STRATEGY.1.contains(&value) { Ok(()) } else { Err(Dropped::Form) });
     }
     let Some((place, name)) = key.strip_prefix("//").and_then(|_| key.rsplit_once(":")) else {
-        return Some(Err(Why::Operators));
+        return Some(Err(Dropped::Operators));
     };
     if matches!(name, "email" | "always-auth") {
         return None;
     }
     if !CREDENTIALS.contains(&name) || !is_place(place) {
-        return Some(Err(Why::Operators));
+        return Some(Err(Dropped::Operators));
     }
     Some(match host_of(place) {
-        Some(host) if operator.hosts.contains(&host) => Err(Why::Set),
-        Some(_) if value.contains('$') => Err(Why::Variable),
+        Some(host) if operator.hosts.contains(&host) => Err(Dropped::Set),
+        Some(_) if value.contains('$') => Err(Dropped::Variable),
         Some(_) if is_credential(value) => Ok(()),
-        Some(_) | None => Err(Why::Form),
+        Some(_) | None => Err(Dropped::Form),
     })
 }
 
@@ -237,20 +237,20 @@ fn is_credential(text: &str) -> bool {
     (1..=LONGEST).contains(&text.len()) && text.bytes().all(fits)
 }
 
-fn notes(mut left_out: Vec<(Why, &str)>) -> Vec<String> {
+fn notes(mut left_out: Vec<(Dropped, &str)>) -> Vec<String> {
     left_out.sort_unstable();
     left_out.dedup();
     left_out
         .chunk_by(|(a, _), (b, _)| a == b)
         .filter_map(|same| {
             let why = match same.first()?.0 {
-                Why::Operators => "only the operator sets that (`builder.npmrc`)",
-                Why::Set => "the operator has set that",
-                Why::Variable => {
+                Dropped::Operators => "only the operator sets that (`builder.npmrc`)",
+                Dropped::Set => "the operator has set that",
+                Dropped::Variable => {
                     "its value names a variable, and an install has none; write the value, or ask the operator to \
                      set it (`builder.npmrc`)"
                 }
-                Why::Form => "its value is not understood",
+                Dropped::Form => "its value is not understood",
             };
             let keys: Vec<_> = same.iter().take(NAMED).map(|(_, key)| format!("`{}`", short(key))).collect();
             let more = match same.len().checked_sub(NAMED) {
@@ -351,11 +351,11 @@ mod tests {
             ("legacy-peer-deps=${X}", false),
             ("legacy-peer-deps=true;proxy=x", false),
         ] {
-            let reduced = reduce(line, &operator());
+            let reduced = filter_project(line, &operator());
             assert_eq!(!reduced.text.is_empty(), stays, "{line}: {reduced:?}");
             assert_eq!(reduced.notes.is_empty(), stays, "{line}: {reduced:?}");
             // What is passed on is unchanged.
-            assert_eq!(reduce(&reduced.text, &operator()).text, reduced.text);
+            assert_eq!(filter_project(&reduced.text, &operator()).text, reduced.text);
         }
     }
 
@@ -363,7 +363,7 @@ mod tests {
     fn project_tokens_are_dropped_for_the_operators_hosts() {
         let text = "//theirs.example/npm/:_authToken=abc\n@theirs:registry=https://theirs.example/npm/\n\
                     //npm.example:443/:_authToken=abc\n# no\n; no\nfund=false\n[x]\nregistry=https://x/\n";
-        let reduced = reduce(text, &operator());
+        let reduced = filter_project(text, &operator());
         assert_eq!(
             reduced.text,
             "@theirs:registry=https://theirs.example/npm/\n//theirs.example/npm/:_authToken=abc\n"
@@ -375,8 +375,10 @@ mod tests {
     #[test]
     fn the_operators_registry_stays() {
         let operator = Operator::read("registry=https://npm.example/", None);
-        let reduced =
-            reduce("registry=https://evil.example/\n//npm.example/:_authToken=x", &operator);
+        let reduced = filter_project(
+            "registry=https://evil.example/\n//npm.example/:_authToken=x",
+            &operator,
+        );
         assert_eq!(reduced.text, "");
         assert!(reduced.notes[0].contains("operator has set"), "{reduced:?}");
     }
@@ -384,17 +386,17 @@ mod tests {
     #[test]
     fn one_note_for_one_reason() {
         let text = "proxy=x\nstrict-ssl=false\nproxy=y\n";
-        let notes = reduce(text, &Operator::default()).notes;
+        let notes = filter_project(text, &Operator::default()).notes;
         assert_eq!(notes.len(), 1);
         assert!(notes[0].contains("`proxy`, `strict-ssl` left out"), "{notes:?}");
         let many: String = (0..20).map(|n| format!("key-{n}=x\n")).collect();
-        assert!(reduce(&many, &Operator::default()).notes[0].contains("and 12 more"));
+        assert!(filter_project(&many, &Operator::default()).notes[0].contains("and 12 more"));
     }
 
     proptest::proptest! {
         #[test]
         fn no_text_gets_more_than_that_through(text in "[a-z@:/=.$\\{\\}\\[\\]\"' ;#\\\\\\n-]{0,200}") {
-            let reduced = reduce(&text, &operator());
+            let reduced = filter_project(&text, &operator());
             for line in reduced.text.lines() {
                 let (key, value) = line.split_once('=').unwrap();
                 proptest::prop_assert!(

@@ -25,7 +25,7 @@ pub(crate) enum Count {
 }
 
 /// Resolves with the error once one of the folders exceeds its limit. Cancel-safe: it only reads.
-pub(crate) async fn outgrown(folders: &[(PathBuf, Bytes)]) -> BuildError {
+pub(crate) async fn exceeds_limit(folders: &[(PathBuf, Bytes)]) -> BuildError {
     loop {
         tokio::time::sleep(EVERY).await;
         for (folder, limit) in folders {
@@ -103,7 +103,7 @@ mod tests {
         fs::write(dir.path().join("x"), [1; 100_000]).unwrap();
         let folders =
             [(small.path().to_owned(), Bytes::mib(1)), (dir.path().to_owned(), Bytes(1000))];
-        let err = outgrown(&folders).await;
+        let err = exceeds_limit(&folders).await;
         assert!(err.message.contains("1000B"), "{}", err.message);
     }
 

@@ -35,7 +35,7 @@ const LOG_SIZE: &str = "16m";
 /// Exit code of a killed process, 128 + SIGKILL.
 pub(crate) const KILLED: i64 = 137;
 /// Pauses between checks for the engine's out-of-memory event.
-const OOM_TOLD_WITHIN: [Duration; 5] = [
+const OOM_EVENT_PAUSES: [Duration; 5] = [
     Duration::from_millis(20),
     Duration::from_millis(80),
     Duration::from_millis(200),
@@ -240,7 +240,7 @@ impl Container {
     /// The engine learns of out-of-memory and of the exit separately: on a busy machine the former
     /// may arrive last.
     async fn ran_out_of_memory(&self) -> bool {
-        for pause in OOM_TOLD_WITHIN {
+        for pause in OOM_EVENT_PAUSES {
             let options = None::<bollard::query_parameters::InspectContainerOptions>;
             let found = self.engine.docker.inspect_container(&self.name, options).await;
             if found.is_ok_and(|c| c.state.and_then(|s| s.oom_killed).unwrap_or(false)) {

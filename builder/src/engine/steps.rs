@@ -108,7 +108,7 @@ impl Steps {
     }
 
     /// Resolves when a step has written more than it may. Cancel-safe.
-    pub(super) async fn outgrown(&self, network: &str) {
+    pub(super) async fn exceeds_limit(&self, network: &str) {
         let mut others = HashSet::new();
         let mut steps = HashSet::new();
         for look in 0u32.. {

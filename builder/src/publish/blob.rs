@@ -122,14 +122,14 @@ pub(crate) async fn all(layers: Vec<Layer>, cache: &Cache) -> Result<Vec<Blob>, 
 fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
     let name = ContentDigest::of(layer.diff_id.as_bytes()).to_string();
     let file = format!("{name}.gz");
-    let known: Option<Blob> = cache.recall("layers", &name);
+    let known: Option<Blob> = cache.load("layers", &name);
     if let Some(blob) = known
         && let Some((path, held)) = cache.hold("layers", &file)
         && fs::metadata(&path).is_ok_and(|file| file.len() == blob.bytes)
     {
         return Ok(Blob { content: Content::File(path), _held: held, ..blob });
     }
-    let path = cache.kept("layers", &file);
+    let path = cache.entry_path("layers", &file);
     let work = cache.work()?;
     let draft = work.path().join("layer.gz");
     let (digest, bytes) = write_compressed(layer, &draft)
@@ -140,7 +140,7 @@ fn compressed(layer: &Layer, cache: &Cache) -> Result<Blob, BuildError> {
     })?;
     let digest = format!("sha256:{digest}");
     let blob = Blob { digest, bytes, content: Content::File(path), _held: held };
-    cache.remember("layers", &name, &blob)?;
+    cache.store("layers", &name, &blob)?;
     Ok(blob)
 }
 

@@ -103,7 +103,7 @@ fn unpack(work: &Arc<WorkDir>, archive: &Path, cache: &Cache) -> io::Result<Expo
     for (at, file) in image.layers.iter().enumerate() {
         let plain = work.path().join(format!("layer-{at}"));
         let (diff_id, bytes) = plain_copy(&root.join(file), &plain)?;
-        let kept = cache.kept("layers", &file_name(&diff_id));
+        let kept = cache.entry_path("layers", &file_name(&diff_id));
         fs::rename(&plain, &kept)?;
         let Some((tar, held)) = cache.hold("layers", &file_name(&diff_id)) else {
             return Err(io::ErrorKind::NotFound.into());

@@ -24,13 +24,13 @@ const COUNT: usize = 20_000;
 
 /// The cache folder.
 #[derive(Clone, Debug)]
-pub(crate) struct Shelf {
+pub(crate) struct LayerCache {
     folder: PathBuf,
     /// Bytes at most.
     size: Bytes,
 }
 
-impl Shelf {
+impl LayerCache {
     /// `folder` must exist.
     pub(crate) fn new(folder: PathBuf, size: Bytes) -> Self {
         Self { folder, size }
@@ -38,15 +38,15 @@ impl Shelf {
 
     /// Adds layers, and removes the oldest ones when there is no room.
     pub(crate) async fn put(&self, layers: &[Layer]) -> Result<(), BuildError> {
-        let shelf = self.clone();
+        let layer_cache = self.clone();
         let layers = layers.to_vec();
         blocking::run("caching layers", move || {
             layers
                 .iter()
-                .try_for_each(|layer| shelf.put_one(layer))
+                .try_for_each(|layer| layer_cache.put_one(layer))
                 .map_err(|err| error::file("caching layers", &err))?;
-            let bound = Bound { bytes: shelf.size.get(), count: COUNT };
-            keep_within(bound, std::slice::from_ref(&shelf.folder), &shelf.trash());
+            let bound = Bound { bytes: layer_cache.size.get(), count: COUNT };
+            keep_within(bound, std::slice::from_ref(&layer_cache.folder), &layer_cache.trash());
             Ok(())
         })
         .await
@@ -108,30 +108,30 @@ mod tests {
     #[tokio::test]
     async fn layers_outlive_their_work_and_oldest_are_removed_first() {
         let (work, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let shelf = Shelf::new(home.path().to_owned(), Bytes(100));
+        let layer_cache = LayerCache::new(home.path().to_owned(), Bytes(100));
         let layers = ["aa", "bb"].map(|name| layer(work.path(), name));
-        shelf.put(&layers).await.unwrap();
+        layer_cache.put(&layers).await.unwrap();
         for (name, age) in [("aa.tar", 2000), ("bb.tar", 1000)] {
             let file = File::open(home.path().join(name)).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
         }
-        shelf.put(&layers[..1]).await.unwrap();
+        layer_cache.put(&layers[..1]).await.unwrap();
         drop(work);
         assert_eq!(fs::read(home.path().join("aa.tar")).unwrap(), vec![b'x'; 40]);
 
         let work = tempfile::tempdir().unwrap();
-        shelf.put(&[layer(work.path(), "cc")]).await.unwrap();
+        layer_cache.put(&[layer(work.path(), "cc")]).await.unwrap();
         assert_eq!(names(home.path()), ["aa.tar", "cc.tar"]);
     }
 
     #[tokio::test]
     async fn a_copy_takes_the_place_of_a_link() {
         let (work, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let shelf = Shelf::new(home.path().to_owned(), Bytes(100));
+        let layer_cache = LayerCache::new(home.path().to_owned(), Bytes(100));
         let layer = layer(work.path(), "aa");
-        shelf.copy(&layer.tar, &home.path().join("aa.tar")).unwrap();
+        layer_cache.copy(&layer.tar, &home.path().join("aa.tar")).unwrap();
         assert_eq!(names(home.path()), ["aa.tar"]);
-        assert!(shelf.copy(Path::new("/nowhere"), &home.path().join("bb.tar")).is_err());
+        assert!(layer_cache.copy(Path::new("/nowhere"), &home.path().join("bb.tar")).is_err());
         assert_eq!(names(home.path()), ["aa.tar"]);
     }
 }

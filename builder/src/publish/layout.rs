@@ -9,7 +9,7 @@
 
 use super::blob::Blob;
 use super::export::Exported;
-use super::{Base, Exports, Parcel, blob};
+use super::{Base, Exports, ImageSet, blob};
 use crate::image::name::Name;
 use crate::{blocking, cache::Cache, error, image::archive::Listed};
 use epsilon_api::{build::BuildError, function::ImageRef};
@@ -68,11 +68,11 @@ impl Layout {
     }
 
     /// Adds all images of a set.
-    pub(crate) async fn add(&self, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
-        let mut layers = self.exports.layers(&parcel.base).await?;
-        layers.extend(parcel.layers.iter().cloned());
+    pub(crate) async fn add(&self, image_set: &ImageSet) -> Result<Vec<ImageRef>, BuildError> {
+        let mut layers = self.exports.layers(&image_set.base).await?;
+        layers.extend(image_set.layers.iter().cloned());
         let layers = blob::all(layers, &self.cache).await?;
-        let images = parcel.images.iter();
+        let images = image_set.images.iter();
         images.map(|(image, name)| self.pack(name, image.config.clone(), layers.clone())).collect()
     }
 

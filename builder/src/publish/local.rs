@@ -10,10 +10,10 @@
 //!          └─▶ Commit: a container of the base, the layers unpacked into it, committed
 //! ```
 
-use super::{Base, Exports, Parcel};
+use super::{Base, Exports, ImageSet};
 use crate::image::name::Name;
 use crate::{
-    config::Way,
+    config::ImageTransfer,
     engine::{Engine, files},
     error,
     image::{Layer, archive},
@@ -36,15 +36,15 @@ pub(crate) struct Local {
 #[derive(Debug)]
 struct State {
     /// The first method that is not known to fail.
-    way: Way,
+    transfer: ImageTransfer,
     /// Chains of layers that this process loaded into the engine. Only a hint: images may be
     /// removed.
     known: HashSet<ContentDigest>,
 }
 
 impl Local {
-    pub(crate) fn new(engine: Engine, exports: Arc<Exports>, way: Way) -> Self {
-        let state = Mutex::new(State { way, known: HashSet::new() });
+    pub(crate) fn new(engine: Engine, exports: Arc<Exports>, transfer: ImageTransfer) -> Self {
+        let state = Mutex::new(State { transfer, known: HashSet::new() });
         Self { engine, exports, state }
     }
 
@@ -55,21 +55,21 @@ impl Local {
     }
 
     /// Loads all images of a set into the engine.
-    pub(crate) async fn put(&self, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
-        let first = self.state().way;
+    pub(crate) async fn put(&self, image_set: &ImageSet) -> Result<Vec<ImageRef>, BuildError> {
+        let first = self.state().transfer;
         let mut failed = None;
-        for way in [Way::Lacking, Way::Whole, Way::Commit] {
-            if way < first {
+        for transfer in [ImageTransfer::Lacking, ImageTransfer::Whole, ImageTransfer::Commit] {
+            if transfer < first {
                 continue;
             }
-            match self.put_by(way, parcel).await {
+            match self.load_by(transfer, image_set).await {
                 Ok(images) => {
-                    if way != first {
+                    if transfer != first {
                         tracing::warn!(
-                            ?way,
+                            ?transfer,
                             "Engine accepts images only by this method; using it from now on."
                         );
-                        self.state().way = way;
+                        self.state().transfer = transfer;
                     }
                     return Ok(images);
                 }
@@ -99,54 +99,66 @@ impl Local {
         Ok(())
     }
 
-    async fn put_by(&self, way: Way, parcel: &Parcel) -> Result<Vec<ImageRef>, BuildError> {
-        match way {
-            Way::Lacking => {
-                let chains = chains(parcel);
+    async fn load_by(
+        &self,
+        transfer: ImageTransfer,
+        image_set: &ImageSet,
+    ) -> Result<Vec<ImageRef>, BuildError> {
+        match transfer {
+            ImageTransfer::Lacking => {
+                let chains = chains(image_set);
                 let lacking: Vec<Layer> = {
                     let state = self.state();
-                    let pairs = parcel.layers.iter().zip(&chains);
+                    let pairs = image_set.layers.iter().zip(&chains);
                     pairs
                         .filter(|(_, c)| !state.known.contains(c))
                         .map(|(l, _)| l.clone())
                         .collect()
                 };
-                let mut loaded = self.load(parcel, &lacking).await;
-                if loaded.is_err() && lacking.len() < parcel.layers.len() {
+                let mut loaded = self.load(image_set, &lacking).await;
+                if loaded.is_err() && lacking.len() < image_set.layers.len() {
                     // Images were removed; what this process knew is outdated.
                     self.state().known.clear();
-                    loaded = self.load(parcel, &parcel.layers).await;
+                    loaded = self.load(image_set, &image_set.layers).await;
                 }
                 let images = loaded?;
                 self.state().known.extend(chains);
                 Ok(images)
             }
-            Way::Whole => {
-                let mut layers = self.exports.layers(&parcel.base).await?;
-                layers.extend(parcel.layers.iter().cloned());
-                self.load(parcel, &layers).await
+            ImageTransfer::Whole => {
+                let mut layers = self.exports.layers(&image_set.base).await?;
+                layers.extend(image_set.layers.iter().cloned());
+                self.load(image_set, &layers).await
             }
-            Way::Commit => {
-                for (image, name) in &parcel.images {
-                    let base = &parcel.base.reference;
-                    self.engine.commit(base, &parcel.layers, image, &name.to_string()).await?;
+            ImageTransfer::Commit => {
+                for (image, name) in &image_set.images {
+                    let base = &image_set.base.reference;
+                    self.engine.commit(base, &image_set.layers, image, &name.to_string()).await?;
                 }
-                self.look_up(parcel, false).await
+                self.look_up(image_set, false).await
             }
         }
     }
 
-    async fn load(&self, parcel: &Parcel, layers: &[Layer]) -> Result<Vec<ImageRef>, BuildError> {
-        let parts = archive::parts(&parcel.images, layers)
+    async fn load(
+        &self,
+        image_set: &ImageSet,
+        layers: &[Layer],
+    ) -> Result<Vec<ImageRef>, BuildError> {
+        let parts = archive::parts(&image_set.images, layers)
             .map_err(|err| error::file("packing an image", &err))?;
         self.engine.load(files(parts)).await?;
-        self.look_up(parcel, true).await
+        self.look_up(image_set, true).await
     }
 
     /// The images as the engine has them; `exact` when their layers must be the composed ones.
-    async fn look_up(&self, parcel: &Parcel, exact: bool) -> Result<Vec<ImageRef>, BuildError> {
-        let mut images = Vec::with_capacity(parcel.images.len());
-        for (image, name) in &parcel.images {
+    async fn look_up(
+        &self,
+        image_set: &ImageSet,
+        exact: bool,
+    ) -> Result<Vec<ImageRef>, BuildError> {
+        let mut images = Vec::with_capacity(image_set.images.len());
+        for (image, name) in &image_set.images {
             let reference = name.to_string();
             let found = self.engine.image(&reference).await?;
             let is_whole = |diff_ids: &[String]| !exact || diff_ids == image.diff_ids;
@@ -166,11 +178,11 @@ impl Local {
 }
 
 /// Chain digests by which engines identify layers: a layer's own digest and all below it.
-fn chains(parcel: &Parcel) -> Vec<ContentDigest> {
-    let below = Hasher::default().part(parcel.base.image.id.as_bytes());
+fn chains(image_set: &ImageSet) -> Vec<ContentDigest> {
+    let below = Hasher::default().part(image_set.base.image.id.as_bytes());
     let grow = |chain: &mut Hasher, layer: &Layer| {
         *chain = chain.clone().part(layer.diff_id.as_bytes());
         Some(chain.clone().finish())
     };
-    parcel.layers.iter().scan(below, grow).collect()
+    image_set.layers.iter().scan(below, grow).collect()
 }

@@ -7,7 +7,7 @@ mod session;
 
 use super::blob::{Blob, Content};
 use super::export::Exported;
-use super::{Base, Exports, Parcel, Shipped, blob};
+use super::{Base, Exports, ImageSet, Published, blob};
 use crate::image::name::Name;
 use crate::{cache::Cache, config::Registry, error, source::ContentDigest};
 use epsilon_api::{
@@ -19,7 +19,7 @@ use epsilon_api::{
 use futures_util::TryStreamExt;
 use oci_client::{Reference, RegistryOperation, errors::OciDistributionError};
 use oci_spec::image::MediaType;
-use session::{Door, Failure, Session};
+use session::{Failure, RegistryClient, Session};
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
@@ -30,7 +30,7 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 pub(crate) struct Remote {
     /// `host[:port][/prefix]`.
     name: String,
-    door: Door,
+    registry_client: RegistryClient,
     cache: Cache,
     exports: Arc<Exports>,
     /// The refusal of removals was already logged.
@@ -52,7 +52,7 @@ impl Remote {
         let name = settings.name.clone();
         Self {
             name,
-            door: Door::new(settings),
+            registry_client: RegistryClient::new(settings),
             cache,
             exports,
             is_removal_refused: AtomicBool::new(false),
@@ -70,38 +70,38 @@ impl Remote {
     /// better.
     pub(crate) async fn has(&self, image: &ImageRef) -> Result<bool, BuildError> {
         let Ok(reference) = image.reference.parse::<Reference>() else { return Ok(false) };
-        let asked = self.door.run(|session| {
+        let asked = self.registry_client.run(|session| {
             let reference = &reference;
             async move {
                 let asked = session.client.fetch_manifest_digest(reference, &session.auth);
-                session.bounded("asking for an image", asked).await
+                session.with_limit("asking for an image", asked).await
             }
         });
         Ok(asked.await.is_ok())
     }
 
     /// Pushes all images of a set.
-    pub(crate) async fn push(&self, parcel: &Parcel) -> Result<Shipped, BuildError> {
-        if let Some((_, name)) = parcel.images.first() {
-            self.knock(name).await?;
+    pub(crate) async fn push(&self, image_set: &ImageSet) -> Result<Published, BuildError> {
+        if let Some((_, name)) = image_set.images.first() {
+            self.check_push_access(name).await?;
         }
-        let base = blob::all(self.exports.layers(&parcel.base).await?, &self.cache).await?;
-        let own = blob::all(parcel.layers.clone(), &self.cache).await?;
-        let below = self.push_base(&parcel.base, &base).await?;
-        let mut parts = parcel.parts();
+        let base = blob::all(self.exports.layers(&image_set.base).await?, &self.cache).await?;
+        let own = blob::all(image_set.layers.clone(), &self.cache).await?;
+        let below = self.push_base(&image_set.base, &base).await?;
+        let mut parts = image_set.parts();
         for (layer, blob) in parts.layers.iter_mut().zip(&own) {
             let bytes = units::Bytes(blob.bytes);
             layer.blob = Some(function::Blob { digest: blob.digest.clone(), bytes });
         }
         let layers: Vec<Blob> = base.into_iter().chain(own).collect();
-        let mut images = Vec::with_capacity(parcel.images.len());
-        let mut sources = vec![self.base_repository(&parcel.base)];
-        for (image, name) in &parcel.images {
+        let mut images = Vec::with_capacity(image_set.images.len());
+        let mut sources = vec![self.base_repository(&image_set.base)];
+        for (image, name) in &image_set.images {
             let done = self.push_image(name, image.config.clone(), &layers, &sources).await?;
             images.push(done);
             sources.push(name.remote_repository(&self.name));
         }
-        Ok(Shipped { images, parts: Some(Parts { base: below, ..parts }) })
+        Ok(Published { images, parts: Some(Parts { base: below, ..parts }) })
     }
 
     /// Pushes an image that the engine built or pulled.
@@ -110,16 +110,16 @@ impl Remote {
         image: &Base,
         name: &Name,
     ) -> Result<ImageRef, BuildError> {
-        self.knock(name).await?;
+        self.check_push_access(name).await?;
         let Exported { config, layers } = self.exports.whole(image).await?;
         let layers = blob::all(layers, &self.cache).await?;
         self.push_image(name, config, &layers, &[]).await
     }
 
     /// Checks that a push would be accepted, before anything large is prepared for it.
-    async fn knock(&self, name: &Name) -> Result<(), BuildError> {
+    async fn check_push_access(&self, name: &Name) -> Result<(), BuildError> {
         let target = reference(&format!("{}:{}", name.remote_repository(&self.name), name.tag))?;
-        self.door
+        self.registry_client
             .run(|session| {
                 let target = &target;
                 async move { sign_in(&session, target).await }
@@ -164,10 +164,10 @@ impl Remote {
         // The manifest's digest is part of the tag: moving a tag would leave an untagged image that
         // a version still names, and registries remove untagged images.
         let target = reference(&format!("{repository}:{}-{}", name.tag, &digest[..8]))?;
-        self.door.ensure_repository(&repository).await?;
+        self.registry_client.ensure_repository(&repository).await?;
         let sent = Sent { target: &target, repository: &repository, sources };
         let send = || {
-            self.door.run(|session| {
+            self.registry_client.run(|session| {
                 let sent = &sent;
                 let config = &config;
                 let manifest = &manifest;
@@ -179,7 +179,7 @@ impl Remote {
                     let kind = http_value(MediaType::ImageManifest.as_ref())?;
                     let push =
                         session.client.push_manifest_raw(sent.target, manifest.clone(), kind);
-                    session.bounded("pushing an image", push).await.map(drop)
+                    session.with_limit("pushing an image", push).await.map(drop)
                 }
             })
         };
@@ -200,7 +200,7 @@ impl Remote {
             return Ok(());
         }
         let asked = session.client.blob_exists(to.target, &blob.digest);
-        if !session.bounded("asking for a layer", asked).await?
+        if !session.with_limit("asking for a layer", asked).await?
             && !self.mount(session, to, blob).await
         {
             send(session, to.target, blob).await?;
@@ -250,7 +250,7 @@ struct Sent<'a> {
 /// Authenticates for a push.
 async fn sign_in(session: &Session, target: &Reference) -> Result<(), Failure> {
     let asked = session.client.auth(target, &session.auth, RegistryOperation::Push);
-    session.bounded("signing in", asked).await.map(drop)
+    session.with_limit("signing in", asked).await.map(drop)
 }
 
 async fn send(session: &Session, target: &Reference, blob: &Blob) -> Result<(), Failure> {
@@ -272,7 +272,7 @@ async fn send(session: &Session, target: &Reference, blob: &Blob) -> Result<(), 
             }
         }
     };
-    session.bounded("pushing a layer", push).await
+    session.with_limit("pushing a layer", push).await
 }
 
 fn reference(text: &str) -> Result<Reference, BuildError> {

@@ -2,7 +2,7 @@
 //! for the runtime, and the module graph reader for the inspector's image. A layer is the same for
 //! every base.
 
-use super::Workshop;
+use super::RuntimeContext;
 use crate::{
     blocking,
     cache::{WorkDir, container_user, give},
@@ -63,19 +63,19 @@ impl Program {
 /// Makes the layer in a container of `base`.
 pub(super) async fn make(
     program: Program,
-    workshop: &Workshop<'_>,
+    context: &RuntimeContext<'_>,
     base: &str,
     work: &Arc<WorkDir>,
 ) -> Result<Layer, BuildError> {
     let owner @ (uid, gid) = container_user();
     let folder = work.folder(program.name, owner)?;
     write(program, &folder, owner).map_err(|err| error::file("unpacking a program", &err))?;
-    let operator = workshop.outside.operator()?;
-    let mut env = workshop.outside.env();
-    env.extend(workshop.outside.npm_env(&operator));
-    let mut mounts = workshop.outside.mounts();
-    mounts.extend(workshop.outside.npmrc(work)?);
-    let cache = workshop.cache.npm(ContentDigest::of(b"runtime"))?;
+    let operator = context.egress_env.operator()?;
+    let mut env = context.egress_env.env();
+    env.extend(context.egress_env.npm_env(&operator));
+    let mut mounts = context.egress_env.mounts();
+    mounts.extend(context.egress_env.npmrc(work)?);
+    let cache = context.cache.npm(ContentDigest::of(b"runtime"))?;
     env.extend(["HOME=/tmp".to_owned(), "npm_config_cache=/npm".to_owned()]);
     mounts.push(Bind { host: folder.clone(), inside: program.inside, writable: true });
     mounts.push(Bind { host: cache.folder(), inside: "/npm", writable: true });
@@ -87,12 +87,12 @@ pub(super) async fn make(
         mounts,
         workdir: program.inside,
         rights: Rights::None { uid, gid },
-        network: workshop.outside.network(),
-        limits: workshop.limits,
+        network: context.egress_env.network(),
+        limits: context.limits,
         largest_file: None,
     };
-    let container = workshop.engine.create(&task, Some(Arc::clone(work) as _)).await?;
-    let ended = container.run(|line| workshop.last_line.set(line)).await?;
+    let container = context.engine.create(&task, Some(Arc::clone(work) as _)).await?;
+    let ended = container.run(|line| context.last_line.set(line)).await?;
     if ended.exit != Exit::Code(0) {
         let says = ended.tail.join("\n");
         return Err(error::runtime_failed(format!("the {} could not be installed into `{base}`:\n{says}", program.name))

@@ -10,7 +10,7 @@
 //! lacks: debootstrap itself is installed if missing.
 
 use super::{
-    Workshop,
+    RuntimeContext,
     mirror::{self, Mirror, Repository},
     step::Needs,
 };
@@ -48,7 +48,7 @@ pub(super) fn release() -> Option<String> {
 
 /// Makes the base and names it `name:tag`.
 pub(super) async fn make(
-    workshop: &Workshop<'_>,
+    context: &RuntimeContext<'_>,
     work: &Arc<WorkDir>,
     name: &str,
     tag: &str,
@@ -60,30 +60,30 @@ pub(super) async fn make(
         .hint(OTHERWISE));
     }
     let (release, mirror) = blocking::run("reading apt's settings", own_mirror).await?;
-    let command = super::command::Commands { work, last_line: workshop.last_line };
+    let command = super::command::Commands { work, last_line: context.last_line };
 
-    workshop.step("debootstrap", Needs::Mirror, command.ensure_debootstrap()).await?;
+    context.step("debootstrap", Needs::Mirror, command.ensure_debootstrap()).await?;
     let root = work.path().join("root");
     let doing = format!("a root file system of {release}, from this machine's mirror");
     let bootstrapped = command.debootstrap(&release, &mirror.main, &root);
-    workshop.step(&doing, Needs::Mirror, bootstrapped).await?;
+    context.step(&doing, Needs::Mirror, bootstrapped).await?;
 
-    let scratch = workshop.engine.scratch("seed");
+    let scratch = context.engine.scratch("seed");
     let seed = scratch.reference();
     let import = async {
         let (tar, done) = command.tar(&root)?;
-        workshop.engine.import(tar, SCRATCH, &scratch.tag).await?;
+        context.engine.import(tar, SCRATCH, &scratch.tag).await?;
         done.await
     };
-    workshop.step("the root file system becomes an image", Needs::Machine, import).await?;
+    context.step("the root file system becomes an image", Needs::Machine, import).await?;
     let node = work.folder("node", (0, 0))?;
-    let fetched = fetch_node(workshop, work, &seed, &node);
-    workshop.step("Node 24 and npm", Needs::PackageIndex, fetched).await?;
-    let base = finish(workshop, work, &seed, &node, &mirror);
+    let fetched = fetch_node(context, work, &seed, &node);
+    context.step("Node 24 and npm", Needs::PackageIndex, fetched).await?;
+    let base = finish(context, work, &seed, &node, &mirror);
     let doing = "security updates, Node put in, the rest trimmed";
-    let finished = workshop.step(doing, Needs::Mirror, base).await?;
-    let import = async { Ok(workshop.engine.import(finished.export(), name, tag).await?) };
-    workshop.step("the base becomes an image", Needs::Machine, import).await
+    let finished = context.step(doing, Needs::Mirror, base).await?;
+    let import = async { Ok(context.engine.import(finished.export(), name, tag).await?) };
+    context.step("the base becomes an image", Needs::Machine, import).await
 }
 
 fn own_mirror() -> Result<(String, Mirror), BuildError> {
@@ -125,19 +125,19 @@ fn repositories() -> Vec<Repository> {
 }
 
 async fn fetch_node(
-    workshop: &Workshop<'_>,
+    context: &RuntimeContext<'_>,
     work: &Arc<WorkDir>,
     seed: &str,
     node: &Path,
 ) -> Result<Container, BuildError> {
-    let mut mounts = workshop.outside.mounts();
+    let mut mounts = context.egress_env.mounts();
     mounts.push(Bind { host: node.to_owned(), inside: "/out", writable: true });
     let env = vec![format!("NODE_MAJOR={NODE_MAJOR}")];
-    install(workshop, work, seed, FETCH_NODE, env, mounts).await
+    install(context, work, seed, FETCH_NODE, env, mounts).await
 }
 
 async fn finish(
-    workshop: &Workshop<'_>,
+    context: &RuntimeContext<'_>,
     work: &Arc<WorkDir>,
     seed: &str,
     node: &Path,
@@ -146,21 +146,21 @@ async fn finish(
     let sources = work.path().join("sources.list");
     let text = mirror.lines.join("\n") + "\n";
     fs::write(&sources, text).map_err(|err| error::file("writing the base's mirror", &err))?;
-    let mut mounts = workshop.outside.mounts();
+    let mut mounts = context.egress_env.mounts();
     mounts.push(Bind { host: node.to_owned(), inside: "/node", writable: false });
     mounts.push(Bind { host: sources, inside: "/run/epsilon/sources.list", writable: false });
-    install(workshop, work, seed, MAKE_BASE, vec![format!("USER_ID={USER}")], mounts).await
+    install(context, work, seed, MAKE_BASE, vec![format!("USER_ID={USER}")], mounts).await
 }
 
 async fn install(
-    workshop: &Workshop<'_>,
+    context: &RuntimeContext<'_>,
     work: &Arc<WorkDir>,
     seed: &str,
     script: &str,
     mut env: Vec<String>,
     mounts: Vec<Bind>,
 ) -> Result<Container, BuildError> {
-    env.extend(workshop.outside.env());
+    env.extend(context.egress_env.env());
     let task = Task {
         purpose: "base",
         image: seed.to_owned(),
@@ -169,12 +169,12 @@ async fn install(
         mounts,
         workdir: "/",
         rights: Rights::Install,
-        network: workshop.outside.network(),
-        limits: workshop.limits,
+        network: context.egress_env.network(),
+        limits: context.limits,
         largest_file: None,
     };
-    let container = workshop.engine.create(&task, Some(Arc::clone(work) as _)).await?;
-    let ended = container.run(|line| workshop.last_line.set(line)).await?;
+    let container = context.engine.create(&task, Some(Arc::clone(work) as _)).await?;
+    let ended = container.run(|line| context.last_line.set(line)).await?;
     match ended.exit {
         Exit::Code(0) => Ok(container),
         Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut => {

@@ -1,7 +1,7 @@
 //! One step of making the runtime base: what it does, what it needs for that, how long it may take. While it goes on it
 //! says what is waited for; when its time is over it is given up, and with it the commands and containers that it runs.
 //!
-//! Called by `runtime`, `packages` and `layer`, through `Workshop::step`.
+//! Called by `runtime`, `packages` and `layer`, through `RuntimeContext::step`.
 
 use crate::error::{self, Hint};
 use epsilon_api::build::{BuildError, BuildEvent, BuildLog};
@@ -133,7 +133,7 @@ impl Step {
         work: impl Future<Output = Result<T, BuildError>>,
     ) -> Result<T, BuildError> {
         let (doing, limit, begun) = (&self.doing, allowed.limit(self.needs), Instant::now());
-        let tell = |text: String| log.tell(BuildEvent::Line(text));
+        let tell = |text: String| log.report(BuildEvent::Line(text));
         last_line.clear();
         tell(format!("{doing} …"));
         let mut work = pin!(work);
@@ -175,7 +175,7 @@ mod tests {
     struct Lines(Mutex<Vec<String>>);
 
     impl BuildLog for Lines {
-        fn tell(&self, event: BuildEvent) {
+        fn report(&self, event: BuildEvent) {
             if let BuildEvent::Line(line) = event {
                 self.0.lock().unwrap().push(line);
             }

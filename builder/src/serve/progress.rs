@@ -6,7 +6,7 @@ use crate::error;
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, CallBody},
-    build::{BuildEvent, BuildLog, BuildNews, HEARTBEAT},
+    build::{BuildEvent, BuildLog, BuildMessage, HEARTBEAT},
 };
 use futures_util::stream;
 use http_body::Frame;
@@ -28,41 +28,41 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// Messages queued for the reader. npm prints some hundreds of lines; each is about 100 bytes.
 const DEPTH: usize = 1024;
 /// Queue slots reserved for steps.
-const FOR_STEPS: usize = 64;
+const RESERVED_FOR_STEPS: usize = 64;
 /// How long the final message waits for a reader that lags behind.
-const LAST_WORD: Duration = Duration::from_secs(30);
+const FINAL_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The sender's end.
 #[derive(Debug)]
-pub(super) struct News {
-    teller: Arc<Teller>,
+pub(super) struct Progress {
+    progress_log: Arc<ProgressLog>,
     stop: CancellationToken,
 }
 
 #[derive(Debug)]
-struct Teller {
-    news: Sender<BuildNews>,
+struct ProgressLog {
+    news: Sender<BuildMessage>,
     lost: AtomicU64,
 }
 
 /// A progress channel and the response body that carries it. `stop` cancels the build; so does
 /// dropping the body before the final message.
-pub(super) fn channel(stop: &CancellationToken) -> (News, CallBody) {
+pub(super) fn channel(stop: &CancellationToken) -> (Progress, CallBody) {
     let (sender, news) = mpsc::channel(DEPTH);
     let stop = stop.child_token();
-    let reader = Reader { news, ended: false, _hung_up: stop.clone().drop_guard() };
+    let reader = ProgressReader { news, ended: false, _hung_up: stop.clone().drop_guard() };
     let lines = stream::unfold(reader, |mut reader| async {
         let line = Bytes::from(reader.next().await?.to_line());
         Some((Ok::<_, Infallible>(Frame::data(line)), reader))
     });
-    let teller = Arc::new(Teller { news: sender, lost: AtomicU64::new(0) });
-    (News { teller, stop }, body::boxed(StreamBody::new(lines)))
+    let progress_log = Arc::new(ProgressLog { news: sender, lost: AtomicU64::new(0) });
+    (Progress { progress_log, stop }, body::boxed(StreamBody::new(lines)))
 }
 
-impl News {
+impl Progress {
     /// For the build.
     pub(super) fn as_build_log(&self) -> Arc<dyn BuildLog> {
-        Arc::clone(&self.teller) as _
+        Arc::clone(&self.progress_log) as _
     }
 
     /// Waits until the build is cancelled.
@@ -72,15 +72,15 @@ impl News {
 
     /// Sends the final message: waits for a slow reader, within a limit. Does nothing when the
     /// reader is gone.
-    pub(super) async fn end(self, last: BuildNews) {
-        let _ = self.teller.news.send_timeout(last, LAST_WORD).await;
+    pub(super) async fn end(self, last: BuildMessage) {
+        let _ = self.progress_log.news.send_timeout(last, FINAL_MESSAGE_TIMEOUT).await;
     }
 }
 
-impl BuildLog for Teller {
-    fn tell(&self, event: BuildEvent) {
+impl BuildLog for ProgressLog {
+    fn report(&self, event: BuildEvent) {
         if matches!(event, BuildEvent::Line(_)) {
-            if self.news.capacity() <= FOR_STEPS {
+            if self.news.capacity() <= RESERVED_FOR_STEPS {
                 self.lost.fetch_add(1, Relaxed);
                 return;
             }
@@ -93,33 +93,33 @@ impl BuildLog for Teller {
     }
 }
 
-impl Teller {
+impl ProgressLog {
     fn send(&self, event: BuildEvent) {
         // A reader that is gone needs nothing; for a slow one there are reserved slots.
-        let _ = self.news.try_send(BuildNews::Event(event));
+        let _ = self.news.try_send(BuildMessage::Event(event));
     }
 }
 
 /// The receiver's end. Dropping it cancels the build.
 #[derive(Debug)]
-struct Reader {
-    news: Receiver<BuildNews>,
+struct ProgressReader {
+    news: Receiver<BuildMessage>,
     ended: bool,
     _hung_up: DropGuard,
 }
 
-impl Reader {
-    async fn next(&mut self) -> Option<BuildNews> {
+impl ProgressReader {
+    async fn next(&mut self) -> Option<BuildMessage> {
         if self.ended {
             return None;
         }
         let news = match timeout(HEARTBEAT, self.news.recv()).await {
             Ok(news) => news?,
-            Err(_) => BuildNews::Alive,
+            Err(_) => BuildMessage::Alive,
         };
         self.ended = match news {
-            BuildNews::Built(_) | BuildNews::Failed(_) => true,
-            BuildNews::Alive | BuildNews::Event(_) => false,
+            BuildMessage::Built(_) | BuildMessage::Failed(_) => true,
+            BuildMessage::Alive | BuildMessage::Event(_) => false,
         };
         Some(news)
     }
@@ -131,7 +131,7 @@ mod tests {
     use epsilon_api::admin::Step;
     use http_body_util::BodyExt;
 
-    async fn next(body: &mut CallBody) -> BuildNews {
+    async fn next(body: &mut CallBody) -> BuildMessage {
         let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
         serde_json::from_slice(&frame).unwrap()
     }
@@ -140,9 +140,9 @@ mod tests {
     async fn a_silent_build_is_told_to_be_alive() {
         let (news, mut lines) = channel(&CancellationToken::new());
         for _ in 0..3 {
-            assert_eq!(next(&mut lines).await, BuildNews::Alive);
+            assert_eq!(next(&mut lines).await, BuildMessage::Alive);
         }
-        let failed = BuildNews::Failed(error::internal("x"));
+        let failed = BuildMessage::Failed(error::internal("x"));
         news.end(failed.clone()).await;
         assert_eq!(next(&mut lines).await, failed);
         assert!(lines.frame().await.is_none(), "nothing comes after the last word");
@@ -153,17 +153,20 @@ mod tests {
         let (news, mut lines) = channel(&CancellationToken::new());
         let log = news.as_build_log();
         for n in 0..2 * DEPTH {
-            log.tell(BuildEvent::Line(n.to_string()));
+            log.report(BuildEvent::Line(n.to_string()));
         }
         let step = BuildEvent::StepStarted { step: Step::Ship, detail: String::new() };
-        log.tell(step.clone());
-        for n in 0..DEPTH - FOR_STEPS {
-            assert_eq!(next(&mut lines).await, BuildNews::Event(BuildEvent::Line(n.to_string())));
+        log.report(step.clone());
+        for n in 0..DEPTH - RESERVED_FOR_STEPS {
+            assert_eq!(
+                next(&mut lines).await,
+                BuildMessage::Event(BuildEvent::Line(n.to_string()))
+            );
         }
-        assert_eq!(next(&mut lines).await, BuildNews::Event(step));
-        log.tell(BuildEvent::Line("heard again".into()));
-        let lost = format!("note: {} lines of output were lost", DEPTH + FOR_STEPS);
-        assert_eq!(next(&mut lines).await, BuildNews::Event(BuildEvent::Line(lost)));
+        assert_eq!(next(&mut lines).await, BuildMessage::Event(step));
+        log.report(BuildEvent::Line("heard again".into()));
+        let lost = format!("note: {} lines of output were lost", DEPTH + RESERVED_FOR_STEPS);
+        assert_eq!(next(&mut lines).await, BuildMessage::Event(BuildEvent::Line(lost)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -171,6 +174,6 @@ mod tests {
         let (news, lines) = channel(&CancellationToken::new());
         drop(lines);
         news.stopped().await;
-        news.end(BuildNews::Alive).await; // does not wait
+        news.end(BuildMessage::Alive).await; // does not wait
     }
 }

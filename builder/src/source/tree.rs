@@ -22,7 +22,7 @@ const LEFT_OUT: [(&str, &str); 2] = [
 
 /// The entry at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Entry {
     Folder,
     File,
     /// A link with its target.
@@ -33,18 +33,18 @@ pub(super) enum Place {
 #[derive(Debug)]
 pub(super) struct Tree<'a> {
     limits: &'a SourceLimits,
-    places: BTreeMap<String, Place>,
+    places: BTreeMap<String, Entry>,
     left_out: [bool; LEFT_OUT.len()],
 }
 
 /// A text for an error message: short and printable.
-pub(super) fn shown(bytes: &[u8]) -> String {
+pub(super) fn printable_short(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(200).collect()
 }
 
 fn refused(path: &[u8], why: &str) -> BuildError {
-    error::source_refused(format!("`{}` {why}", shown(path)))
+    error::source_refused(format!("`{}` {why}", printable_short(path)))
 }
 
 impl<'a> Tree<'a> {
@@ -86,26 +86,26 @@ impl<'a> Tree<'a> {
     }
 
     /// Adds an entry and returns the parent folders to create first, outermost first.
-    pub(super) fn put(&mut self, path: &str, place: Place) -> Result<Vec<String>, BuildError> {
+    pub(super) fn put(&mut self, path: &str, place: Entry) -> Result<Vec<String>, BuildError> {
         let mut folders = Vec::new();
         for (end, _) in path.match_indices('/') {
             let folder = &path[..end];
             match self.places.get(folder) {
-                Some(Place::Folder) => {}
-                Some(Place::File) => return Err(under(path, folder, "a file")),
-                Some(Place::Symlink(_)) => return Err(under(path, folder, "a link")),
+                Some(Entry::Folder) => {}
+                Some(Entry::File) => return Err(under(path, folder, "a file")),
+                Some(Entry::Symlink(_)) => return Err(under(path, folder, "a link")),
                 None => folders.push(folder.to_owned()),
             }
         }
         match self.places.get(path) {
-            Some(Place::Folder) if place == Place::Folder => return Ok(Vec::new()),
+            Some(Entry::Folder) if place == Entry::Folder => return Ok(Vec::new()),
             Some(_) => return Err(refused(path.as_bytes(), "is in the archive twice")),
-            None if place == Place::Folder => folders.push(path.to_owned()),
+            None if place == Entry::Folder => folders.push(path.to_owned()),
             None => {
                 self.places.insert(path.to_owned(), place);
             }
         }
-        self.places.extend(folders.iter().map(|folder| (folder.clone(), Place::Folder)));
+        self.places.extend(folders.iter().map(|folder| (folder.clone(), Entry::Folder)));
         if self.places.len() > self.limits.files {
             let text = format!("the archive has more than {} files and folders", self.limits.files);
             return Err(error::source_too_large(text));
@@ -114,7 +114,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The entry at this path.
-    pub(super) fn get(&self, path: &str) -> Option<&Place> {
+    pub(super) fn get(&self, path: &str) -> Option<&Entry> {
         self.places.get(path)
     }
 
@@ -125,7 +125,7 @@ impl<'a> Tree<'a> {
             return Err(refused(path.as_bytes(), "is a link with an empty or very long target"));
         }
         if target.starts_with('/') {
-            let why = format!("is a link to the absolute path `{}`", shown(raw));
+            let why = format!("is a link to the absolute path `{}`", printable_short(raw));
             return Err(refused(path.as_bytes(), &why));
         }
         Ok(target.to_owned())
@@ -134,7 +134,7 @@ impl<'a> Tree<'a> {
     /// Follows every link: none may leave the project or lead back to itself.
     pub(super) fn check_links(&self) -> Result<(), BuildError> {
         for (path, place) in &self.places {
-            let Place::Symlink(target) = place else { continue };
+            let Entry::Symlink(target) = place else { continue };
             let end = self.follow(path, target)?;
             // A link to a folder that contains the link: walking it would never end.
             if end.is_empty() || path.strip_prefix(&end).is_some_and(|rest| rest.starts_with('/')) {
@@ -160,7 +160,7 @@ impl<'a> Tree<'a> {
                 ".." => continue,
                 name => at.push(name),
             }
-            if let Some(Place::Symlink(next)) = self.places.get(&at.join("/")) {
+            if let Some(Entry::Symlink(next)) = self.places.get(&at.join("/")) {
                 hops += 1;
                 if hops > MAX_HOPS {
                     return Err(goes_in_circles(path, target));
@@ -179,7 +179,7 @@ impl<'a> Tree<'a> {
             let next = self.places.range::<String, _>(&inside..).next();
             !next.is_some_and(|(path, _)| path.starts_with(&inside))
         };
-        let folders = self.places.iter().filter(|(_, place)| **place == Place::Folder);
+        let folders = self.places.iter().filter(|(_, place)| **place == Entry::Folder);
         folders.map(|(path, _)| path).filter(|path| is_empty(path)).cloned().collect()
     }
 

@@ -40,7 +40,7 @@ pub(crate) struct Lab {
 pub(crate) struct Log(Mutex<Vec<BuildEvent>>);
 
 impl BuildLog for Log {
-    fn tell(&self, event: BuildEvent) {
+    fn report(&self, event: BuildEvent) {
         self.0.lock().unwrap().push(event);
     }
 }
@@ -61,7 +61,7 @@ impl Lab {
         let config = Config::new(settings, &data.path().join("builder")).unwrap();
         let member = config.member().cloned();
         let app = match file {
-            Some(_) => App::build_afresh(config, file).await.unwrap(),
+            Some(_) => App::build_without_cache(config, file).await.unwrap(),
             None => App::build(config).await.unwrap(),
         };
         Self { app: Some(app), member, data, log: Arc::default(), images: Mutex::default() }

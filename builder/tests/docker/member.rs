@@ -4,7 +4,7 @@
 use super::lab::{Lab, archive, docker, until};
 use epsilon_api::{
     body::{self, CallBody},
-    build::{BuildEvent, BuildNews, BuildOrder, Built},
+    build::{BuildEvent, BuildMessage, BuildOrder, Built},
     fleet::{Join, Joined, MemberKind, Welcome},
     headers,
     ids::DeploymentId,
@@ -47,7 +47,7 @@ impl Gateway {
     async fn open() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("fleet.token"), "the-token\n").unwrap();
-        let signer = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
+        let signer = Signer::load_or_create(&folder.path().join("gateway.key")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (heard, joined) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<_>>::default());
@@ -88,7 +88,7 @@ impl Gateway {
             .method(Method::POST)
             .uri(order.uri())
             .header("host", &join.address)
-            .header(headers::PASS, self.signer.pass(&join.id, Timestamp::now()))
+            .header(headers::GATEWAY_TOKEN, self.signer.token(&join.id, Timestamp::now()))
             .body(body::full(archive(files)))
             .unwrap();
         let response = connection.sender.send_request(request).await.unwrap();
@@ -129,10 +129,10 @@ async fn built(response: Response<Incoming>) -> (Vec<BuildEvent>, Built) {
     let mut events = Vec::new();
     for line in std::str::from_utf8(&text).unwrap().lines() {
         match serde_json::from_str(line).unwrap() {
-            BuildNews::Event(event) => events.push(event),
-            BuildNews::Built(built) => return (events, built),
-            BuildNews::Alive => {}
-            BuildNews::Failed(error) => panic!("{error:?}"),
+            BuildMessage::Event(event) => events.push(event),
+            BuildMessage::Built(built) => return (events, built),
+            BuildMessage::Alive => {}
+            BuildMessage::Failed(error) => panic!("{error:?}"),
         }
     }
     panic!("no last word: {events:?}");

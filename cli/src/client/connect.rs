@@ -44,7 +44,7 @@ pub(crate) fn http_client(url: &Url, trust: Trust<'_>) -> Result<reqwest::Client
     };
     builder.build().map_err(|err| {
         Failure::new("CLIENT", "no HTTP client can be made")
-            .because(&err)
+            .with_cause(&err)
             .hint("where this system has no certificates of authorities, name one with `--ca FILE`")
     })
 }
@@ -52,7 +52,7 @@ pub(crate) fn http_client(url: &Url, trust: Trust<'_>) -> Result<reqwest::Client
 fn authorities(file: &Path) -> Result<Vec<Certificate>, Failure> {
     let path = file.display();
     let text = std::fs::read(file)
-        .map_err(|err| Failure::usage(format!("`--ca {path}` cannot be read")).because(&err))?;
+        .map_err(|err| Failure::usage(format!("`--ca {path}` cannot be read")).with_cause(&err))?;
     let found = Certificate::from_pem_bundle(&text).unwrap_or_default();
     if found.is_empty() {
         return Err(Failure::usage(format!("`--ca {path}` contains no certificate in PEM")));
@@ -96,7 +96,7 @@ pub(super) fn tls_failure(err: &reqwest::Error, url: &Url, ca: Option<&Path>) ->
         TlsError::InvalidMessage(_) => failure(format!("{at} does not use TLS")).hint(format!(
             "write `http://` instead of `https://`, if the network to it is safe: {at}"
         )),
-        other => failure(format!("the TLS handshake with {at} failed")).because(other),
+        other => failure(format!("the TLS handshake with {at} failed")).with_cause(other),
     })
 }
 

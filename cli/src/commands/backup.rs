@@ -16,7 +16,7 @@ use crate::{
     globals::Globals,
 };
 use clap::Args;
-use epsilon_bootstrap::{lock, log, settings::Layers, signals::Asked};
+use epsilon_bootstrap::{lock, log, settings::Layers, signals::ShutdownSignals};
 use epsilon_builder::{
     config::{Config, Settings},
     source::Hasher,
@@ -86,7 +86,7 @@ impl Backup {
             stop: Arc::default(),
             shown: Shown::new(),
         };
-        let mut asked = Asked::new()?;
+        let mut asked = ShutdownSignals::new()?;
         let made = tokio::select! {
             biased; // a wish to end goes first
             signal = asked.next() => {
@@ -105,7 +105,7 @@ impl Backup {
         let cannot =
             |why: &str| Failure::usage(format!("no backup can be written to `{shown}`: {why}"));
         let file = std::path::absolute(&self.file)
-            .map_err(|err| cannot("it has no absolute path").because(&err))?;
+            .map_err(|err| cannot("it has no absolute path").with_cause(&err))?;
         if file.is_dir() || file.file_name().is_none() {
             return Err(cannot("it is a folder").hint("name a file in it"));
         }
@@ -140,7 +140,7 @@ impl Maker {
         };
         let folder::Found { files, skipped } = folder::collect(&self.data).map_err(|err| {
             Failure::new("DATA_DIR", format!("`{}` cannot be read", self.data.display()))
-                .because(&err)
+                .with_cause(&err)
         })?;
         if copied.is_none() && !files.iter().any(|(name, _)| name == "admin.key") {
             return Err(no_platform(&self.data));
@@ -195,7 +195,7 @@ impl Maker {
         let shown = store.display();
         let copied = epsilon_store::back_up(store, copy).await.map_err(|err| {
             let failure =
-                Failure::new("STORE", format!("no backup was made: `{shown}`")).because(&err);
+                Failure::new("STORE", format!("no backup was made: `{shown}`")).with_cause(&err);
             match err {
                 BackupError::Newer => {
                     failure.hint("back it up with the `epsilon` of the gateway that uses it")
@@ -223,7 +223,7 @@ impl Maker {
 
     fn unwritable(&self, err: &(dyn Error + 'static)) -> Failure {
         let message = format!("no backup was made: `{}` cannot be written", self.file.display());
-        Failure::new("BACKUP", message).because(err)
+        Failure::new("BACKUP", message).with_cause(err)
     }
 }
 
@@ -258,7 +258,7 @@ fn store_of(data: &Path, said: Option<&str>) -> Result<Option<PathBuf>, Failure>
     let file = match said {
         None | Some("sqlite") => usual.exists().then_some(usual),
         Some(url) => epsilon_store::file(url)
-            .map_err(|err| Failure::usage("`gateway.store` cannot be used").because(&err))?
+            .map_err(|err| Failure::usage("`gateway.store` cannot be used").with_cause(&err))?
             .map(Path::to_owned),
     };
     Ok(file)
@@ -278,7 +278,7 @@ pub(super) fn settings(
     let store = layers.take_text("gateway", "store")?;
     let settings: Settings = layers.section("builder")?;
     let config = Config::new(settings, &data.join("builder"))
-        .map_err(|err| Failure::usage("a setting cannot be used").because(&err))?;
+        .map_err(|err| Failure::usage("a setting cannot be used").with_cause(&err))?;
     Ok((config, store))
 }
 

@@ -1,7 +1,7 @@
 //! `epsilon build [DIR]`: builds a project's images without a gateway. The builder runs in this
 //! process, with this machine's engine, as in `epsilon up`; nothing is deployed.
 
-use super::deploy::{self, Archive, Story};
+use super::deploy::{self, Archive, DeployProgress};
 use crate::{data_dir, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::{
@@ -11,7 +11,7 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName},
     units::Bytes,
 };
-use epsilon_bootstrap::{log, settings::Flag, settings::Layers, signals::Asked};
+use epsilon_bootstrap::{log, settings::Flag, settings::Layers, signals::ShutdownSignals};
 use epsilon_builder::{
     app::App,
     config::{Config, Settings},
@@ -27,7 +27,7 @@ use std::{
 
 /// How long removing the containers and folders of a cancelled build may take: a busy engine takes
 /// some seconds.
-const GONE_WITHIN: Duration = Duration::from_secs(20);
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -64,7 +64,7 @@ pub(crate) struct Build {
 
 /// Destination of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum To {
+enum Destination {
     Engine,
     Registry(String),
     File(PathBuf),
@@ -79,34 +79,35 @@ impl Build {
         let archive = deploy::archive(&dir, self.max_file)?;
         let data = data_dir::locate(globals.data_dir.as_deref())?;
         let config = Config::new(self.settings(&to)?, &data.join("builder"))
-            .map_err(|err| Failure::usage("a setting cannot be used").because(&err))?;
-        let mut asked = Asked::new()?;
+            .map_err(|err| Failure::usage("a setting cannot be used").with_cause(&err))?;
+        let mut asked = ShutdownSignals::new()?;
         DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(|err| {
-            Failure::new("DATA_DIR", format!("`{}` cannot be used", data.display())).because(&err)
+            Failure::new("DATA_DIR", format!("`{}` cannot be used", data.display()))
+                .with_cause(&err)
         })?;
         let file = match &to {
-            To::File(file) => Some(file.clone()),
-            To::Engine | To::Registry(_) => None,
+            Destination::File(file) => Some(file.clone()),
+            Destination::Engine | Destination::Registry(_) => None,
         };
-        let app = App::build_afresh(config, file)
+        let app = App::build_without_cache(config, file)
             .await
-            .map_err(|err| Failure::new("START", "the builder cannot start").because(&err))?;
+            .map_err(|err| Failure::new("START", "the builder cannot start").with_cause(&err))?;
 
-        let story = Arc::new(Mutex::new(Story::new(false, self.verbose)));
+        let progress = Arc::new(Mutex::new(DeployProgress::new(false, self.verbose)));
         let limit = globals.timeout.unwrap_or(Duration::MAX);
         let built = tokio::select! {
             biased; // the signal first
             signal = asked.next() => Err(Failure::new("INTERRUPTED", format!("interrupted by {signal}"))),
-            built = tokio::time::timeout(limit, self.build(&app, archive, &story)) => built
+            built = tokio::time::timeout(limit, self.build(&app, archive, &progress)) => built
                 .unwrap_or_else(|_| Err(Failure::new("TIMEOUT", "the build took longer than `--timeout`"))),
         };
-        story.lock().end();
-        app.shutdown(GONE_WITHIN).await;
+        progress.lock().end();
+        app.shutdown(CLEANUP_TIMEOUT).await;
         let built = built?;
         if globals.json { output::json_line(&built) } else { table(built) }
     }
 
-    fn settings(&self, to: &To) -> Result<Settings, Failure> {
+    fn settings(&self, to: &Destination) -> Result<Settings, Failure> {
         let flag = |name, key, value: &String| Flag {
             name,
             section: "builder",
@@ -115,12 +116,12 @@ impl Build {
         };
         let mut flags: Vec<_> =
             self.base.iter().map(|base| flag("--base", "runtime_image", base)).collect();
-        if let To::Registry(reference) = to {
+        if let Destination::Registry(reference) = to {
             flags.push(flag("--to", "registry", reference));
         }
         let layers = Layers::load(self.config.as_deref(), std::env::vars_os(), &flags)?;
         let mut settings: Settings = layers.section("builder")?;
-        if !matches!(to, To::Registry(_)) {
+        if !matches!(to, Destination::Registry(_)) {
             settings.registry = None;
             settings.registry_user = None;
             settings.registry_password = None;
@@ -134,7 +135,7 @@ impl Build {
         &self,
         app: &App,
         archive: Archive,
-        story: &Arc<Mutex<Story>>,
+        progress: &Arc<Mutex<DeployProgress>>,
     ) -> Result<Built, Failure> {
         let Archive { folder, body, packing } = archive;
         let job = BuildJob {
@@ -142,20 +143,20 @@ impl Build {
             archive: body::boxed(body),
             folder,
             only: self.only.clone(),
-            log: Arc::new(Told(Arc::clone(story))),
+            log: Arc::new(ProgressLog(Arc::clone(progress))),
         };
         let built = app.builder().build(job).await;
         // A file that could not be read breaks the archive: report the file as the cause.
         packing.await?;
-        built.map_err(|err| story.lock().failed(err.body()))
+        built.map_err(|err| progress.lock().failed(err.body()))
     }
 }
 
 /// Shows the builder's events on the screen.
-struct Told(Arc<Mutex<Story>>);
+struct ProgressLog(Arc<Mutex<DeployProgress>>);
 
-impl BuildLog for Told {
-    fn tell(&self, event: BuildEvent) {
+impl BuildLog for ProgressLog {
+    fn report(&self, event: BuildEvent) {
         let event = match event {
             BuildEvent::StepStarted { step, detail } => DeployEvent::StepStarted { step, detail },
             BuildEvent::StepDone { step, detail, took } => DeployEvent::StepDone {
@@ -166,20 +167,20 @@ impl BuildLog for Told {
             BuildEvent::Line(line) => DeployEvent::Log { line },
         };
         // Fails only when standard error is closed: the build goes on without progress.
-        let _nobody_reads = self.0.lock().tell(&event);
+        let _nobody_reads = self.0.lock().show(&event);
     }
 }
 
 /// Destination and project folder: an extra word after a destination that takes none is the folder.
-fn destination(to: &[String], dir: Option<&Path>) -> Result<(To, PathBuf), Failure> {
+fn destination(to: &[String], dir: Option<&Path>) -> Result<(Destination, PathBuf), Failure> {
     let words: Vec<_> = to.iter().map(String::as_str).collect();
     let (to, dir) = match (words.as_slice(), dir) {
-        (["registry", reference], dir) => (To::Registry((*reference).to_owned()), dir),
-        ([to], dir) => (place(to)?, dir),
-        ([to, folder], None) => (place(to)?, Some(Path::new(*folder))),
+        (["registry", reference], dir) => (Destination::Registry((*reference).to_owned()), dir),
+        ([to], dir) => (parse_destination(to)?, dir),
+        ([to, folder], None) => (parse_destination(to)?, Some(Path::new(*folder))),
         _ => return Err(Failure::usage("one folder can be built at a time")),
     };
-    if let To::File(file) = &to {
+    if let Destination::File(file) = &to {
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
         let is_there = folder.unwrap_or(Path::new(".")).is_dir();
         if !is_there || file.is_dir() || file.file_name().is_none() {
@@ -190,11 +191,11 @@ fn destination(to: &[String], dir: Option<&Path>) -> Result<(To, PathBuf), Failu
     Ok((to, dir.unwrap_or(Path::new(".")).to_owned()))
 }
 
-fn place(word: &str) -> Result<To, Failure> {
+fn parse_destination(word: &str) -> Result<Destination, Failure> {
     match (word, word.split_once(':')) {
-        ("engine", _) => Ok(To::Engine),
-        (_, Some(("registry", reference))) => Ok(To::Registry(reference.to_owned())),
-        (_, Some(("oci", file))) => Ok(To::File(file.into())),
+        ("engine", _) => Ok(Destination::Engine),
+        (_, Some(("registry", reference))) => Ok(Destination::Registry(reference.to_owned())),
+        (_, Some(("oci", file))) => Ok(Destination::File(file.into())),
         _ => Err(Failure::usage(format!("`--to {word}` is not a destination of images"))
             .hint("it is `engine`, `registry REF` or `oci:FILE`")),
     }
@@ -215,14 +216,18 @@ mod tests {
     fn where_images_go_and_from_which_folder() {
         let here = PathBuf::from(".");
         for (typed, dir, want) in [
-            (&["engine"][..], None, (To::Engine, here.clone())),
-            (&["engine", "shop"], None, (To::Engine, "shop".into())),
-            (&["oci:a.tar"], Some("shop"), (To::File("a.tar".into()), "shop".into())),
-            (&["registry", "r.example/x"], None, (To::Registry("r.example/x".into()), here)),
+            (&["engine"][..], None, (Destination::Engine, here.clone())),
+            (&["engine", "shop"], None, (Destination::Engine, "shop".into())),
+            (&["oci:a.tar"], Some("shop"), (Destination::File("a.tar".into()), "shop".into())),
+            (
+                &["registry", "r.example/x"],
+                None,
+                (Destination::Registry("r.example/x".into()), here),
+            ),
             (
                 &["registry:r.example/x", "shop"],
                 None,
-                (To::Registry("r.example/x".into()), "shop".into()),
+                (Destination::Registry("r.example/x".into()), "shop".into()),
             ),
         ] {
             let typed: Vec<_> = typed.iter().map(|word| (*word).to_owned()).collect();

@@ -16,12 +16,12 @@ pub(crate) struct Delete {
 impl Delete {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let client = Client::new(globals)?;
-        if !self.yes && !globals.json && confirm::asks() {
+        if !self.yes && !globals.json && confirm::can_ask() {
             let versions = output::count(client.versions(&self.name).await?.len(), "version");
             let name = &self.name;
             let what =
                 format!("`{name}` and its {versions} will be removed, and calls to it will fail.");
-            confirm::typed(&what, name)?;
+            confirm::by_name(&what, name)?;
         }
         client.delete(&self.name).await?;
         if globals.json {

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `tree.rs` | lists the project's files, and refuses what cannot be pushed |
 //! | `pack.rs` | creates the archive while it is sent |
-//! | `story.rs` | shows the progress |
+//! | `progress.rs` | shows the progress |
 
 mod pack;
 mod progress;
@@ -32,7 +32,7 @@ use std::{
 };
 use tree::Tree;
 
-pub(super) use progress::Story;
+pub(super) use progress::DeployProgress;
 pub(super) use tree::walk;
 
 /// A first deployment installs dependencies and may build an image of some GiB.
@@ -68,21 +68,21 @@ impl Deploy {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let client = Client::new(globals)?;
         let within = globals.timeout.unwrap_or(DEPLOY_WITHIN);
-        let mut story = Story::new(globals.json, self.verbose);
+        let mut progress = DeployProgress::new(globals.json, self.verbose);
         let work = async {
             match &self.built {
-                Some(file) => self.send(file, &client, &mut story).await,
-                None => self.push(&client, &mut story).await,
+                Some(file) => self.send(file, &client, &mut progress).await,
+                None => self.push(&client, &mut progress).await,
             }
         };
         match tokio::time::timeout(within, work).await {
             Ok(deployed) => {
-                story.end();
+                progress.end();
                 let deployment = deployed?;
                 if globals.json { Ok(()) } else { table(deployment) }
             }
             Err(_) => {
-                story.end();
+                progress.end();
                 let message = format!(
                     "the deployment did not end within {}",
                     humantime::format_duration(within)
@@ -92,10 +92,14 @@ impl Deploy {
         }
     }
 
-    async fn push(&self, client: &Client, story: &mut Story) -> Result<DeploymentInfo, Failure> {
+    async fn push(
+        &self,
+        client: &Client,
+        progress: &mut DeployProgress,
+    ) -> Result<DeploymentInfo, Failure> {
         let tree = Tree::read(&self.dir, self.max_file)?;
         let folder = tree.name();
-        let upload = story.upload(tree.files(), tree.bytes());
+        let upload = progress.upload(tree.files(), tree.bytes());
         let most = tree.most();
         let too_large = move |failure: Failure| match failure.code() {
             "SOURCE_TOO_LARGE" | "BODY_TOO_LARGE" => failure.hint(most.clone()),
@@ -109,8 +113,8 @@ impl Deploy {
             (_, Err(failure)) => return Err(failure),
             (answer, Ok(())) => answer.map_err(&too_large)?,
         };
-        story.uploaded();
-        follow(lines, story).await.map_err(too_large)
+        progress.uploaded();
+        follow(lines, progress).await.map_err(too_large)
     }
 
     /// Deploys images that exist already.
@@ -118,7 +122,7 @@ impl Deploy {
         &self,
         file: &Path,
         client: &Client,
-        story: &mut Story,
+        progress: &mut DeployProgress,
     ) -> Result<DeploymentInfo, Failure> {
         let read = match file.to_str() {
             Some("-") => {
@@ -128,22 +132,25 @@ impl Deploy {
             _ => tokio::fs::read_to_string(file).await,
         };
         let document = read.map_err(|err| {
-            Failure::usage(format!("`{}` cannot be read", file.display())).because(&err)
+            Failure::usage(format!("`{}` cannot be read", file.display())).with_cause(&err)
         })?;
         let lines = client.deploy_built(&self.only, document).await?;
-        follow(lines, story).await
+        follow(lines, progress).await
     }
 }
 
 /// Shows the progress until the deployment ends.
-async fn follow(mut lines: JsonLines, story: &mut Story) -> Result<DeploymentInfo, Failure> {
+async fn follow(
+    mut lines: JsonLines,
+    progress: &mut DeployProgress,
+) -> Result<DeploymentInfo, Failure> {
     loop {
-        let event = lines.next::<DeployEvent>().await.map_err(|err| cut().because(&err))?;
+        let event = lines.next::<DeployEvent>().await.map_err(|err| cut().with_cause(&err))?;
         let Some(event) = event else { return Err(cut()) };
-        story.tell(&event)?;
+        progress.show(&event)?;
         match event {
             DeployEvent::Done { deployment } => return Ok(deployment),
-            DeployEvent::Failed { error } => return Err(story.failed(error)),
+            DeployEvent::Failed { error } => return Err(progress.failed(error)),
             DeployEvent::Accepted { .. }
             | DeployEvent::StepStarted { .. }
             | DeployEvent::StepDone { .. }

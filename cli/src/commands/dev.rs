@@ -34,12 +34,12 @@ mod wrapper;
 use crate::{client::Client, data_dir, failure::Failure, globals::Globals};
 use clap::Args;
 use epsilon_api::ids::FunctionName;
-use epsilon_bootstrap::{files::raise_file_limit, signals::Asked};
+use epsilon_bootstrap::{files::raise_file_limit, signals::ShutdownSignals};
 use folder::RunFolder;
 use node::Node;
 use platform::Platform;
 use processes::Processes;
-use reload::Reloads;
+use reload::Reloader;
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
@@ -81,10 +81,10 @@ impl Dev {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let project = fs::canonicalize(&self.dir).map_err(|err| {
             Failure::usage(format!("the folder `{}` cannot be read", self.dir.display()))
-                .because(&err)
+                .with_cause(&err)
                 .hint("name the project's folder: `epsilon dev DIR`")
         })?;
-        let mut asked = Asked::new()?;
+        let mut asked = ShutdownSignals::new()?;
         let node = Node::find(self.node.as_deref()).await?;
         let data = data_dir::locate(globals.data_dir.as_deref())?;
         let cache = data.join("dev");
@@ -104,7 +104,7 @@ impl Dev {
         let processes = Processes::new(node.clone(), wrapper, project.clone());
         let platform = Platform::start(folder.path(), listen, self.inspect, processes).await?;
         let control = format!("http://{}", platform.control);
-        folder.announce(&control)?;
+        folder.write_address(&control)?;
         terminal.ready(platform.calls, platform.control);
         terminal.note(&format!(
             "{} on Node {}; --data-dir {}",
@@ -124,7 +124,7 @@ impl Dev {
             timeout: None,
         })?;
         let reloads =
-            Reloads::new(client, project, self.only, platform.vm(), terminal.clone(), stale);
+            Reloader::new(client, project, self.only, platform.vm(), terminal.clone(), stale);
         let ended = tokio::select! {
             biased; // the signal first
             _ = asked.next() => Ok(()),

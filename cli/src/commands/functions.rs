@@ -4,9 +4,9 @@
 use crate::{client::Client, failure::Failure, globals::Globals, output};
 use clap::Args;
 use epsilon_api::{
-    admin::{FunctionInfo, KeepInfo},
+    admin::{FunctionInfo, KeepAliveInfo},
     traffic,
-    vm::KeepBy,
+    vm::KeepAliveSource,
 };
 use std::time::Duration;
 
@@ -67,15 +67,17 @@ fn table(functions: Vec<FunctionInfo>) -> Result<(), Failure> {
 
 /// `11m adaptive`, `2m set`, `5m default`; `prewarm 54m` where an instance is prewarmed before each
 /// call.
-fn keep(keep: Option<&KeepInfo>) -> String {
+fn keep(keep: Option<&KeepAliveInfo>) -> String {
     match keep {
         None => "default".to_owned(),
-        Some(KeepInfo { ready_after: Some(after), .. }) => format!("prewarm {}", short(*after)),
-        Some(KeepInfo { idle, by, .. }) => {
+        Some(KeepAliveInfo { ready_after: Some(after), .. }) => {
+            format!("prewarm {}", short(*after))
+        }
+        Some(KeepAliveInfo { idle, by, .. }) => {
             let by = match by {
-                KeepBy::Default => "default",
-                KeepBy::Adaptive => "adaptive",
-                KeepBy::Set => "set",
+                KeepAliveSource::Default => "default",
+                KeepAliveSource::Adaptive => "adaptive",
+                KeepAliveSource::Set => "set",
             };
             format!("{} {by}", short(*idle))
         }
@@ -84,7 +86,7 @@ fn keep(keep: Option<&KeepInfo>) -> String {
 
 fn why(function: &FunctionInfo) -> String {
     let name = &function.name;
-    let Some(KeepInfo { idle, ready_after, why, .. }) = &function.keep else {
+    let Some(KeepAliveInfo { idle, ready_after, why, .. }) = &function.keep else {
         return format!(
             "Idle instances of `{name}` stay for the VM's default time: no pause between calls was measured yet."
         );

@@ -92,5 +92,5 @@ fn is_project(dir: &Path) -> bool {
 }
 
 fn unwritable(path: &Path, err: &std::io::Error) -> Failure {
-    Failure::new("UNWRITABLE", format!("`{}` cannot be written", path.display())).because(err)
+    Failure::new("UNWRITABLE", format!("`{}` cannot be written", path.display())).with_cause(err)
 }

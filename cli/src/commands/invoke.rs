@@ -23,10 +23,10 @@ use epsilon_api::{
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use payload::Payload;
-use receipt::Receipt;
+use receipt::Timing;
 use reqwest::{Response, Url};
 use serde::Serialize;
-use sink::Sink;
+use sink::BodyOutput;
 use std::{
     collections::BTreeMap,
     path::PathBuf,
@@ -69,7 +69,7 @@ pub(crate) struct Invoke {
 
 /// The `--json` output.
 #[derive(Debug, Serialize)]
-struct Answered {
+struct JsonAnswer {
     status: u16,
     took_ms: f64,
     /// Time spent by the platform, by phase, in milliseconds.
@@ -112,14 +112,14 @@ impl Invoke {
         if error.is_none() {
             if globals.json {
                 let bytes = body.whole().await.map_err(lost)?;
-                output::json(Answered::new(status, &headers, began.elapsed(), &bytes))?;
+                output::json(JsonAnswer::new(status, &headers, began.elapsed(), &bytes))?;
             } else {
-                body.print(&mut Sink::open(self.output.as_deref())?, lost).await?;
+                body.print(&mut BodyOutput::open(self.output.as_deref())?, lost).await?;
             }
         }
         if (self.timing || self.include) && !globals.json {
             let is_terminal = console::Term::stderr().is_term();
-            let told = Receipt::of(&headers).tell(status, began.elapsed(), is_terminal);
+            let told = Timing::of(&headers).describe(status, began.elapsed(), is_terminal);
             eprintln!("{}", style(told).for_stderr().dim());
         }
         match error {
@@ -138,7 +138,7 @@ impl Invoke {
             return Ok(client.function(&self.name).await?.url);
         };
         let version: VersionNumber = version.parse().map_err(|err: InvalidId| {
-            Failure::usage(format!("`{}` does not name a version", self.name)).because(&err)
+            Failure::usage(format!("`{}` does not name a version", self.name)).with_cause(&err)
         })?;
         let versions = client.versions(name).await?;
         let found = versions.into_iter().find(|one| one.version == version);
@@ -154,7 +154,7 @@ impl Invoke {
             if self.path.is_empty() || self.path.starts_with(['/', '?']) { "" } else { "/" };
         let text = format!("{function}{slash}{}", self.path);
         Url::parse(&text)
-            .map_err(|err| Failure::usage(format!("`{text}` is not an address")).because(&err))
+            .map_err(|err| Failure::usage(format!("`{text}` is not an address")).with_cause(&err))
     }
 
     async fn request(
@@ -204,7 +204,7 @@ impl Body {
     /// Streams it to `sink`. `lost` makes the error of a broken connection.
     async fn print(
         self,
-        sink: &mut Sink,
+        sink: &mut BodyOutput,
         lost: impl Fn(reqwest::Error) -> Failure,
     ) -> Result<(), Failure> {
         match self {
@@ -220,13 +220,13 @@ impl Body {
     }
 }
 
-impl Answered {
+impl JsonAnswer {
     fn new(status: StatusCode, headers: &HeaderMap, took: Duration, body: &[u8]) -> Self {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         Self {
             status: status.as_u16(),
             took_ms: (took.as_secs_f64() * 1e6).round() / 1e3,
-            timing_ms: Receipt::of(headers).to_ms(),
+            timing_ms: Timing::of(headers).to_ms(),
             request_id: headers.get(REQUEST_ID).map(text),
             headers: headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect(),
             body: serde_json::from_slice(body)
@@ -266,7 +266,7 @@ fn lost(url: &Url, err: reqwest::Error) -> Failure {
     }
     let what = if err.is_connect() { "cannot be reached" } else { "broke the connection" };
     Failure::new("CONNECTION_LOST", format!("{at} {what}"))
-        .because(&err.without_url())
+        .with_cause(&err.without_url())
         .hint("this is the gateway's address for calls; check that it can be reached from here")
 }
 

@@ -64,7 +64,7 @@ impl Rm {
     async fn run(self, client: &Client, json: bool) -> Result<(), Failure> {
         let Self { id, force, yes } = self;
         if !yes && !json {
-            confirm::typed(&format!("Who has the key `{id}` gets in no more."), id.as_str())?;
+            confirm::by_name(&format!("Who has the key `{id}` gets in no more."), id.as_str())?;
         }
         let removed = client.remove_key(&id, force).await?;
         if json {

@@ -48,7 +48,7 @@ impl Logs {
         loop {
             match lines.next::<LogRecord>().await {
                 Ok(Some(record)) => {
-                    cursors.passed(&record);
+                    cursors.record_read(&record);
                     print(&record, globals.json)?;
                 }
                 Ok(None) if !self.follow => return Ok(()),
@@ -65,22 +65,22 @@ impl Logs {
                         "CONNECTION_LOST",
                         "the connection broke while reading the log",
                     )
-                    .because(&err));
+                    .with_cause(&err));
                 }
             }
         }
     }
 
-    async fn open(&self, client: &Client, behind: &Cursors) -> Result<JsonLines, Failure> {
-        client.logs(&self.name, self.follow, self.request.as_ref(), self.tail, behind.all()).await
+    async fn open(&self, client: &Client, after: &Cursors) -> Result<JsonLines, Failure> {
+        client.logs(&self.name, self.follow, self.request.as_ref(), self.tail, after.all()).await
     }
 
     /// Requests the lines since the cursors.
-    async fn reopen(&self, client: &Client, behind: &Cursors) -> Result<JsonLines, Failure> {
+    async fn reopen(&self, client: &Client, after: &Cursors) -> Result<JsonLines, Failure> {
         let attempts = async {
             loop {
                 tokio::time::sleep(RETRY_EVERY).await;
-                match self.open(client, behind).await {
+                match self.open(client, after).await {
                     Err(failure) if matches!(failure.code(), "NOT_RUNNING" | "CONNECTION_LOST") => {
                     }
                     other => return other,

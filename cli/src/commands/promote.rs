@@ -16,6 +16,6 @@ pub(crate) struct Promote {
 impl Promote {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let function = Client::new(globals)?.promote(&self.name, self.version).await?;
-        rollback::told(globals, &function)
+        rollback::print_active(globals, &function)
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 };
 use clap::Args;
 use epsilon_api::{build::BuildError, function::ImageRef, units::Bytes};
-use epsilon_bootstrap::{lock, log, signals::Asked};
+use epsilon_bootstrap::{lock, log, signals::ShutdownSignals};
 use epsilon_builder::{
     config::Config,
     images::{Image, Images},
@@ -72,7 +72,7 @@ impl Restore {
             shown: Shown::new(),
             loaded: parking_lot::Mutex::default(),
         };
-        let mut asked = Asked::new()?;
+        let mut asked = ShutdownSignals::new()?;
         let restored = tokio::select! {
             biased; // a wish to end goes first
             signal = asked.next() => {
@@ -121,7 +121,7 @@ impl Restorer {
         let read = blocking(work).await.unwrap_or_else(|err| Err(Unfit::File(err)));
         read.map_err(|err| {
             let message = format!("nothing was restored from `{}`", self.file.display());
-            let failure = Failure::new("BACKUP_UNFIT", message).because(&err);
+            let failure = Failure::new("BACKUP_UNFIT", message).with_cause(&err);
             match err {
                 Unfit::List(crate::backup::manifest::Unfit::Format(_)) => failure.hint(
                     "restore it with an `epsilon` of the release that made it, or a later one",
@@ -175,7 +175,7 @@ impl Restorer {
                     "STORE",
                     "nothing was restored: the store in the backup cannot be used",
                 )
-                .because(&err)
+                .with_cause(&err)
             })?;
         }
         Ok(())
@@ -197,7 +197,7 @@ impl Restorer {
 
     fn no_draft(&self, err: &io::Error) -> Failure {
         let message = format!("nothing was restored: `{}` cannot be made", self.data.display());
-        Failure::new("DATA_DIR", message).because(err)
+        Failure::new("DATA_DIR", message).with_cause(err)
     }
 }
 
@@ -214,7 +214,9 @@ fn refuse_used(data: &Path) -> Result<(), Failure> {
         }
         Err(err) if err.kind() == io::ErrorKind::NotFound => true,
         Err(err) => {
-            return Err(Failure::new("DATA_DIR", format!("`{shown}` cannot be used")).because(&err));
+            return Err(
+                Failure::new("DATA_DIR", format!("`{shown}` cannot be used")).with_cause(&err)
+            );
         }
     };
     if is_empty {

@@ -16,12 +16,12 @@ pub(crate) struct Rollback {
 impl Rollback {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let function = Client::new(globals)?.rollback(&self.name, self.version).await?;
-        told(globals, &function)
+        print_active(globals, &function)
     }
 }
 
 /// Prints the active version.
-pub(crate) fn told(globals: &Globals, function: &FunctionInfo) -> Result<(), Failure> {
+pub(crate) fn print_active(globals: &Globals, function: &FunctionInfo) -> Result<(), Failure> {
     if globals.json {
         return output::json(function);
     }

@@ -42,8 +42,9 @@ struct Copy {
 impl Store {
     pub(crate) async fn run(self, globals: &Globals) -> Result<(), Failure> {
         let Verb::Copy(copy) = self.verb;
-        let shown = Shown::new();
-        let copied = epsilon_store::copy(&copy.from, &copy.to, &|news| shown.tell(&news)).await;
+        let shown = CopyProgress::new();
+        let copied =
+            epsilon_store::copy(&copy.from, &copy.to, &|progress| shown.show(&progress)).await;
         drop(shown);
         let copied = copied.map_err(|err| failure(&err))?;
         if globals.json {
@@ -62,11 +63,11 @@ impl Store {
 }
 
 fn failure(err: &CopyError) -> Failure {
-    let told = Failure::new("STORE_COPY", "nothing was copied").because(err);
+    let told = Failure::new("STORE_COPY", "nothing was copied").with_cause(err);
     match err {
         CopyError::Source(StoreError::UnknownScheme(_))
         | CopyError::Target(StoreError::UnknownScheme(_)) => {
-            Failure::usage("nothing was copied").because(err)
+            Failure::usage("nothing was copied").with_cause(err)
         }
         CopyError::NoSource(_) => {
             told.hint("a gateway keeps its file at `epsilon.db` in its data folder")
@@ -81,9 +82,9 @@ fn failure(err: &CopyError) -> Failure {
 }
 
 /// Shows the progress: a line that changes on a terminal; in a pipe only waits.
-struct Shown(Option<ProgressBar>);
+struct CopyProgress(Option<ProgressBar>);
 
-impl Shown {
+impl CopyProgress {
     fn new() -> Self {
         Self(Term::stderr().is_term().then(|| {
             let bar = ProgressBar::new_spinner();
@@ -94,16 +95,16 @@ impl Shown {
         }))
     }
 
-    fn tell(&self, news: &Progress) {
-        match (&self.0, news) {
-            (Some(bar), _) => bar.set_message(line(news)),
-            (None, Progress::Waiting { .. }) => eprintln!("{}", line(news)),
+    fn show(&self, progress: &Progress) {
+        match (&self.0, progress) {
+            (Some(bar), _) => bar.set_message(line(progress)),
+            (None, Progress::Waiting { .. }) => eprintln!("{}", line(progress)),
             (None, Progress::Copying { .. }) => {}
         }
     }
 }
 
-impl Drop for Shown {
+impl Drop for CopyProgress {
     fn drop(&mut self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();
@@ -111,8 +112,8 @@ impl Drop for Shown {
     }
 }
 
-fn line(news: &Progress) -> String {
-    match news {
+fn line(progress: &Progress) -> String {
+    match progress {
         Progress::Waiting { gateway, up_to } => format!(
             "waiting {} s to see whether gateway `{gateway}` has stopped",
             up_to.as_secs() + 1

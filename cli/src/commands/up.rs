@@ -23,7 +23,7 @@ use epsilon_bootstrap::{
     lock::Lock,
     log::{self, Format},
     settings::Flag,
-    signals::Asked,
+    signals::ShutdownSignals,
     sockets::Sockets,
 };
 use settings::Settings;
@@ -53,12 +53,12 @@ impl Up {
         let settings = Settings::load(self.config.as_deref(), std::env::vars_os(), &self.flags())?;
         let lock = Lock::take(&data)?;
         raise_file_limit();
-        let mut asked = Asked::new()?;
+        let mut asked = ShutdownSignals::new()?;
 
         // A signal during the start aborts it; what was created is removed.
         let mut platform = Box::pin(Platform::build(settings, sockets, &data)).await?;
         let control = platform.control().clone();
-        lock.announce(&control.local, control.authority.as_deref())?;
+        lock.write_address(&control.local, control.authority.as_deref())?;
         let prepared = tokio::select! {
             biased; // the signal first
             why = asked.next() => Err(why),

@@ -27,7 +27,7 @@ impl Versions {
                 let what = format!(
                     "`{name}` v{version} can no longer be called by its address or rolled back to."
                 );
-                confirm::typed(&what, name)?;
+                confirm::by_name(&what, name)?;
             }
             let retired = client.retire(&self.name, version).await?;
             return if globals.json {

@@ -49,7 +49,7 @@ async fn platform(dir: &TempDir, silent_for: SignedDuration) {
         control_url: "http://127.0.0.1:8081".into(),
         seen_at: Timestamp::now() - silent_for,
     };
-    store.gateway_beat(&beat).await.unwrap();
+    store.gateway_heartbeat(&beat).await.unwrap();
 }
 
 #[tokio::test]

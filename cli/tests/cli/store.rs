@@ -57,7 +57,7 @@ async fn a_gateway_that_is_at_work_is_seen() {
             control_url: "http://127.0.0.1:8081".into(),
             seen_at: Timestamp::now(),
         };
-        store.gateway_beat(&gateway).await.unwrap();
+        store.gateway_heartbeat(&gateway).await.unwrap();
     };
     beat().await; // received before the copy begins
     let beats = tokio::spawn(async move {

@@ -32,7 +32,7 @@ impl Secure {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
                 let listener = TcpListener::from_std(listener).unwrap();
-                let server = files.server_for_all().unwrap();
+                let server = files.server_with_optional_client_certificate().unwrap();
                 while let Ok((stream, _)) = listener.accept().await {
                     let server = server.clone();
                     tokio::spawn(async move {

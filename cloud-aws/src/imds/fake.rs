@@ -24,7 +24,7 @@ struct State {
     token: u64,
     tokens_given: usize,
     values: HashMap<String, String>,
-    asked: HashMap<String, usize>,
+    requests: HashMap<String, usize>,
     is_broken: bool,
     refused: usize,
 }
@@ -50,7 +50,7 @@ impl FakeImds {
             token: 0,
             tokens_given: 0,
             values: [("instance-id".to_owned(), instance_id.to_owned())].into(),
-            asked: HashMap::new(),
+            requests: HashMap::new(),
             is_broken: false,
             refused: 0,
         }));
@@ -109,8 +109,8 @@ impl FakeImds {
     }
 
     /// How often this path was requested, with a valid token.
-    pub fn asked(&self, path: &str) -> usize {
-        self.state.lock().asked.get(path).copied().unwrap_or_default()
+    pub fn requests(&self, path: &str) -> usize {
+        self.state.lock().requests.get(path).copied().unwrap_or_default()
     }
 }
 
@@ -149,7 +149,7 @@ impl State {
             return answer(StatusCode::UNAUTHORIZED, String::new());
         }
         let path = request.uri().path().trim_start_matches("/latest/meta-data/");
-        *self.asked.entry(path.to_owned()).or_default() += 1;
+        *self.requests.entry(path.to_owned()).or_default() += 1;
         match self.values.get(path) {
             Some(text) => answer(StatusCode::OK, text.clone()),
             None => answer(StatusCode::NOT_FOUND, String::new()),

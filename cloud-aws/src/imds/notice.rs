@@ -68,12 +68,12 @@ pub(super) struct Seen([Option<String>; SOURCES.len()]);
 
 impl Seen {
     /// Records the current text of a source (`None`: nothing); returns a notice when it is new.
-    pub(super) fn hear(&mut self, source: Source, text: Option<&str>) -> Option<Notice> {
-        let said = &mut self.0[source as usize];
-        if said.as_deref() == text {
+    pub(super) fn update(&mut self, source: Source, text: Option<&str>) -> Option<Notice> {
+        let last = &mut self.0[source as usize];
+        if last.as_deref() == text {
             return None;
         }
-        *said = text.map(str::to_owned);
+        *last = text.map(str::to_owned);
         source.read(text?)
     }
 }
@@ -100,22 +100,22 @@ mod tests {
             (Source::Lifecycle, "Standby", None),
             (Source::Lifecycle, "Warmed:Stopped", None),
         ] {
-            assert_eq!(Seen::default().hear(source, Some(text)), want, "{text}");
+            assert_eq!(Seen::default().update(source, Some(text)), want, "{text}");
         }
     }
 
     #[test]
     fn unreadable_spot_notice_means_now() {
         let now = Timestamp::now();
-        let heard = Seen::default().hear(Source::Spot, Some("soon"));
-        let Some(Notice::SpotInterruption { at }) = heard else { panic!("{heard:?}") };
+        let notice = Seen::default().update(Source::Spot, Some("soon"));
+        let Some(Notice::SpotInterruption { at }) = notice else { panic!("{notice:?}") };
         assert!(at >= now);
     }
 
     #[test]
     fn notice_is_reported_once_and_again_after_withdrawal() {
         let mut seen = Seen::default();
-        let told = |notice: Option<Notice>| notice.is_some();
+        let is_some = |notice: Option<Notice>| notice.is_some();
         for (text, want) in [
             (None, false),
             (Some(SPOT), true),
@@ -124,8 +124,8 @@ mod tests {
             (Some(SPOT), true),
             (Some(r#"{"action":"stop","time":"2026-09-18T09:00:00Z"}"#), true),
         ] {
-            assert_eq!(told(seen.hear(Source::Spot, text)), want, "{text:?}");
+            assert_eq!(is_some(seen.update(Source::Spot, text)), want, "{text:?}");
         }
-        assert!(told(seen.hear(Source::Lifecycle, Some("Terminated"))), "sources do not mix");
+        assert!(is_some(seen.update(Source::Lifecycle, Some("Terminated"))), "sources do not mix");
     }
 }

@@ -24,8 +24,8 @@ async fn policy(moto: &Moto, repository: &str) -> String {
         .endpoint_url(moto.endpoint())
         .credentials_provider(made_up);
     let client = aws_sdk_ecr::Client::new(&config.load().await);
-    let asked = client.get_lifecycle_policy().repository_name(repository).send();
-    asked.await.unwrap().lifecycle_policy_text().unwrap().to_owned()
+    let requests = client.get_lifecycle_policy().repository_name(repository).send();
+    requests.await.unwrap().lifecycle_policy_text().unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn expired_token_of_moto_is_cached_all_the_same() {
     for _ in 0..20 {
         ecr.token(&host()).await.unwrap();
     }
-    assert_eq!(front.asked("GetAuthorizationToken"), 1);
+    assert_eq!(front.requests("GetAuthorizationToken"), 1);
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_repository_is_made_once_with_its_policy() {
     let other = Retention { images: 99, ..KEEP };
     ecr.ensure_repository(&host, "epsilon/shop/pay", &other).await.unwrap();
     assert_eq!(self::policy(&moto, "epsilon/shop/pay").await, policy);
-    let made = front.asked("CreateRepository");
+    let made = front.requests("CreateRepository");
     assert!((1..=2).contains(&made), "{made}");
 }
 
@@ -72,7 +72,7 @@ async fn a_repository_that_another_builder_makes_meanwhile_is_fine() {
     aws.answers("GetLifecyclePolicy", 200, r#"{"lifecyclePolicyText":"{}"}"#);
     let ecr = Ecr::at(aws.endpoint());
     ecr.ensure_repository(&host(), "pay", &KEEP).await.unwrap();
-    assert_eq!(aws.asked("PutLifecyclePolicy"), 0);
+    assert_eq!(aws.requests("PutLifecyclePolicy"), 0);
 }
 
 #[tokio::test]
@@ -100,7 +100,7 @@ async fn a_refused_token_is_replaced_by_a_fresh_one() {
     let second = ecr.token_after(&host(), &first).await.unwrap();
     assert_ne!(second, first);
     assert_eq!(ecr.token_after(&host(), &first).await.unwrap(), second, "it is replaced already");
-    assert_eq!(aws.asked("GetAuthorizationToken"), 2);
+    assert_eq!(aws.requests("GetAuthorizationToken"), 2);
 }
 
 #[tokio::test]

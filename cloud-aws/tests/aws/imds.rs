@@ -9,7 +9,7 @@ use tokio::{
 };
 
 const SOON: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_EVERY: Duration = Duration::from_millis(10);
 const SPOT: &str = "spot/instance-action";
 const LIFECYCLE: &str = "autoscaling/target-lifecycle-state";
 const REBALANCE: &str = "events/recommendations/rebalance";
@@ -24,9 +24,9 @@ async fn next(notices: &mut BoxStream<'static, Notice>) -> Notice {
 
 /// Reads on until every path was polled a few times more: what is not a notice by then, is none.
 async fn quiet(fake: &FakeImds, notices: &mut BoxStream<'static, Notice>) {
-    let enough = fake.asked(REBALANCE) + 3;
+    let enough = fake.requests(REBALANCE) + 3;
     let waited = timeout(SOON, async {
-        while fake.asked(REBALANCE) < enough {
+        while fake.requests(REBALANCE) < enough {
             assert_eq!(notices.next().now_or_never(), None, "no notice");
             tokio::task::yield_now().await;
         }
@@ -82,13 +82,13 @@ async fn invalid_id_is_ignored() {
 async fn one_token_serves_until_half_its_life() {
     let fake = FakeImds::start("i-1").await.unwrap();
     let imds = found(&fake).await;
-    quiet(&fake, &mut imds.watch(LOOK)).await;
+    quiet(&fake, &mut imds.watch(POLL_EVERY)).await;
     assert_eq!(fake.tokens_given(), 1, "six hours");
 
     // A life of zero: a new token for each request.
     fake.tokens_live(Some(0));
     fake.forget_tokens();
-    quiet(&fake, &mut imds.watch(LOOK)).await;
+    quiet(&fake, &mut imds.watch(POLL_EVERY)).await;
     assert!(fake.tokens_given() >= 9, "{}", fake.tokens_given());
 }
 
@@ -97,7 +97,7 @@ async fn token_without_ttl_is_used_until_refused() {
     let fake = FakeImds::start("i-1").await.unwrap();
     fake.tokens_live(None);
     let imds = found(&fake).await;
-    let mut notices = imds.watch(LOOK);
+    let mut notices = imds.watch(POLL_EVERY);
     quiet(&fake, &mut notices).await;
     assert_eq!(fake.tokens_given(), 1);
     fake.forget_tokens();
@@ -108,7 +108,7 @@ async fn token_without_ttl_is_used_until_refused() {
 #[tokio::test]
 async fn each_notice_is_reported_once() {
     let fake = FakeImds::start("i-1").await.unwrap();
-    let mut notices = found(&fake).await.watch(LOOK);
+    let mut notices = found(&fake).await.watch(POLL_EVERY);
     fake.show(LIFECYCLE, "InService");
     quiet(&fake, &mut notices).await;
 
@@ -130,7 +130,7 @@ async fn each_notice_is_reported_once() {
 #[tokio::test]
 async fn polling_continues_after_a_failure() {
     let fake = FakeImds::start("i-1").await.unwrap();
-    let mut notices = found(&fake).await.watch(LOOK);
+    let mut notices = found(&fake).await.watch(POLL_EVERY);
     fake.show(LIFECYCLE, "InService");
     quiet(&fake, &mut notices).await;
     fake.break_down(true);

@@ -6,12 +6,12 @@ mod fake;
 use aws_config::{BehaviorVersion, Region, profile::ProfileFileCredentialsProvider};
 use epsilon_cloud_aws::{
     moto::Moto,
-    scale_group::{GroupError, Kind, Member, Phase, Place, ScaleGroup, in_moto},
+    scale_group::{GroupAddress, GroupError, Kind, Member, Phase, ScaleGroup, in_moto},
 };
 use fake::Fake;
 use std::error::Error;
 
-fn told(err: &GroupError) -> String {
+fn text_of(err: &GroupError) -> String {
     format!("{err}: {}", err.source().unwrap())
 }
 
@@ -49,7 +49,7 @@ async fn missing_group_is_reported() {
     let group = ScaleGroup::new(&in_moto::sdk(moto.endpoint()).await, "vmz".into());
     let err = group.describe().await.unwrap_err();
     assert_eq!(err.kind, Kind::Unknown);
-    assert!(told(&err).contains("`vmz`"), "{}", told(&err));
+    assert!(text_of(&err).contains("`vmz`"), "{}", text_of(&err));
 }
 
 #[tokio::test]
@@ -59,9 +59,9 @@ async fn more_than_fifty_are_protected_in_parts() {
     let group = aws.group().await;
     let ids: Vec<String> = (0..120).map(|n| format!("i-{n}")).collect();
     group.protect(&ids, true).await.unwrap();
-    let asked = aws.asked("SetInstanceProtection");
+    let requests = aws.requests("SetInstanceProtection");
     let counts: Vec<usize> =
-        asked.iter().map(|q| q.matches("InstanceIds.member.").count()).collect();
+        requests.iter().map(|q| q.matches("InstanceIds.member.").count()).collect();
     assert_eq!(counts, [50, 50, 20]);
 }
 
@@ -70,10 +70,10 @@ async fn cooldowns_of_the_group_do_not_delay_a_surge() {
     let aws = Fake::start().await;
     aws.answers("SetDesiredCapacity", 200, "");
     aws.group().await.set_desired(7).await.unwrap();
-    let asked = &aws.asked("SetDesiredCapacity")[0];
+    let requests = &aws.requests("SetDesiredCapacity")[0];
     assert!(
-        asked.contains("DesiredCapacity=7") && asked.contains("HonorCooldown=false"),
-        "{asked}"
+        requests.contains("DesiredCapacity=7") && requests.contains("HonorCooldown=false"),
+        "{requests}"
     );
 }
 
@@ -85,11 +85,11 @@ async fn phases_are_read_and_warm_pools_left_out() {
         ("Pending:Wait", Some(Phase::Starting)),
         ("InService", Some(Phase::Serving)),
         ("Terminating:Wait", Some(Phase::Waiting)),
-        ("Terminating:Proceed", Some(Phase::Ending)),
-        ("Standby", Some(Phase::Aside)),
-        ("Detached", Some(Phase::Aside)),
+        ("Terminating:Proceed", Some(Phase::Terminating)),
+        ("Standby", Some(Phase::Unmanaged)),
+        ("Detached", Some(Phase::Unmanaged)),
         ("Warmed:Stopped", None),
-        ("SomethingNew", Some(Phase::Aside)),
+        ("SomethingNew", Some(Phase::Unmanaged)),
     ];
     let members: String = states.iter().enumerate().map(|(n, (state, _))| {
         format!("<member><InstanceId>i-{n}</InstanceId><LifecycleState>{state}</LifecycleState></member>")
@@ -119,13 +119,13 @@ async fn only_termination_hooks_are_completed() {
     group.heartbeat("i-7").await.unwrap();
     group.complete("i-7").await.unwrap();
     for operation in ["RecordLifecycleActionHeartbeat", "CompleteLifecycleAction"] {
-        let asked = aws.asked(operation);
-        assert_eq!(asked.len(), 1, "{asked:?}");
+        let requests = aws.requests(operation);
+        assert_eq!(requests.len(), 1, "{requests:?}");
         for part in ["LifecycleHookName=drain", "AutoScalingGroupName=vms", "InstanceId=i-7"] {
-            assert!(asked[0].contains(part), "{}", asked[0]);
+            assert!(requests[0].contains(part), "{}", requests[0]);
         }
     }
-    assert!(aws.asked("CompleteLifecycleAction")[0].contains("LifecycleActionResult=CONTINUE"));
+    assert!(aws.requests("CompleteLifecycleAction")[0].contains("LifecycleActionResult=CONTINUE"));
 }
 
 #[tokio::test]
@@ -174,13 +174,13 @@ async fn refusals_are_classified_with_aws_texts() {
         ),
         (400, "ValidationError", not_found, Kind::Unknown),
         (400, "ScalingActivityInProgress", "Scaling activity is in progress", Kind::Refused),
-        (500, "InternalFailure", "try again", Kind::Silent),
+        (500, "InternalFailure", "try again", Kind::NoAnswer),
     ] {
         let aws = Fake::start().await;
         aws.refuses("SetDesiredCapacity", status, code, words);
         let err = aws.group().await.set_desired(9).await.unwrap_err();
-        assert_eq!(err.kind, kind, "{code}: {}", told(&err));
-        assert!(told(&err).contains(words), "{}", told(&err));
+        assert_eq!(err.kind, kind, "{code}: {}", text_of(&err));
+        assert!(text_of(&err).contains(words), "{}", text_of(&err));
     }
 }
 
@@ -189,7 +189,7 @@ async fn throttled_request_has_three_attempts() {
     let aws = Fake::start().await;
     aws.refuses("DescribeAutoScalingGroups", 400, "Throttling", "Rate exceeded");
     let err = aws.group().await.describe().await.unwrap_err();
-    assert_eq!((err.kind, aws.asked("DescribeAutoScalingGroups").len()), (Kind::Throttled, 3));
+    assert_eq!((err.kind, aws.requests("DescribeAutoScalingGroups").len()), (Kind::Throttled, 3));
 }
 
 #[tokio::test]
@@ -197,14 +197,14 @@ async fn unparsable_answer_is_no_answer() {
     let aws = Fake::start().await;
     aws.page("SetDesiredCapacity", 500, "<html>Internal Server Error</html>");
     let err = aws.group().await.set_desired(2).await.unwrap_err();
-    assert_eq!(err.kind, Kind::Silent, "{}", told(&err));
+    assert_eq!(err.kind, Kind::NoAnswer, "{}", text_of(&err));
 }
 
 #[tokio::test]
 async fn unreachable_api_is_reported() {
     let group = ScaleGroup::new(&in_moto::sdk("http://127.0.0.1:1").await, "vms".into());
     let err = group.describe().await.unwrap_err();
-    assert_eq!(err.kind, Kind::Silent, "{}", told(&err));
+    assert_eq!(err.kind, Kind::NoAnswer, "{}", text_of(&err));
 }
 
 #[tokio::test]
@@ -217,15 +217,15 @@ async fn missing_credentials_are_reported() {
         .credentials_provider(nowhere);
     let sdk = sdk.load().await;
     let err = ScaleGroup::new(&sdk, "vms".into()).describe().await.unwrap_err();
-    assert_eq!(err.kind, Kind::Denied, "{}", told(&err));
+    assert_eq!(err.kind, Kind::Denied, "{}", text_of(&err));
 }
 
 #[tokio::test]
 async fn connecting_sends_no_request() {
-    let place = Place {
+    let address = GroupAddress {
         group: "vms".into(),
         region: Some("eu-central-1".into()),
         endpoint: Some("http://127.0.0.1:1".into()),
     };
-    ScaleGroup::connect(place).await;
+    ScaleGroup::connect(address).await;
 }

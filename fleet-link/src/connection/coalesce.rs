@@ -3,7 +3,7 @@
 //! copied.
 
 use super::{
-    interim::{Interim, Seen},
+    interim::{Interim, InterimParser},
     request_line::RequestLine,
 };
 use std::{
@@ -15,10 +15,10 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes up to which buffers are copied into one: head and body of a small message.
-const SMALL: usize = 1024;
+const COALESCE_LIMIT: usize = 1024;
 
 /// Writes the buffers, small ones as one.
-pub fn poll_write_joined<S: AsyncWrite>(
+pub fn poll_write_coalesced<S: AsyncWrite>(
     stream: Pin<&mut S>,
     cx: &mut Context<'_>,
     pieces: &[IoSlice<'_>],
@@ -26,7 +26,7 @@ pub fn poll_write_joined<S: AsyncWrite>(
     if let [piece] = pieces {
         return stream.poll_write(cx, piece);
     }
-    let mut whole = [0; SMALL];
+    let mut whole = [0; COALESCE_LIMIT];
     let mut size = 0;
     for piece in pieces {
         let Some(room) = whole.get_mut(size..size + piece.len()) else {
@@ -41,35 +41,35 @@ pub fn poll_write_joined<S: AsyncWrite>(
 /// The stream of a connection: coalesces writes, replaces the request line, looks for interim
 /// answers.
 #[derive(Debug)]
-pub(super) struct Joined<S> {
+pub(super) struct CoalescedStream<S> {
     stream: S,
     /// Raw request line, written instead of hyper's.
     line: Arc<RequestLine>,
     /// Where interim answers are reported.
     interim: Arc<Interim>,
-    seen: Seen,
+    parser: InterimParser,
 }
 
-impl<S> Joined<S> {
+impl<S> CoalescedStream<S> {
     pub(super) fn new(stream: S, line: Arc<RequestLine>, interim: Arc<Interim>) -> Self {
-        Self { stream, line, interim, seen: Seen::default() }
+        Self { stream, line, interim, parser: InterimParser::default() }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Joined<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for CoalescedStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { stream, interim, seen, .. } = &mut *self;
+        let Self { stream, interim, parser, .. } = &mut *self;
         let before = buf.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buf))?;
-        Poll::Ready(interim.read(seen, &buf.filled()[before..]))
+        Poll::Ready(interim.read(parser, &buf.filled()[before..]))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for CoalescedStream<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -91,7 +91,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Joined<S> {
         let first = bufs.first().map_or(&[][..], |buf| buf);
         match line.poll_write(Pin::new(stream), cx, first) {
             Some(written) => written,
-            None => poll_write_joined(Pin::new(stream), cx, bufs),
+            None => poll_write_coalesced(Pin::new(stream), cx, bufs),
         }
     }
 

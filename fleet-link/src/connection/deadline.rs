@@ -10,9 +10,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// The timer. Needs a tokio runtime at its first use.
 #[derive(Debug, Default)]
-pub struct Alarm(Option<Pin<Box<Sleep>>>);
+pub struct DeadlineTimer(Option<Pin<Box<Sleep>>>);
 
-impl Alarm {
+impl DeadlineTimer {
     /// Ready at the deadline and not before.
     pub fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
@@ -37,24 +37,28 @@ mod tests {
 
     /// Seconds from now until the timer fires for that deadline (also in seconds from now); `None`:
     /// not within 100.
-    async fn rings(alarm: &mut Alarm, deadline: u64) -> Option<u64> {
+    async fn fires_after(deadline_timer: &mut DeadlineTimer, deadline: u64) -> Option<u64> {
         let began = Instant::now();
         let deadline = began + Duration::from_secs(deadline);
-        let rings = poll_fn(|cx| alarm.poll(cx, deadline));
-        let rang = timeout(Duration::from_secs(100), rings).await;
+        let fires_after = poll_fn(|cx| deadline_timer.poll(cx, deadline));
+        let rang = timeout(Duration::from_secs(100), fires_after).await;
         rang.ok().map(|()| began.elapsed().as_secs())
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_each_deadline_whatever_was_before() {
-        let mut alarm = Alarm::default();
-        assert_eq!(rings(&mut alarm, 3600).await, None, "given up: it stays set");
+        let mut deadline_timer = DeadlineTimer::default();
+        assert_eq!(fires_after(&mut deadline_timer, 3600).await, None, "given up: it stays set");
         for deadline in [50, 10, 10, 90] {
-            assert_eq!(rings(&mut alarm, deadline).await, Some(deadline));
+            assert_eq!(fires_after(&mut deadline_timer, deadline).await, Some(deadline));
         }
-        assert_eq!(rings(&mut alarm, 150).await, None);
+        assert_eq!(fires_after(&mut deadline_timer, 150).await, None);
         advance(Duration::from_secs(100)).await;
-        assert_eq!(rings(&mut alarm, 20).await, Some(20), "the earlier deadline was dropped");
-        assert_eq!(rings(&mut alarm, 0).await, Some(0));
+        assert_eq!(
+            fires_after(&mut deadline_timer, 20).await,
+            Some(20),
+            "the earlier deadline was dropped"
+        );
+        assert_eq!(fires_after(&mut deadline_timer, 0).await, Some(0));
     }
 }

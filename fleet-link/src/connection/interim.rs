@@ -14,9 +14,9 @@ use std::{
 };
 
 /// Interim answers to one request at most; one more breaks the connection off.
-const MOST: u32 = 32;
+const MAX_INTERIM: u32 = 32;
 /// Longest head of an interim answer in bytes.
-const LONGEST: usize = 16 << 10;
+const MAX_HEAD: usize = 16 << 10;
 
 /// How an interim answer begins. A final answer begins differently, except for 101.
 const BEGIN: &[u8] = b"HTTP/1.1 1";
@@ -25,7 +25,7 @@ const BEGIN: &[u8] = b"HTTP/1.1 1";
 #[derive(Debug, Default)]
 pub(super) struct Interim {
     /// A request was sent, and no byte of its final answer has arrived yet.
-    is_due: AtomicBool,
+    is_expected: AtomicBool,
     has_found: AtomicBool,
     found: Mutex<Vec<(StatusCode, HeaderMap)>>,
     /// The task that waits for the answer, when another task reads.
@@ -34,7 +34,7 @@ pub(super) struct Interim {
 
 /// Parser state, owned by the reader alone.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct InterimParser {
     /// The beginning of a head whose end has not arrived.
     part: Vec<u8>,
     count: u32,
@@ -43,7 +43,7 @@ pub(super) struct Seen {
 impl Interim {
     /// A request is about to be sent.
     pub(super) fn expect(&self) {
-        self.is_due.store(true, Relaxed);
+        self.is_expected.store(true, Relaxed);
     }
 
     /// Wakes this task as soon as another task finds interim answers; a task that reads itself sees
@@ -66,22 +66,22 @@ impl Interim {
     }
 
     /// Parses bytes that arrived.
-    pub(super) fn read(&self, seen: &mut Seen, bytes: &[u8]) -> io::Result<()> {
-        if !self.is_due.load(Relaxed) {
+    pub(super) fn read(&self, parser: &mut InterimParser, bytes: &[u8]) -> io::Result<()> {
+        if !self.is_expected.load(Relaxed) {
             return Ok(());
         }
-        if seen.part.is_empty() && !is_begun(bytes) {
-            self.is_due.store(false, Relaxed);
-            *seen = Seen::default(); // the count is per exchange
+        if parser.part.is_empty() && !is_begun(bytes) {
+            self.is_expected.store(false, Relaxed);
+            *parser = InterimParser::default(); // the count is per exchange
             return Ok(());
         }
-        seen.part.extend_from_slice(bytes);
+        parser.part.extend_from_slice(bytes);
         let mut at = 0;
-        while let rest = &seen.part[at..]
+        while let rest = &parser.part[at..]
             && is_begun(rest)
             && let Some(size) = rest.windows(4).position(|four| four == b"\r\n\r\n")
         {
-            seen.count += 1;
+            parser.count += 1;
             if let Some(one) = parse(&rest[..size]) {
                 self.found.lock().push(one);
                 self.has_found.store(true, Relaxed);
@@ -91,13 +91,13 @@ impl Interim {
             }
             at += size + 4;
         }
-        seen.part.drain(..at);
-        if seen.count > MOST || (seen.part.len() > LONGEST && is_begun(&seen.part)) {
+        parser.part.drain(..at);
+        if parser.count > MAX_INTERIM || (parser.part.len() > MAX_HEAD && is_begun(&parser.part)) {
             return Err(io::Error::other("too many interim (1xx) answers"));
         }
-        if !seen.part.is_empty() && !is_begun(&seen.part) {
-            self.is_due.store(false, Relaxed);
-            *seen = Seen::default();
+        if !parser.part.is_empty() && !is_begun(&parser.part) {
+            self.is_expected.store(false, Relaxed);
+            *parser = InterimParser::default();
         }
         Ok(())
     }
@@ -131,11 +131,11 @@ mod tests {
     const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
     fn statuses(pieces: &[&[u8]]) -> Result<Vec<u16>, io::Error> {
-        let (interim, mut seen) = (Interim::default(), Seen::default());
+        let (interim, mut parser) = (Interim::default(), InterimParser::default());
         interim.expect();
         let mut found = Vec::new();
         for piece in pieces {
-            interim.read(&mut seen, piece)?;
+            interim.read(&mut parser, piece)?;
             found.extend(interim.take().iter().map(|(status, _)| status.as_u16()));
         }
         Ok(found)
@@ -162,25 +162,25 @@ mod tests {
     fn no_end_of_them_is_an_error() {
         assert_eq!(statuses(&[HINTS.repeat(32).as_bytes()]).unwrap().len(), 32);
         assert!(statuses(&[HINTS.repeat(33).as_bytes()]).is_err());
-        let long = format!("HTTP/1.1 103 x\r\nlink: {}", "y".repeat(LONGEST));
+        let long = format!("HTTP/1.1 103 x\r\nlink: {}", "y".repeat(MAX_HEAD));
         assert!(statuses(&[long.as_bytes()]).is_err());
     }
 
     #[test]
     fn headers_come_along() {
-        let (interim, mut seen) = (Interim::default(), Seen::default());
+        let (interim, mut parser) = (Interim::default(), InterimParser::default());
         interim.expect();
-        interim.read(&mut seen, HINTS.as_bytes()).unwrap();
+        interim.read(&mut parser, HINTS.as_bytes()).unwrap();
         assert_eq!(interim.take()[0].1["link"], "</s.css>");
     }
 
     #[test]
     fn the_bound_is_of_one_exchange() {
-        let (interim, mut seen) = (Interim::default(), Seen::default());
-        for _ in 0..3 * MOST {
+        let (interim, mut parser) = (Interim::default(), InterimParser::default());
+        for _ in 0..3 * MAX_INTERIM {
             interim.expect();
-            interim.read(&mut seen, HINTS.as_bytes()).unwrap();
-            interim.read(&mut seen, b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            interim.read(&mut parser, HINTS.as_bytes()).unwrap();
+            interim.read(&mut parser, b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
             assert_eq!(interim.take().len(), 1);
         }
     }

@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn pair() -> (Connection, DuplexStream) {
     let (ours, theirs) = duplex(64 << 10);
-    (Connection::attended(ours).await.unwrap(), theirs)
+    (Connection::caller_driven(ours).await.unwrap(), theirs)
 }
 
 async fn read_head(server: &mut DuplexStream) -> String {
@@ -38,7 +38,7 @@ async fn call(connection: &mut Connection) -> bytes::Bytes {
 #[tokio::test]
 async fn waiting_caller_drives_the_connection_without_a_task() {
     let (mut connection, mut server) = pair().await;
-    let idle = Idle::new(PATIENCE);
+    let idle = IdleConnections::new(PATIENCE);
     for _ in 0..3 {
         let serve = async {
             assert!(read_head(&mut server).await.starts_with("GET / HTTP/1.1\r\n"));
@@ -47,7 +47,7 @@ async fn waiting_caller_drives_the_connection_without_a_task() {
         let (answer, ()) = tokio::join!(call(&mut connection), serve);
         assert_eq!(answer, "Hello");
         idle.keep(connection);
-        connection = idle.reuse().expect("kept").settled().await.expect("ready for the next");
+        connection = idle.reuse().expect("kept").ready().await.expect("ready for the next");
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
     }
 }
@@ -84,7 +84,7 @@ async fn what_the_server_closed_before_gives_the_request_back() {
     drop(server);
     let mut failed = connection.send(get(), Instant::now() + PATIENCE).await.unwrap().unwrap_err();
     assert!(failed.take_message().is_some(), "nothing was sent");
-    let idle = Idle::new(PATIENCE);
+    let idle = IdleConnections::new(PATIENCE);
     idle.keep(connection);
     assert!(idle.reuse().is_none(), "of no more use");
 }
@@ -131,7 +131,7 @@ fn small_buffers_are_coalesced_large_ones_not_copied() {
     {
         let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
         let size: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let written = poll_write_joined(Pin::new(&mut writes), cx, &slices);
+        let written = poll_write_coalesced(Pin::new(&mut writes), cx, &slices);
         assert!(matches!(written, Poll::Ready(Ok(n)) if n == size));
     }
     assert_eq!(writes.0, [("one", 8), ("one", 4096), ("several", 4100), ("one", 0), ("one", 1024)]);

@@ -6,7 +6,7 @@
 //! open: head ─▶ request: none ─▶ answer: AnswerWithin, else none ─▶ last byte: idle, or the rest of it
 //! ```
 
-use super::{AnswerWithin, Answered};
+use super::{AnswerWithin, BusyResponse};
 use crate::limiter::Occupant;
 use epsilon_api::body::{CallBody, Holding};
 use http::Response;
@@ -32,38 +32,38 @@ const WRITE: Duration = Duration::from_secs(10);
 
 /// The limit. Written by the connection's own task only.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct ConnectionDeadline {
     opened: Instant,
     /// Milliseconds after `opened` at which the connection is closed.
-    over_at: AtomicU64,
+    ends_at_ms: AtomicU64,
     /// Milliseconds after `opened` since when no request is in flight; [`NEVER`] while one is.
     idle_since: AtomicU64,
-    asked_to_close: AtomicBool,
+    close_requested: AtomicBool,
     /// The connection's task, set once it waits.
     task: Mutex<Option<Waker>>,
 }
 
-impl Occupant for Patience {
+impl Occupant for ConnectionDeadline {
     fn idle_for(&self) -> Option<Duration> {
         let since = self.idle_since.load(Relaxed);
         (since != NEVER).then(|| Duration::from_millis(self.now().saturating_sub(since)))
     }
 
     fn close(&self) {
-        self.asked_to_close.store(true, SeqCst);
+        self.close_requested.store(true, SeqCst);
         if let Some(task) = &*self.task.lock() {
             task.wake_by_ref();
         }
     }
 }
 
-impl Patience {
+impl ConnectionDeadline {
     pub(super) fn new(first: Duration) -> Self {
         Self {
             opened: Instant::now(),
-            over_at: AtomicU64::new(millis(first)),
+            ends_at_ms: AtomicU64::new(millis(first)),
             idle_since: AtomicU64::new(0),
-            asked_to_close: AtomicBool::new(false),
+            close_requested: AtomicBool::new(false),
             task: Mutex::default(),
         }
     }
@@ -71,17 +71,17 @@ impl Patience {
     /// Waits until the limiter asks to close. Cancel-safe. It is polled with each wake of the
     /// connection, so the waker is registered once and later polls read one word: it has to stay in
     /// one task.
-    pub(super) async fn asked_to_close(&self) {
+    pub(super) async fn close_requested(&self) {
         let mut is_told = false;
         poll_fn(|cx| {
             if !is_told {
                 *self.task.lock() = Some(cx.waker().clone());
                 is_told = true;
             }
-            if !self.asked_to_close.load(SeqCst) {
+            if !self.close_requested.load(SeqCst) {
                 return Poll::Pending;
             }
-            self.asked_to_close.store(false, SeqCst);
+            self.close_requested.store(false, SeqCst);
             Poll::Ready(())
         })
         .await;
@@ -92,15 +92,15 @@ impl Patience {
     }
 
     fn end_within(&self, limit: Duration) -> u64 {
-        let over_at = self.now().saturating_add(millis(limit));
-        self.over_at.store(over_at, Relaxed);
-        over_at
+        let ends_at_ms = self.now().saturating_add(millis(limit));
+        self.ends_at_ms.store(ends_at_ms, Relaxed);
+        ends_at_ms
     }
 
     /// Remaining time; `None` at the deadline. Without a limit, a long time remains.
     pub(super) fn left(&self) -> Option<Duration> {
-        let (over_at, now) = (self.over_at.load(Relaxed), self.now());
-        (now < over_at).then(|| Duration::from_millis(over_at - now))
+        let (ends_at_ms, now) = (self.ends_at_ms.load(Relaxed), self.now());
+        (now < ends_at_ms).then(|| Duration::from_millis(ends_at_ms - now))
     }
 }
 
@@ -110,27 +110,27 @@ fn millis(duration: Duration) -> u64 {
 
 /// Marks the connection busy while a request is answered.
 #[derive(Debug)]
-pub(super) struct Busy {
-    patience: Arc<Patience>,
+pub(super) struct RequestGuard {
+    deadline: Arc<ConnectionDeadline>,
     /// Limit of idle time after this request.
     after: Duration,
     /// When the answer has to be written, if a limit was set.
     out_at: u64,
 }
 
-impl Busy {
-    pub(super) fn begin(patience: &Arc<Patience>, after: Duration) -> Self {
-        patience.over_at.store(NEVER, Relaxed);
-        patience.idle_since.store(NEVER, Relaxed);
-        Self { patience: Arc::clone(patience), after, out_at: 0 }
+impl RequestGuard {
+    pub(super) fn begin(deadline: &Arc<ConnectionDeadline>, after: Duration) -> Self {
+        deadline.ends_at_ms.store(NEVER, Relaxed);
+        deadline.idle_since.store(NEVER, Relaxed);
+        Self { deadline: Arc::clone(deadline), after, out_at: 0 }
     }
 
     /// The answer is about to be written.
-    pub(super) fn answer(mut self, mut response: Response<CallBody>) -> Answered {
+    pub(super) fn answer(mut self, mut response: Response<CallBody>) -> BusyResponse {
         match response.extensions_mut().remove::<AnswerWithin>() {
-            Some(AnswerWithin(limit)) => self.out_at = self.patience.end_within(limit),
+            Some(AnswerWithin(limit)) => self.out_at = self.deadline.end_within(limit),
             None if response.body().size_hint().exact().is_some() => {
-                self.patience.end_within(WRITE);
+                self.deadline.end_within(WRITE);
             }
             None => {}
         }
@@ -138,15 +138,15 @@ impl Busy {
     }
 }
 
-impl Drop for Busy {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         // The last byte may have been handed to a full buffer: the limit for writing the answer
         // still counts.
-        let now = self.patience.now();
+        let now = self.deadline.now();
         // While the gateway has not read the end of the answer, the connection is not idle.
         let idle_since = if self.out_at > now { self.out_at } else { now };
-        self.patience.idle_since.store(idle_since, Relaxed);
+        self.deadline.idle_since.store(idle_since, Relaxed);
         let idle = now.saturating_add(millis(self.after));
-        self.patience.over_at.store(idle.max(self.out_at), Relaxed);
+        self.deadline.ends_at_ms.store(idle.max(self.out_at), Relaxed);
     }
 }

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 struct Site {
     address: SocketAddr,
     signer: Signer,
-    ending: Ending,
+    shutdown: Shutdown,
 }
 
 impl Site {
@@ -30,13 +30,19 @@ impl Site {
 
     fn open_with(tls: Option<tls::Server>, limits: Limits) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let signer = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
-        let checker = Arc::new(Checker::new(member()));
-        checker.trust(&[signer.key()]);
-        let ending = Ending::default();
-        let door = Door::bind("127.0.0.1:0".parse().unwrap(), tls, limits, ending.clone()).unwrap();
-        let address = door.address();
-        ending.tasks.spawn(door.serve(checker, |request, interim| async move {
+        let signer = Signer::load_or_create(&folder.path().join("gateway.key")).unwrap();
+        let verifier = Arc::new(Verifier::new(member()));
+        verifier.trust(&[signer.key()]);
+        let shutdown = Shutdown::default();
+        let listener = AuthenticatedListener::bind(
+            "127.0.0.1:0".parse().unwrap(),
+            tls,
+            limits,
+            shutdown.clone(),
+        )
+        .unwrap();
+        let address = listener.address();
+        shutdown.tasks.spawn(listener.serve(verifier, |request, interim| async move {
             match request.uri().path() {
                 "/hints" => {
                     let link = HeaderValue::from_static("</s.css>");
@@ -56,11 +62,11 @@ impl Site {
                 _ => Response::new(body::boxed(request.into_body())),
             }
         }));
-        Self { address, signer, ending }
+        Self { address, signer, shutdown }
     }
 
-    fn pass(&self) -> String {
-        self.signer.pass(&member(), Timestamp::now())
+    fn token(&self) -> String {
+        self.signer.token(&member(), Timestamp::now())
     }
 
     async fn connect(&self) -> Connection {
@@ -69,7 +75,7 @@ impl Site {
 
     fn request(&self, path: &str, body: CallBody) -> Request<CallBody> {
         let request = Request::builder().uri(path).header("host", "x");
-        request.header(headers::PASS, self.pass()).body(body).unwrap()
+        request.header(headers::GATEWAY_TOKEN, self.token()).body(body).unwrap()
     }
 
     /// Everything that the listener sends until it closes the connection.
@@ -106,12 +112,12 @@ async fn a_gateway_gets_in_and_keeps_its_connection() {
 #[tokio::test]
 async fn nobody_else_learns_more_than_that_somebody_is_here() {
     let site = Site::open(limits());
-    let good = site.pass();
+    let good = site.token();
     let last = if good.ends_with('0') { '1' } else { '0' };
     let forged = format!("{}{last}", &good[..good.len() - 1]);
-    for pass in [String::new(), format!("x-epsilon-pass: {forged}\r\n")] {
+    for token in [String::new(), format!("x-epsilon-pass: {forged}\r\n")] {
         let answer = site
-            .raw(&format!("POST /v1/drain HTTP/1.1\r\nhost: x\r\n{pass}content-length: 9\r\n\r\n"))
+            .raw(&format!("POST /v1/drain HTTP/1.1\r\nhost: x\r\n{token}content-length: 9\r\n\r\n"))
             .await;
         let (head, rest) = answer.split_once("\r\n\r\n").unwrap();
         assert!(
@@ -174,10 +180,10 @@ async fn unread_answer_is_cut_at_its_limit() {
     let mut connection = site.connect().await;
     let request = site.request("/endless", body::empty());
     let response = connection.sender.send_request(request).await.unwrap();
-    site.ending.close.cancel();
-    site.ending.tasks.close();
+    site.shutdown.close.cancel();
+    site.shutdown.tasks.close();
     // Its body is held but not read.
-    timeout(LIMIT, site.ending.tasks.wait()).await.expect("the connection ends");
+    timeout(LIMIT, site.shutdown.tasks.wait()).await.expect("the connection ends");
     drop(response);
 }
 
@@ -189,8 +195,8 @@ async fn closing_finishes_requests_and_refuses_new_connections() {
     let stuck = tokio::spawn(async move { connection.sender.send_request(request).await });
     let mut idle = site.connect().await;
     idle.sender.ready().await.unwrap();
-    site.ending.close.cancel();
-    site.ending.tasks.close();
+    site.shutdown.close.cancel();
+    site.shutdown.tasks.close();
     timeout(LIMIT, async {
         while !idle.sender.is_closed() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -199,7 +205,7 @@ async fn closing_finishes_requests_and_refuses_new_connections() {
     .await
     .expect("idle connections end");
     assert!(!stuck.is_finished());
-    site.ending.cut.cancel();
+    site.shutdown.cut.cancel();
     assert!(timeout(LIMIT, stuck).await.unwrap().unwrap().is_err());
     assert!(TcpStream::connect(site.address).await.is_err());
 }

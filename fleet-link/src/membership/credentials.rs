@@ -5,13 +5,13 @@ use epsilon_api::{fleet::Welcome, redacted::Secret};
 use std::{fs, io, path::PathBuf};
 
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct Credentials {
     folder: PathBuf,
     /// As stored in the file, so that a heartbeat without changes writes nothing.
     gateways: Option<Welcome>,
 }
 
-impl Kept {
+impl Credentials {
     pub(crate) fn new(folder: PathBuf) -> Self {
         let text = fs::read(folder.join("gateways.json")).unwrap_or_default();
         // A file that cannot be parsed (another release) counts as absent: the next heartbeat
@@ -35,17 +35,17 @@ impl Kept {
         }
     }
 
-    pub(crate) fn keep_credential(&self, credential: &Secret<String>) -> io::Result<()> {
+    pub(crate) fn store_credential(&self, credential: &Secret<String>) -> io::Result<()> {
         secret_file::write(&self.folder.join("credential"), &format!("{}\n", credential.reveal()))
     }
 
     /// Removes the credential after deregistering. A file that stays costs the next start one
     /// refusal.
-    pub(crate) fn forget_credential(&self) {
+    pub(crate) fn remove_credential(&self) {
         let _ = fs::remove_file(self.folder.join("credential"));
     }
 
-    pub(crate) fn keep_gateways(&mut self, welcome: &Welcome) -> io::Result<()> {
+    pub(crate) fn store_gateways(&mut self, welcome: &Welcome) -> io::Result<()> {
         if self.gateways.as_ref() == Some(welcome) {
             return Ok(());
         }

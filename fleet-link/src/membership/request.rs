@@ -12,11 +12,11 @@ use std::{fmt, io, net::IpAddr, str::FromStr, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
 /// Time limit for a gateway's answer, its store query included.
-const ANSWER: Duration = Duration::from_secs(4);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest answer in bytes: the keys of about a thousand gateways.
 const ANSWER_SIZE: usize = 256 << 10;
 /// Characters of a gateway's refusal that are logged.
-const TOLD: usize = 300;
+const MAX_LOGGED: usize = 300;
 
 /// The control address of one gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl fmt::Display for Gateway {
 
 /// Why there is no answer: another gateway may have one.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AskError {
+pub(crate) enum RequestError {
     #[error("`{gateway}`")]
     Unreachable {
         gateway: Gateway,
@@ -100,15 +100,15 @@ pub(crate) enum AskError {
         source: io::Error,
     },
     #[error("`{gateway}` did not answer within {limit:?}")]
-    Silent { gateway: Gateway, limit: Duration },
+    Timeout { gateway: Gateway, limit: Duration },
     #[error("`{gateway}` answered {status}: {text}")]
-    Unwell { gateway: Gateway, status: StatusCode, text: String },
+    ServerError { gateway: Gateway, status: StatusCode, text: String },
     #[error("`{gateway}` is at an `https:")]
     NoTls { gateway: Gateway },
 }
 
 /// A gateway's answer.
-pub(crate) struct Heard<T> {
+pub(crate) struct Reply<T> {
     /// The answer, or status and text of the refusal.
     pub(crate) answer: Result<T, (StatusCode, String)>,
     /// The gateway's wall clock, from the header `date`: for gateways whose answer does not carry
@@ -119,7 +119,7 @@ pub(crate) struct Heard<T> {
 }
 
 /// A request to one gateway.
-pub(crate) struct Ask<'a> {
+pub(crate) struct GatewayRequest<'a> {
     pub(crate) gateway: &'a Gateway,
     pub(crate) tls: Option<&'a tls::Client>,
     /// Last segment of the path, after `/v1/fleet/`.
@@ -140,57 +140,65 @@ struct Raw {
     local: IpAddr,
 }
 
-impl Ask<'_> {
+impl GatewayRequest<'_> {
     /// Sends the request and reads the answer. `me` is given our local address on the connection.
     pub(crate) async fn send<T: DeserializeOwned>(
         &self,
         me: Option<&(dyn Fn(IpAddr) -> Join + Sync)>,
-    ) -> Result<Heard<T>, AskError> {
+    ) -> Result<Reply<T>, RequestError> {
         let raw = self.exchange(me).await?;
         let date = raw.headers.get(header::DATE).and_then(|date| read_date(date.to_str().ok()?));
         let answer = if raw.status.is_success() {
             let read = serde_json::from_slice(&raw.body).map(|Data { data }| data);
             Ok(read.map_err(|err| self.unreachable(io::Error::other(err)))?)
         } else {
-            Err((raw.status, words(&raw.body)))
+            Err((raw.status, error_message(&raw.body)))
         };
-        Ok(Heard { answer, date, local: raw.local })
+        Ok(Reply { answer, date, local: raw.local })
     }
 
     /// Deregisters. For a gateway that does not know this member there is nothing to do.
-    pub(crate) async fn farewell(&self) -> Result<(), AskError> {
+    pub(crate) async fn deregister(&self) -> Result<(), RequestError> {
         self.exchange(None).await.map(drop)
     }
 
     async fn exchange(
         &self,
         me: Option<&(dyn Fn(IpAddr) -> Join + Sync)>,
-    ) -> Result<Raw, AskError> {
+    ) -> Result<Raw, RequestError> {
         let gateway = self.gateway;
-        let answered = timeout(ANSWER, self.speak(me))
-            .await
-            .map_err(|_| AskError::Silent { gateway: gateway.clone(), limit: ANSWER })?;
+        let answered = timeout(ANSWER_TIMEOUT, self.serve_connection(me)).await.map_err(|_| {
+            RequestError::Timeout { gateway: gateway.clone(), limit: ANSWER_TIMEOUT }
+        })?;
         let raw = answered?;
         // The gateway's own error, such as an unavailable store or too many members.
         if raw.status.is_server_error() || raw.status == StatusCode::TOO_MANY_REQUESTS {
-            let text = words(&raw.body);
-            return Err(AskError::Unwell { gateway: gateway.clone(), status: raw.status, text });
+            let text = error_message(&raw.body);
+            return Err(RequestError::ServerError {
+                gateway: gateway.clone(),
+                status: raw.status,
+                text,
+            });
         }
         Ok(raw)
     }
 
-    fn unreachable(&self, source: io::Error) -> AskError {
-        AskError::Unreachable { gateway: self.gateway.clone(), source }
+    fn unreachable(&self, source: io::Error) -> RequestError {
+        RequestError::Unreachable { gateway: self.gateway.clone(), source }
     }
 
-    async fn speak(&self, me: Option<&(dyn Fn(IpAddr) -> Join + Sync)>) -> Result<Raw, AskError> {
+    async fn serve_connection(
+        &self,
+        me: Option<&(dyn Fn(IpAddr) -> Join + Sync)>,
+    ) -> Result<Raw, RequestError> {
         let Gateway { is_tls, host, port } = self.gateway;
         let io = |source| self.unreachable(source);
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((bare, *port)).await.map_err(io)?;
         let local = stream.local_addr().map_err(io)?.ip();
         let connection = if *is_tls {
-            let tls = self.tls.ok_or_else(|| AskError::NoTls { gateway: self.gateway.clone() })?;
+            let tls =
+                self.tls.ok_or_else(|| RequestError::NoTls { gateway: self.gateway.clone() })?;
             Connection::handshake(tls.connect(host, stream).await.map_err(io)?).await
         } else {
             Connection::handshake(stream).await
@@ -222,7 +230,7 @@ impl Ask<'_> {
 }
 
 /// The message of an error body, in one line.
-fn words(body: &[u8]) -> String {
+fn error_message(body: &[u8]) -> String {
     let text = match serde_json::from_slice::<ErrorEnvelope>(body) {
         Ok(ErrorEnvelope { error }) => match error.hint {
             Some(hint) => format!("{} ({hint})", error.message),
@@ -230,7 +238,7 @@ fn words(body: &[u8]) -> String {
         },
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
-    text.chars().filter(|c| !c.is_control()).take(TOLD).collect()
+    text.chars().filter(|c| !c.is_control()).take(MAX_LOGGED).collect()
 }
 
 /// Parses the header `date`.
@@ -276,8 +284,8 @@ mod tests {
     #[test]
     fn errors_are_told_in_one_line() {
         let json = r#"{"error":{"type":"conflict","code":"X","message":"no","hint":"do","request_id":null}}"#;
-        assert_eq!(words(json.as_bytes()), "no (do)");
-        assert_eq!(words(b"<html>\n\x1b[31mno</html>"), "<html>[31mno</html>");
-        assert_eq!(words(&[b'x'; 9000]).len(), TOLD);
+        assert_eq!(error_message(json.as_bytes()), "no (do)");
+        assert_eq!(error_message(b"<html>\n\x1b[31mno</html>"), "<html>[31mno</html>");
+        assert_eq!(error_message(&[b'x'; 9000]).len(), MAX_LOGGED);
     }
 }

@@ -54,7 +54,7 @@ impl FakeGateway {
 
     async fn at(address: SocketAddr, tls: Option<tls::Server>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let signer = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
+        let signer = Signer::load_or_create(&folder.path().join("gateway.key")).unwrap();
         let script = Arc::new(Script { signer, state: Mutex::default() });
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -149,7 +149,7 @@ impl Script {
 /// A member and its folder.
 struct Member {
     folder: TempDir,
-    checker: Arc<Checker>,
+    verifier: Arc<Verifier>,
 }
 
 struct Life {
@@ -162,7 +162,7 @@ impl Member {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("token"), format!("{TOKEN}\n")).unwrap();
-        Self { folder, checker: Arc::new(Checker::new(id())) }
+        Self { folder, verifier: Arc::new(Verifier::new(id())) }
     }
 
     fn settings(&self, gateways: &str) -> Settings {
@@ -173,7 +173,7 @@ impl Member {
             tls: None,
             advertise: None,
             listens: "0.0.0.0:8082".parse().unwrap(),
-            beat: Duration::from_millis(20),
+            heartbeat: Duration::from_millis(20),
         }
     }
 
@@ -191,14 +191,14 @@ impl Member {
             memory_bytes: Size::mib(1),
             cpu: MilliCores::ONE,
         };
-        let belonging = Belonging::new(settings, me, Arc::clone(&self.checker)).unwrap();
-        let (end, joined) = (CancellationToken::new(), belonging.joined());
-        let task = tokio::spawn(belonging.run(end.clone()));
+        let membership = Membership::new(settings, me, Arc::clone(&self.verifier)).unwrap();
+        let (end, joined) = (CancellationToken::new(), membership.joined());
+        let task = tokio::spawn(membership.run(end.clone()));
         Life { end, task, joined }
     }
 
-    fn admits(&self, gateway: &FakeGateway) -> bool {
-        self.checker.admits_now(&gateway.script.signer.pass(&id(), Timestamp::now()))
+    fn verify(&self, gateway: &FakeGateway) -> bool {
+        self.verifier.verify_now(&gateway.script.signer.token(&id(), Timestamp::now()))
     }
 
     fn credential(&self) -> Option<String> {
@@ -237,10 +237,10 @@ async fn until<T: std::fmt::Debug>(look: impl Fn() -> T, good: impl Fn(&T) -> bo
 #[tokio::test]
 async fn a_member_joins_beats_and_leaves() {
     let (gateway, member) = (FakeGateway::new().await, Member::new());
-    assert!(!member.admits(&gateway));
+    assert!(!member.verify(&gateway));
     let mut life = member.live(&gateway.url());
     assert_eq!(life.joined().await, "127.0.0.1:8082", "the address that reaches the gateway");
-    assert!(member.admits(&gateway));
+    assert!(member.verify(&gateway));
     assert_eq!(member.credential().unwrap(), "credential-1\n");
     let mode = fs::metadata(member.folder.path().join("credential")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -262,9 +262,9 @@ async fn a_restart_needs_neither_the_token_nor_a_gateway() {
         state.answers = Some(StatusCode::SERVICE_UNAVAILABLE);
     });
 
-    let member = Member { checker: Arc::new(Checker::new(id())), ..member };
+    let member = Member { verifier: Arc::new(Verifier::new(id())), ..member };
     let mut life = member.live(&gateway.url());
-    assert!(member.admits(&gateway), "it knows the gateway from before");
+    assert!(member.verify(&gateway), "it knows the gateway from before");
     gateway.set(|state| state.answers = None);
     life.joined().await;
     assert_eq!(gateway.set(|state| state.given), 1, "it came back with its credential");
@@ -292,7 +292,7 @@ async fn next_gateway_is_tried_when_one_fails() {
     let member = Member::new();
     let mut life = member.live(&urls);
     life.joined().await;
-    assert!(member.admits(&well) && !member.admits(&unwell));
+    assert!(member.verify(&well) && !member.verify(&unwell));
     life.end().await;
     well.has_heard("leave").await;
 }
@@ -336,9 +336,9 @@ fn without_a_token_there_is_no_start() {
         memory_bytes: Size(0),
         cpu: MilliCores::ONE,
     };
-    let belonging =
-        Belonging::new(member.settings("http://127.0.0.1:1"), me, Arc::clone(&member.checker));
-    assert_eq!(belonging.unwrap_err().kind(), io::ErrorKind::NotFound);
+    let membership =
+        Membership::new(member.settings("http://127.0.0.1:1"), me, Arc::clone(&member.verifier));
+    assert_eq!(membership.unwrap_err().kind(), io::ErrorKind::NotFound);
 }
 
 #[tokio::test]
@@ -348,8 +348,8 @@ async fn the_gateways_clock_counts() {
     let mut life = member.live(&gateway.url());
     life.joined().await;
     let then: Timestamp = "2097-01-01T00:00:01Z".parse().unwrap();
-    assert!(member.checker.admits_now(&gateway.script.signer.pass(&id(), then)));
-    assert!(!member.admits(&gateway), "a pass of our own time has long expired");
+    assert!(member.verifier.verify_now(&gateway.script.signer.token(&id(), then)));
+    assert!(!member.verify(&gateway), "a token of our own time has long expired");
     life.end().await;
 }
 
@@ -363,24 +363,27 @@ async fn token_clock_precedes_date_and_is_not_stored() {
     });
     let mut life = member.live(&gateway.url());
     life.joined().await;
-    assert!(member.checker.admits_now(&gateway.script.signer.pass(&id(), then)));
+    assert!(member.verifier.verify_now(&gateway.script.signer.token(&id(), then)));
     let kept = fs::read_to_string(member.folder.path().join("gateways.json")).unwrap();
     assert!(!kept.contains("now"), "{kept}");
     life.end().await;
 }
 
-fn says(err: &(dyn std::error::Error + 'static), words: &[&str]) {
+fn says(err: &(dyn std::error::Error + 'static), error_message: &[&str]) {
     let text = Chain(err).to_string();
-    assert!(words.iter().all(|word| text.contains(word)), "{text}");
+    assert!(error_message.iter().all(|word| text.contains(word)), "{text}");
 }
 
 #[test]
 fn what_is_wrong_is_said_with_what_to_do() {
     let gateway: Gateways = "http://10.0.0.4:8080".parse().unwrap();
-    let text =
-        turned(&gateway.as_slice()[0], StatusCode::NOT_FOUND, "no function is named `v1`".into());
+    let text = rejection(
+        &gateway.as_slice()[0],
+        StatusCode::NOT_FOUND,
+        "no function is named `v1`".into(),
+    );
     says(&text, &["http://10.0.0.4:8080", "not the control address", "8081", "is named `v1`"]);
-    let text = turned(&gateway.as_slice()[0], StatusCode::CONFLICT, "too old".into());
+    let text = rejection(&gateway.as_slice()[0], StatusCode::CONFLICT, "too old".into());
     says(&text, &["refused this member: too old"]);
 
     let me = || Join {
@@ -395,11 +398,11 @@ fn what_is_wrong_is_said_with_what_to_do() {
     let member = Member::new();
     fs::remove_file(member.folder.path().join("token")).unwrap();
     let settings = member.settings("http://10.0.0.4:8081");
-    let none = Belonging::new(settings, me(), Arc::clone(&member.checker)).unwrap_err();
+    let none = Membership::new(settings, me(), Arc::clone(&member.verifier)).unwrap_err();
     says(&none, &["/token", "copy the file `fleet.token`"]);
     fs::create_dir(member.folder.path().join("credential")).unwrap();
     let settings = member.settings("http://10.0.0.4:8081");
-    let none = Belonging::new(settings, me(), Arc::clone(&member.checker)).unwrap_err();
+    let none = Membership::new(settings, me(), Arc::clone(&member.verifier)).unwrap_err();
     says(&none, &["/credential` cannot be read"]);
 }
 
@@ -434,8 +437,8 @@ fn addresses_are_what_was_said_or_what_was_seen() {
             memory_bytes: Size(0),
             cpu: MilliCores::ONE,
         };
-        let belonging = Belonging::new(settings, me, Arc::clone(&member.checker)).unwrap();
-        belonging.address(local.parse().unwrap())
+        let membership = Membership::new(settings, me, Arc::clone(&member.verifier)).unwrap();
+        membership.address(local.parse().unwrap())
     };
     assert_eq!(me(None, "0.0.0.0:8082", "10.0.0.9"), "10.0.0.9:8082");
     assert_eq!(me(None, "[::]:8082", "::ffff:10.0.0.9"), "10.0.0.9:8082");

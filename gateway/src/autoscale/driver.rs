@@ -72,9 +72,9 @@ pub(crate) enum Phase {
     /// Waits in a lifecycle hook before it terminates.
     Waiting,
     /// Terminating; cannot be stopped any more.
-    Ending,
+    Terminating,
     /// Set aside (standby, detaching); not managed here.
-    Aside,
+    Unmanaged,
 }
 
 /// Why an operation of a group failed.
@@ -98,7 +98,7 @@ pub(crate) enum GroupError {
     Refused(#[source] Cause),
     /// No answer, or not in time.
     #[error("the group does not answer")]
-    Silent(#[source] Cause),
+    NoAnswer(#[source] Cause),
 }
 
 /// The underlying error.
@@ -120,20 +120,20 @@ impl GroupError {
             Self::Refused(_) => {
                 "see the message; the group's own limits may be narrower than those of the gateway"
             }
-            Self::Silent(_) => {
+            Self::NoAnswer(_) => {
                 "check whether the gateway reaches the group's API, or whether the command works by hand; the gateway retries"
             }
         }
     }
 
     /// The kind in one word, for metrics.
-    pub(crate) fn word(&self) -> &'static str {
+    pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Throttled(_) => "throttled",
             Self::Denied(_) => "denied",
             Self::Unknown(_) => "unknown",
             Self::Refused(_) => "refused",
-            Self::Silent(_) => "silent",
+            Self::NoAnswer(_) => "silent",
         }
     }
 }

@@ -76,13 +76,13 @@ impl History {
 
 /// The largest value of the last `keep`: the wanted count falls only after all of them did.
 #[derive(Clone, Debug)]
-pub(super) struct Largest {
+pub(super) struct WindowMax {
     keep: Duration,
     /// Falling values, each the largest of all after it.
     values: VecDeque<(Moment, u32)>,
 }
 
-impl Largest {
+impl WindowMax {
     pub(super) fn new(keep: Duration) -> Self {
         Self { keep, values: VecDeque::new() }
     }
@@ -168,7 +168,7 @@ mod tests {
         fn largest_is_the_largest_of_the_window(
             values in prop::collection::vec((1u64..20, 0u32..50), 1..80),
         ) {
-            let mut largest = Largest::new(s(60));
+            let mut largest = WindowMax::new(s(60));
             let mut all = Vec::new();
             let mut at = s(0);
             for (step, value) in values {

@@ -219,8 +219,8 @@ impl Metrics {
         self.ready.set(i64::from(sample.ready));
         self.demand.set(decision.demand);
         self.places.set(sample.places);
-        for word in Reason::WORDS {
-            self.reason.with_label_values(&[word]).set(i64::from(word == decision.reason.word()));
+        for word in Reason::LABELS {
+            self.reason.with_label_values(&[word]).set(i64::from(word == decision.reason.label()));
         }
     }
 }

@@ -30,13 +30,13 @@ use std::{
 
 /// The input of a plan.
 #[derive(Debug)]
-pub(crate) struct Picture<'a> {
+pub(crate) struct PlanInput<'a> {
     /// VMs wanted by the policy.
     pub(crate) wanted: u32,
     /// State of the group.
     pub(crate) group: &'a Group,
     /// Whether the group's protection marks outlive this gateway. If not, draining VMs leave first.
-    pub(crate) marks_last: bool,
+    pub(crate) keeps_marks: bool,
     /// The VMs' reports.
     pub(crate) vms: &'a [VmStatus],
     /// The VMs that drain, by the store.
@@ -63,23 +63,23 @@ pub(crate) enum Step {
     /// Send it calls again.
     Undrain(VmId),
     /// Terminate it and lower the desired number by one.
-    Terminate(VmId, Over),
+    Terminate(VmId, TerminateReason),
     /// Let a VM that waits in a lifecycle hook terminate.
-    Complete(VmId, Over),
+    Complete(VmId, TerminateReason),
     /// Extend the wait of a VM in a lifecycle hook.
     Heartbeat(VmId),
 }
 
 /// Why a VM may terminate now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum TerminateReason {
     /// It runs no calls.
     Empty,
     /// Its grace period is over.
     GraceOver,
 }
 
-impl fmt::Display for Over {
+impl fmt::Display for TerminateReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Empty => "it is empty",
@@ -112,15 +112,15 @@ fn list(vms: &[VmId]) -> String {
     names.join(", ")
 }
 
-impl Picture<'_> {
+impl PlanInput<'_> {
     /// The next steps. If only some of them are carried out, the next plan continues from there.
     pub(crate) fn plan(&self) -> Vec<Step> {
-        let mut steps = self.let_go();
+        let mut steps = self.hook_steps();
         let wanted = self.wanted.clamp(self.group.min, self.group.max.max(self.group.min));
         let mut leaving = self.leaving();
         // The VMs that the group has and keeps, serving or starting.
-        let staying =
-            (self.group.desired as usize).saturating_sub(leaving.len() + self.by_hand().count());
+        let staying = (self.group.desired as usize)
+            .saturating_sub(leaving.len() + self.drained_by_operator().count());
         let wanted = wanted as usize;
 
         if wanted > staying {
@@ -146,7 +146,7 @@ impl Picture<'_> {
         }
         let mut left = self.group.desired;
         for vm in leaving {
-            if let Some(over) = self.over(&vm.id).filter(|_| left > self.group.min) {
+            if let Some(over) = self.terminate_reason(&vm.id).filter(|_| left > self.group.min) {
                 steps.push(Step::Terminate(vm.id.clone(), over));
                 left -= 1;
             }
@@ -155,7 +155,7 @@ impl Picture<'_> {
     }
 
     /// Steps for VMs that the cloud terminates and that wait in a lifecycle hook.
-    fn let_go(&self) -> Vec<Step> {
+    fn hook_steps(&self) -> Vec<Step> {
         let waiting = self.group.instances.iter().filter(|vm| vm.phase == Phase::Waiting);
         let mut steps = Vec::new();
         for GroupInstance { id, .. } in waiting {
@@ -164,7 +164,7 @@ impl Picture<'_> {
                 steps.push(Step::Drain(id.clone()));
                 steps.push(Step::Heartbeat(id.clone()));
             } else {
-                steps.push(match self.over(id) {
+                steps.push(match self.terminate_reason(id) {
                     Some(over) => Step::Complete(id.clone(), over),
                     None => Step::Heartbeat(id.clone()),
                 });
@@ -174,15 +174,15 @@ impl Picture<'_> {
     }
 
     /// Whether the VM may terminate. One without reports may still run calls of other gateways.
-    fn over(&self, id: &VmId) -> Option<Over> {
+    fn terminate_reason(&self, id: &VmId) -> Option<TerminateReason> {
         let drained = self.status(id).is_some_and(|vm| {
             vm.state == VmState::Draining && vm.calls_active == 0 && vm.calls_waiting == 0
         });
         let since = self.since.get(id).copied().unwrap_or(self.at);
         if drained {
-            Some(Over::Empty)
+            Some(TerminateReason::Empty)
         } else {
-            (since + self.grace <= self.at).then_some(Over::GraceOver)
+            (since + self.grace <= self.at).then_some(TerminateReason::GraceOver)
         }
     }
 
@@ -236,14 +236,14 @@ impl Picture<'_> {
     }
 
     /// The VMs that an operator drains.
-    fn by_hand(&self) -> impl Iterator<Item = &GroupInstance> {
+    fn drained_by_operator(&self) -> impl Iterator<Item = &GroupInstance> {
         self.serving()
-            .filter(|vm| self.marks_last && vm.protected && self.draining.contains(&vm.id))
+            .filter(|vm| self.keeps_marks && vm.protected && self.draining.contains(&vm.id))
     }
 
     fn may_leave(&self, id: &VmId) -> bool {
         let leaving = self.leaving().iter().any(|vm| vm.id == *id);
-        !leaving && (!self.marks_last || !self.draining.contains(id))
+        !leaving && (!self.keeps_marks || !self.draining.contains(id))
     }
 
     fn status(&self, id: &VmId) -> Option<&VmStatus> {

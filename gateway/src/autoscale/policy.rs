@@ -14,7 +14,7 @@
 
 use super::{
     config::PolicyConfig,
-    history::{History, Largest, Moment},
+    history::{History, Moment, WindowMax},
     sample::Sample,
     schedule::{self, AtLeast},
 };
@@ -22,14 +22,14 @@ use jiff::Timestamp;
 use std::{fmt, time::Duration};
 
 /// How well a line must fit the window to be used; for noise alone the fit stays far below.
-const BELIEVED: f64 = 0.5;
+const MIN_FIT: f64 = 0.5;
 /// One VM fewer is wanted only if this much more demand would still not need it: the mean of a
 /// noisy minute varies by less, and a count near a border would flap.
 const SLACK: f64 = 0.05;
 /// New VMs first work off the queue: for this long after the last of them started, waiting calls
 /// say nothing about future demand. Longer than `vm_agent.queue_wait` lets a call wait, plus the
 /// window after it.
-const SETTLE: Duration = Duration::from_secs(15);
+const SETTLE_TIME: Duration = Duration::from_secs(15);
 /// Tolerance for floating-point errors: they must not order a machine.
 const ROUNDING: f64 = 1e-6;
 
@@ -38,7 +38,7 @@ const ROUNDING: f64 = 1e-6;
 pub struct Policy {
     config: PolicyConfig,
     demand: History,
-    wishes: Largest,
+    wanted_history: WindowMax,
     /// Time of the first sample.
     begun: Option<Moment>,
     /// Until when the short window applies.
@@ -124,7 +124,7 @@ pub enum Reason {
 
 impl Reason {
     /// The reason in one word, for metrics.
-    pub fn word(&self) -> &'static str {
+    pub fn label(&self) -> &'static str {
         match self {
             Self::Demand { .. } => "demand",
             Self::Panic { .. } => "panic",
@@ -139,7 +139,7 @@ impl Reason {
     }
 
     /// All values of [`Self::word`].
-    pub const WORDS: [&'static str; 9] =
+    pub const LABELS: [&'static str; 9] =
         ["demand", "panic", "trend", "starting", "slack", "held", "schedule", "minimum", "maximum"];
 }
 
@@ -178,7 +178,7 @@ impl Policy {
     pub fn new(config: &PolicyConfig) -> Self {
         Self {
             demand: History::new(config.stable_window),
-            wishes: Largest::new(config.scale_in_after),
+            wanted_history: WindowMax::new(config.scale_in_after),
             begun: None,
             panic_until: None,
             vm_places: None,
@@ -196,10 +196,10 @@ impl Policy {
         }
         // The past is unknown, so the existing VMs may be needed. VMs report one by one.
         if at < *self.begun.get_or_insert(at) + self.config.stable_window {
-            self.wishes.push(at, sample.current.min(self.config.max));
+            self.wanted_history.push(at, sample.current.min(self.config.max));
         }
         if sample.ready > self.ready && self.last.is_some() {
-            self.settled_at = at + SETTLE;
+            self.settled_at = at + SETTLE_TIME;
         }
         self.ready = sample.ready;
         let queued = if at < self.settled_at { sample.queued } else { 0.0 };
@@ -208,8 +208,8 @@ impl Policy {
         let needed = self.needed(at, stable, sample);
         let needed = self.with_slack(needed, stable, sample);
         let (needed, reason) = self.limited(needed, sample);
-        self.wishes.push(at, needed);
-        let (wanted, reason) = match self.wishes.get(at) {
+        self.wanted_history.push(at, needed);
+        let (wanted, reason) = match self.wanted_history.get(at) {
             Some((largest, remaining)) if largest > needed => {
                 (largest, Reason::Held { needed, remaining })
             }
@@ -240,7 +240,7 @@ impl Policy {
         if self.panic_until.is_some_and(|until| at < until) {
             consider(vms(panic), Reason::Panic { places: panic, window: panic_window });
         }
-        if let Some(line) = self.demand.line(at).filter(|l| l.slope > 0.0 && l.fit >= BELIEVED) {
+        if let Some(line) = self.demand.line(at).filter(|l| l.slope > 0.0 && l.fit >= MIN_FIT) {
             let ahead = line.now + line.slope * boot_time.as_secs_f64();
             let places = ahead.min(stable.max(panic) * self.config.trend_limit);
             consider(vms(places), Reason::Trend { places, ahead: boot_time });
@@ -263,8 +263,8 @@ impl Policy {
     fn with_slack(&self, needed: (u32, Reason), stable: f64, sample: &Sample) -> (u32, Reason) {
         let (fewest, reason) = needed;
         let more = self.vms_for(stable * (1.0 + SLACK), sample);
-        let kept = more.min(fewest.saturating_add(1)).min(self.last.unwrap_or(0));
-        if kept > fewest { (kept, Reason::Slack { needed: fewest }) } else { (fewest, reason) }
+        let wanted = more.min(fewest.saturating_add(1)).min(self.last.unwrap_or(0));
+        if wanted > fewest { (wanted, Reason::Slack { needed: fewest }) } else { (fewest, reason) }
     }
 
     fn limited(&self, (needed, reason): (u32, Reason), sample: &Sample) -> (u32, Reason) {

@@ -15,7 +15,7 @@ use super::{
     driver::{Group, GroupError, ScaleGroup},
     history::Moment,
     journal::{Acted, Journal},
-    plan::{Picture, Step},
+    plan::{PlanInput, Step},
     policy::{Decision, Policy},
     sample::Sample,
     vms::Vms,
@@ -36,9 +36,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for the store in a round: it answers in milliseconds or not at all.
-const STORE: Duration = Duration::from_secs(5);
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After failures the group is queried less often, down to this interval.
-const SLOWEST: Duration = Duration::from_secs(300);
+const MAX_INTERVAL: Duration = Duration::from_secs(300);
 
 /// The parts of the loop.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Runner {
         let mut memory = Some(Memory::default());
         let mut group: Option<Group> = None;
         let mut pace = Pace::new(self.config.every);
-        let mut told = 0;
+        let mut ordered = 0;
         let mut rounds = FuturesUnordered::new();
         let mut seconds = interval(REPORT);
         seconds.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -96,12 +96,12 @@ impl Runner {
                     let decision = policy.decide(at, (self.clock)(), &sample);
                     self.journal.decided((self.clock)(), &decision, &sample);
                     // Scale-out starts a round at once, scale-in waits for the next one.
-                    told = told.min(decision.wanted);
-                    let due = pace.due(at) || (decision.wanted > told && pace.fine());
+                    ordered = ordered.min(decision.wanted);
+                    let due = pace.due(at) || (decision.wanted > ordered && pace.fine());
                     if let Some(driver) = self.group.as_ref().filter(|_| due)
                         && let Some(memory) = memory.take()
                     {
-                        told = decision.wanted;
+                        ordered = decision.wanted;
                         rounds.push(self.round(&**driver, decision, at, memory));
                     }
                 }
@@ -135,13 +135,13 @@ impl Runner {
             reason: reason.to_string(),
             ..Acted::default()
         };
-        if let Err(trouble) = self.act(group, wanted, at, &mut memory, &mut acted).await {
-            let (state, problem) = match trouble {
-                Trouble::NotLeader => (AutoscalerState::Following, None),
-                Trouble::Store(err) => (AutoscalerState::StoreAway, Some(("store", err))),
-                Trouble::Group(err) => {
+        if let Err(round_error) = self.act(group, wanted, at, &mut memory, &mut acted).await {
+            let (state, problem) = match round_error {
+                RoundError::NotLeader => (AutoscalerState::Following, None),
+                RoundError::Store(err) => (AutoscalerState::StoreAway, Some(("store", err))),
+                RoundError::Group(err) => {
                     let text = format!("{}; {}", Chain(&err), err.hint());
-                    (AutoscalerState::GroupAway, Some((err.word(), text)))
+                    (AutoscalerState::GroupAway, Some((err.label(), text)))
                 }
             };
             (acted.state, acted.problem) = (state, problem);
@@ -156,20 +156,20 @@ impl Runner {
         at: Moment,
         memory: &mut Memory,
         acted: &mut Acted,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundError> {
         let led_until = Instant::now() + self.config.lease;
         if !stored(self.vms.lead(self.config.lease)).await? {
             memory.group = None; // only the leader knows its state
-            return Err(Trouble::NotLeader);
+            return Err(RoundError::NotLeader);
         }
         let draining: HashSet<VmId> = stored(self.vms.draining()).await?.into_iter().collect();
         let vms = self.vms.status();
         let seen: Vec<VmId> = vms.iter().map(|vm| vm.id.clone()).collect();
         let standing = group.describe(&seen).await?;
-        let mut picture = Picture {
+        let mut input = PlanInput {
             wanted,
             group: &standing,
-            marks_last: self.config.driver.marks_last(),
+            keeps_marks: self.config.driver.keeps_marks(),
             vms: &vms,
             draining: &draining,
             since: std::mem::take(&mut memory.since),
@@ -177,9 +177,9 @@ impl Runner {
             grace: self.config.leave_grace,
             leaving_share: self.config.leaving_share,
         };
-        picture.since = picture.still_leaving();
-        let steps = picture.plan();
-        memory.since = picture.since;
+        input.since = input.still_leaving();
+        let steps = input.plan();
+        memory.since = input.since;
         if wanted > standing.max {
             let text =
                 format!("the group's own maximum is {}; raise it, or lower `max`", standing.max);
@@ -198,7 +198,7 @@ impl Runner {
         for step in steps {
             // The next leader's orders must not overlap with ours.
             if Instant::now() >= led_until {
-                return Err(Trouble::NotLeader);
+                return Err(RoundError::NotLeader);
             }
             match self.take(group, &step, memory).await {
                 // Logged at debug level, because it is repeated in every round.
@@ -207,12 +207,12 @@ impl Runner {
                 }
                 Ok(()) => acted.steps.push(step.to_string()),
                 // A VM that cannot be terminated must not block the others.
-                Err(Trouble::Group(err @ GroupError::Refused(_))) if step.stands_alone() => {
+                Err(RoundError::Group(err @ GroupError::Refused(_))) if step.is_independent() => {
                     tracing::warn!(%step, error = %Chain(&err), "Group refused a step; the other steps go on.");
                     acted.problem =
-                        Some((err.word(), format!("{step}: {}; {}", Chain(&err), err.hint())));
+                        Some((err.label(), format!("{step}: {}; {}", Chain(&err), err.hint())));
                 }
-                Err(trouble) => return Err(trouble),
+                Err(round_error) => return Err(round_error),
             }
         }
         Ok(())
@@ -224,7 +224,7 @@ impl Runner {
         group: &dyn ScaleGroup,
         step: &Step,
         memory: &mut Memory,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RoundError> {
         let desired = memory.group.as_mut().map(|group| &mut group.desired);
         match step {
             Step::SetDesired(vms) => {
@@ -263,7 +263,7 @@ impl Runner {
 
 impl Step {
     /// Whether the following steps can run if this one fails.
-    fn stands_alone(&self) -> bool {
+    fn is_independent(&self) -> bool {
         match self {
             Self::Terminate(..) | Self::Complete(..) | Self::Heartbeat(_) => true,
             Self::SetDesired(_) | Self::Protect(..) | Self::Drain(_) | Self::Undrain(_) => false,
@@ -273,7 +273,7 @@ impl Step {
 
 impl Driver {
     /// Whether its protection marks outlive this process.
-    fn marks_last(&self) -> bool {
+    fn keeps_marks(&self) -> bool {
         match self {
             Self::AwsAsg { .. } => true,
             Self::None | Self::Exec { .. } => false,
@@ -309,34 +309,34 @@ impl Pace {
             Watching | Following | Leading => 0,
         };
         let slower = self.every.saturating_mul(1 << self.failures.saturating_sub(1).min(10));
-        self.next = at + slower.min(SLOWEST.max(self.every));
+        self.next = at + slower.min(MAX_INTERVAL.max(self.every));
     }
 }
 
 /// Why a round ended early.
-enum Trouble {
+enum RoundError {
     NotLeader,
     Store(String),
     Group(GroupError),
 }
 
-impl From<GroupError> for Trouble {
+impl From<GroupError> for RoundError {
     fn from(err: GroupError) -> Self {
         Self::Group(err)
     }
 }
 
 /// An answer of the store, within a time limit.
-async fn stored<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, Trouble> {
-    let away = |why: String| {
-        Trouble::Store(format!(
+async fn stored<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, RoundError> {
+    let unavailable = |why: String| {
+        RoundError::Store(format!(
             "the store does not answer, so the leading gateway is unknown: {why}"
         ))
     };
-    match timeout(STORE, answer).await {
+    match timeout(STORE_TIMEOUT, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(err)) => Err(away(Chain(&err).to_string())),
-        Err(_) => Err(away(format!("no answer in {STORE:?}"))),
+        Ok(Err(err)) => Err(unavailable(Chain(&err).to_string())),
+        Err(_) => Err(unavailable(format!("no answer in {STORE_TIMEOUT:?}"))),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::fleet::Fleet;
 use crate::fleet::health::Standing;
-use crate::reconcile::drain_prewarm::Handover;
+use crate::reconcile::drain_prewarm::DrainPrewarm;
 use crate::routes::Routes;
 use async_trait::async_trait;
 use epsilon_api::{
@@ -43,7 +43,7 @@ pub(crate) trait Vms: Send + Sync + fmt::Debug {
 pub(crate) struct FleetVms {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) routes: Arc<Routes>,
-    pub(crate) handover: Handover,
+    pub(crate) drain_prewarm: DrainPrewarm,
     pub(crate) store: Arc<dyn Store>,
     /// Id of this gateway.
     pub(crate) me: GatewayId,
@@ -54,7 +54,7 @@ impl Vms for FleetVms {
     fn status(&self) -> Vec<VmStatus> {
         let members = self.fleet.members();
         let heard = members.iter().filter(|member| match member.standing() {
-            Standing::Up | Standing::Suspect => member.view().is_heard,
+            Standing::Up | Standing::Suspect => member.view().has_reported,
             Standing::Out(_) => false,
         });
         heard.map(|member| member.vm.status()).collect()
@@ -80,7 +80,7 @@ impl Vms for FleetVms {
             && member.drain(draining)
             && draining
         {
-            self.handover.begin(holds);
+            self.drain_prewarm.begin(holds);
         }
         Ok(())
     }

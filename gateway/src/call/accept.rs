@@ -66,7 +66,7 @@ const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
 /// The number of headers that hyper parses on its stack. Any other number costs two allocations for
 /// each head.
-const HYPERS_MAX_HEADERS: usize = 100;
+const HYPER_STACK_HEADERS: usize = 100;
 
 /// Answers requests. One handler per listener.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
@@ -95,17 +95,17 @@ pub(crate) struct Connection {
     activity: Arc<Activity>,
     exchange: Exchange,
     certificate: OnceLock<Certificate>,
-    has_asked: AtomicBool,
+    has_received_request: AtomicBool,
     /// Releases the connection slot when the last holder is dropped: the connection, an answer's
     /// body or a tunnel.
-    place: Option<Place>,
+    slot_guard: Option<SlotGuard>,
 }
 
 /// Whether the peer of a connection proved with a TLS certificate that it belongs to the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Certificate {
     /// No certificate was requested: TLS is not set up, or a local program speaks plain HTTP.
-    NotAsked,
+    NotRequested,
     /// TLS without a client certificate: an operator, a metrics collector, git, GitHub.
     Missing,
     /// A certificate of the fleet's authority.
@@ -113,33 +113,41 @@ pub(crate) enum Certificate {
 }
 
 #[derive(Debug)]
-struct Place {
+struct SlotGuard {
     open: IntGauge,
     slot: Slot,
 }
 
-impl Drop for Place {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         self.open.dec();
     }
 }
 
 impl Connection {
-    fn new(peer: SocketAddr, pace: PaceLimits, place: Option<Place>) -> Self {
+    fn new(peer: SocketAddr, pace: PaceLimits, slot_guard: Option<SlotGuard>) -> Self {
         let peer = peer.ip().to_canonical();
         let forwarded_for = super::header_value::header(&peer.to_string());
         let activity = Arc::new(Activity::new(pace));
-        if let Some(place) = &place {
-            place.slot.occupy(Arc::downgrade(&activity) as Weak<dyn Occupant>);
+        if let Some(slot_guard) = &slot_guard {
+            slot_guard.slot.occupy(Arc::downgrade(&activity) as Weak<dyn Occupant>);
         }
         let exchange = Exchange::default();
         let certificate = OnceLock::new();
-        let has_asked = AtomicBool::new(false);
-        Self { forwarded_for, peer, activity, exchange, certificate, has_asked, place }
+        let has_received_request = AtomicBool::new(false);
+        Self {
+            forwarded_for,
+            peer,
+            activity,
+            exchange,
+            certificate,
+            has_received_request,
+            slot_guard,
+        }
     }
 
     fn slot(&self) -> Option<&Slot> {
-        self.place.as_ref().map(|place| &place.slot)
+        self.slot_guard.as_ref().map(|slot_guard| &slot_guard.slot)
     }
 
     /// What the peer proved by its certificate.
@@ -149,7 +157,7 @@ impl Connection {
 
     /// Whether it speaks TLS.
     pub(crate) fn is_secure(&self) -> bool {
-        self.certificate.get().is_some_and(|shown| *shown != Certificate::NotAsked)
+        self.certificate.get().is_some_and(|shown| *shown != Certificate::NotRequested)
     }
 
     /// Whether there is no room for it, except to say so or to answer a health check.
@@ -182,7 +190,7 @@ impl Connection {
     /// A connection without a socket.
     #[cfg(test)]
     pub(crate) fn for_test(peer: &str) -> Self {
-        let pace = PaceLimits { patience: Duration::from_secs(10), rate: 1024 };
+        let pace = PaceLimits { wait_budget: Duration::from_secs(10), rate: 1024 };
         Self::new(peer.parse().unwrap(), pace, None)
     }
 }
@@ -195,7 +203,7 @@ impl InterimSink for Connection {
 
 /// The shutdown signals of the connections of both listeners.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Ending {
+pub(crate) struct Shutdown {
     /// Stop accepting; let running calls finish.
     pub(crate) close: CancellationToken,
     /// Cancel deployments whose versions do not serve yet.
@@ -239,9 +247,9 @@ impl ConnectionLimits {
 /// Uses the inherited listener if there is one, else binds `address`; port 0 takes any free port.
 pub(crate) fn bind(
     address: SocketAddr,
-    there: Option<std::net::TcpListener>,
+    inherited: Option<std::net::TcpListener>,
 ) -> io::Result<Listener> {
-    match there {
+    match inherited {
         Some(listener) => Listener::inherited(listener, PROBES),
         None => Listener::bind(address, PROBES),
     }
@@ -249,52 +257,52 @@ pub(crate) fn bind(
 
 /// One listener with the state that its connections share.
 #[derive(Debug)]
-pub(crate) struct Door {
+pub(crate) struct Server {
     pub(crate) listener: Listener,
     /// TLS for peers that begin with a handshake. If set, plain HTTP is accepted only from this
     /// machine.
     pub(crate) tls: Option<tls::Server>,
     pub(crate) limits: ConnectionLimits,
-    pub(crate) ending: Ending,
+    pub(crate) shutdown: Shutdown,
     pub(crate) metrics: Arc<Metrics>,
     /// Gauge of the open connections of this listener.
     pub(crate) open: IntGauge,
 }
 
-impl Door {
+impl Server {
     /// Accepts connections until `close` is cancelled. Accept errors never end the loop.
     pub(crate) async fn serve(self, handler: impl Handler) {
-        let Self { mut listener, tls, limits, ending, metrics, open } = self;
+        let Self { mut listener, tls, limits, shutdown, metrics, open } = self;
         let limiter = Limiter::new(limits.of_listener());
-        let trouble = |error: &io::Error, pause| AcceptFailed { error, pause }.emit(&metrics);
+        let on_error = |error: &io::Error, pause| AcceptFailed { error, pause }.emit(&metrics);
         while let Some(Accepted { stream, peer, slot }) =
-            listener.next(&limiter, &ending.close, trouble).await
+            listener.next(&limiter, &shutdown.close, on_error).await
         {
             open.inc();
             let limits = if slot.is_reserve() { limits.of_reserve() } else { limits.clone() };
-            let place = Place { open: open.clone(), slot };
-            let connection = Arc::new(Connection::new(peer, limits.pace, Some(place)));
+            let slot_guard = SlotGuard { open: open.clone(), slot };
+            let connection = Arc::new(Connection::new(peer, limits.pace, Some(slot_guard)));
             let handler = handler.clone();
             let tls = tls.clone();
-            let close = ending.close.child_token();
-            let cut = ending.cut.child_token();
-            ending.tasks.spawn(async move {
-                let shows = |what| connection.certificate.get_or_init(|| what);
+            let close = shutdown.close.child_token();
+            let cut = shutdown.cut.child_token();
+            shutdown.tasks.spawn(async move {
+                let set_certificate = |what| connection.certificate.get_or_init(|| what);
                 let Some(tls) = tls else {
-                    shows(Certificate::NotAsked);
+                    set_certificate(Certificate::NotRequested);
                     return serve_connection(stream, connection, handler, limits, close, cut).await;
                 };
-                let opened = timeout(limits.header_timeout, secure(stream, peer, &tls));
+                let opened = timeout(limits.header_timeout, detect_tls(stream, peer, &tls));
                 let opened = async {
                     tokio::select! {
                         opened = opened => opened.ok(),
-                        () = connection.activity.asked_to_close() => None,
+                        () = connection.activity.close_requested() => None,
                     }
                 };
                 // A drain does not wait for a peer that has sent no request yet.
                 match close.run_until_cancelled(opened).await.flatten() {
                     Some(Ok(Opened::Tls(stream))) => {
-                        shows(if tls::shows_certificate(&stream) {
+                        set_certificate(if tls::shows_certificate(&stream) {
                             Certificate::Verified
                         } else {
                             Certificate::Missing
@@ -302,10 +310,10 @@ impl Door {
                         serve_connection(*stream, connection, handler, limits, close, cut).await;
                     }
                     Some(Ok(Opened::Plain(stream))) => {
-                        shows(Certificate::NotAsked);
+                        set_certificate(Certificate::NotRequested);
                         serve_connection(stream, connection, handler, limits, close, cut).await;
                     }
-                    Some(Ok(Opened::PlainFromAfar(stream))) => {
+                    Some(Ok(Opened::PlainFromRemote(stream))) => {
                         let err = CallError::TlsRequired;
                         let id = RequestId::random();
                         handler.refused(&err, &id);
@@ -328,11 +336,11 @@ enum Opened {
     Tls(Box<TlsStream<TcpStream>>),
     Plain(TcpStream),
     /// Plain HTTP from another machine: refused with a message that says to use TLS.
-    PlainFromAfar(TcpStream),
+    PlainFromRemote(TcpStream),
 }
 
 /// TLS is required from other machines and optional for programs on this one.
-async fn secure(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::Result<Opened> {
+async fn detect_tls(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::Result<Opened> {
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE {
         return Ok(Opened::Tls(Box::new(tls.accept(stream).await?)));
@@ -340,7 +348,7 @@ async fn secure(stream: TcpStream, peer: SocketAddr, tls: &tls::Server) -> io::R
     if peer.ip().to_canonical().is_loopback() {
         return Ok(Opened::Plain(stream));
     }
-    Ok(Opened::PlainFromAfar(stream))
+    Ok(Opened::PlainFromRemote(stream))
 }
 
 /// Serves one connection until either side closes it, a limit is exceeded, or a token is cancelled:
@@ -360,7 +368,7 @@ async fn serve_connection<S: Socket>(
             let handler = handler.clone();
             let connection = Arc::clone(&connection);
             async move {
-                connection.has_asked.store(true, Relaxed);
+                connection.has_received_request.store(true, Relaxed);
                 let busy = Busy::new(Arc::clone(&connection));
                 if !connection.exchange.begin(&mut request) {
                     return Err(io::Error::other(
@@ -368,25 +376,26 @@ async fn serve_connection<S: Socket>(
                     ));
                 }
                 let response = handler.handle(request, Arc::clone(&connection)).await;
-                connection.exchange.answers(response.status());
+                connection.exchange.begin_answer(response.status());
                 Ok(response.map(|body| busy.until_end_of(body)))
             }
         })
     };
     // These futures are polled only when one of them is woken: bytes arrive some thousand times as
     // often.
-    let mut asides = FuturesUnordered::<BoxFuture<'_, Aside>>::new();
-    asides.push(cut.cancelled().map(|()| Aside::Cut).boxed());
-    asides.push(close.cancelled().map(|()| Aside::Close).boxed());
-    asides.push(connection.exchange.half_closed().map(|()| Aside::HalfClosed).boxed());
-    let asked = || connection.activity.asked_to_close().map(|()| Aside::MakeRoom).boxed();
-    asides.push(asked());
-    let look = |after| sleep(after).map(|()| Aside::Look).boxed();
-    asides.push(look(limits.header_timeout.min(limits.idle_timeout)));
+    let mut events = FuturesUnordered::<BoxFuture<'_, ConnectionEvent>>::new();
+    events.push(cut.cancelled().map(|()| ConnectionEvent::Cut).boxed());
+    events.push(close.cancelled().map(|()| ConnectionEvent::Close).boxed());
+    events.push(connection.exchange.half_closed().map(|()| ConnectionEvent::HalfClosed).boxed());
+    let must_close =
+        || connection.activity.close_requested().map(|()| ConnectionEvent::MakeRoom).boxed();
+    events.push(must_close());
+    let check_after = |after| sleep(after).map(|()| ConnectionEvent::CheckLimits).boxed();
+    events.push(check_after(limits.header_timeout.min(limits.idle_timeout)));
 
     let watched = Watched { stream, connection: Arc::clone(&connection) };
     let mut transport = Transport::new(watched);
-    let mut max_headers = limits.max_headers.min(HYPERS_MAX_HEADERS);
+    let mut max_headers = limits.max_headers.min(HYPER_STACK_HEADERS);
     let mut is_closing = false;
     // The head is parsed by one parser, and by a second, larger one if it has more fields than the
     // first parses without an allocation.
@@ -395,8 +404,8 @@ async fn serve_connection<S: Socket>(
         // `activity` enforces this limit without a timer per request, and distinguishes idle from
         // slow.
         http.header_read_timeout(None).max_header_size(limits.max_header);
-        http.half_close(S::TELLS).keep_alive(!is_closing && !connection.is_reserve());
-        if max_headers != HYPERS_MAX_HEADERS {
+        http.half_close(S::DETECTS_HALF_CLOSE).keep_alive(!is_closing && !connection.is_reserve());
+        if max_headers != HYPER_STACK_HEADERS {
             http.max_headers(max_headers);
         }
         let io = TokioIo::new(transport);
@@ -404,35 +413,39 @@ async fn serve_connection<S: Socket>(
         // The status to answer before closing, if any: that of a request that could not be read.
         let ended = loop {
             // The connection first: it is nearly always what woke the task. Cancel-safe: `http`
-            // lives outside the loop and the other futures stay in `asides`.
-            let aside = tokio::select! {
+            // lives outside the loop and the other futures stay in `events`.
+            let event = tokio::select! {
                 biased;
                 ended = &mut http => {
                     let Err(error) = ended else { return };
                     tracing::debug!(%error, "Connection ended with an error.");
                     break error.is_parse().then_some(StatusCode::BAD_REQUEST);
                 }
-                Some(aside) = asides.next() => aside,
+                Some(event) = events.next() => event,
             };
-            match aside {
-                Aside::Cut => return,
-                Aside::Close if !is_closing && !connection.has_asked.load(Relaxed) => {
+            match event {
+                ConnectionEvent::Cut => return,
+                ConnectionEvent::Close
+                    if !is_closing && !connection.has_received_request.load(Relaxed) =>
+                {
                     is_closing = true;
-                    asides.push(sleep(FIRST_REQUEST).map(|()| Aside::Close).boxed());
+                    events.push(sleep(FIRST_REQUEST).map(|()| ConnectionEvent::Close).boxed());
                 }
-                Aside::Close => {
+                ConnectionEvent::Close => {
                     is_closing = true;
                     Pin::new(&mut http).graceful_shutdown();
                 }
-                Aside::MakeRoom => match (connection.activity.idle_for(), connection.slot()) {
-                    (None, Some(slot)) => {
-                        slot.keep(); // a request arrived in the meantime
-                        asides.push(asked());
+                ConnectionEvent::MakeRoom => {
+                    match (connection.activity.idle_for(), connection.slot()) {
+                        (None, Some(slot)) => {
+                            slot.keep(); // a request arrived in the meantime
+                            events.push(must_close());
+                        }
+                        _ => return,
                     }
-                    _ => return,
-                },
-                Aside::HalfClosed => asides.push(look(limits.half_close_timeout)),
-                Aside::Look => {
+                }
+                ConnectionEvent::HalfClosed => events.push(check_after(limits.half_close_timeout)),
+                ConnectionEvent::CheckLimits => {
                     let now = Instant::now();
                     if connection.exchange.is_abandoned(limits.half_close_timeout, now) {
                         tracing::debug!(
@@ -441,8 +454,8 @@ async fn serve_connection<S: Socket>(
                         return;
                     }
                     match connection.check(&limits, now) {
-                        Check::Fine { again_in } => asides.push(look(again_in)),
-                        Check::Over(why) => {
+                        Check::WithinLimits { next_check } => events.push(check_after(next_check)),
+                        Check::Exceeded(why) => {
                             tracing::debug!(why, "Connection closed.");
                             break Some(StatusCode::REQUEST_TIMEOUT);
                         }
@@ -454,7 +467,8 @@ async fn serve_connection<S: Socket>(
         let unread = parts.read_buf;
         let transport_then = parts.io.into_inner();
         // No error is sent in the middle of an answer, nor on a connection that received nothing.
-        let is_owed = connection.activity.is_busy() || connection.exchange.owes();
+        let is_answering =
+            connection.activity.is_busy() || connection.exchange.has_pending_answer();
         let status = match transport_then.refused {
             Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
                 if max_headers < limits.max_headers =>
@@ -464,7 +478,7 @@ async fn serve_connection<S: Socket>(
                 continue;
             }
             Some(status) => status,
-            None if is_owed => return,
+            None if is_answering => return,
             None if status == StatusCode::REQUEST_TIMEOUT && unread.is_empty() => return,
             None => status,
         };
@@ -476,7 +490,7 @@ async fn serve_connection<S: Socket>(
 }
 
 /// Events that end or change a connection, other than its own bytes.
-enum Aside {
+enum ConnectionEvent {
     /// Abort at once.
     Cut,
     /// Close after the running answer.
@@ -486,5 +500,5 @@ enum Aside {
     /// Another connection needs the slot: close, unless busy.
     MakeRoom,
     /// Time to check the limits.
-    Look,
+    CheckLimits,
 }

@@ -1,13 +1,13 @@
 //! Fourth phase: reads the first bytes of a body before the call takes a concurrency slot of its
 //! function, so that a slow caller does not occupy one. A body whose declared length is at most
-//! [`BOUND`] is read completely. Of any other body, the first [`BOUND`] bytes are read, or less if
+//! [`MAX_BUFFERED`] is read completely. Of any other body, the first [`MAX_BUFFERED`] bytes are read, or less if
 //! its length is unknown and the sender pauses: it may be waiting for an answer.
 //!
-//! The memory of all buffers together is limited to [`MEMORY`]. Beyond it bodies are passed on as
+//! The memory of all buffers together is limited to [`MAX_TOTAL`]. Beyond it bodies are passed on as
 //! they arrive, under the rules of `relay/pace.rs`. A small body that arrived with its head is
 //! passed on without a copy.
 
-use super::relay::limited::{Limited, Whole};
+use super::relay::limited::{Limited, UploadBody};
 use bytes::{Bytes, BytesMut};
 use epsilon_api::{
     body::{self, BodyError, BodyProgress, CallBody},
@@ -28,12 +28,12 @@ use tokio::{
 };
 
 /// Most bytes of one body that are read ahead: JSON and forms fit.
-pub(super) const BOUND: usize = 256 << 10;
+pub(super) const MAX_BUFFERED: usize = 256 << 10;
 /// Most bytes buffered for all bodies together. Small bodies that arrived with their heads do not
 /// count.
-const MEMORY: usize = 64 << 20;
+const MAX_TOTAL: usize = 64 << 20;
 /// Bytes per semaphore permit.
-const BLOCK: usize = 4 << 10;
+const PERMIT_BYTES: usize = 4 << 10;
 /// How long the sender of a body of unknown length may pause before the call goes on.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -43,7 +43,7 @@ pub(super) struct Buffers(Arc<Semaphore>);
 
 impl Buffers {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(MEMORY / BLOCK)))
+        Self(Arc::new(Semaphore::new(MAX_TOTAL / PERMIT_BYTES)))
     }
 
     /// Reads ahead. Returns the body to send, and its progress if the caller has not sent all of it
@@ -51,7 +51,7 @@ impl Buffers {
     ///
     /// # Errors
     /// When the body is too slow, too large or broken before that.
-    pub(super) async fn read<B: Whole>(
+    pub(super) async fn read<B: UploadBody>(
         &self,
         mut body: Limited<B>,
     ) -> Result<(CallBody, Option<BodyProgress>), CallError> {
@@ -63,11 +63,11 @@ impl Buffers {
         let mut permit = None;
         // One pause for the whole body: a sender of many small pieces does not delay its call
         // further.
-        let go_on = Instant::now() + PAUSE;
+        let deadline = Instant::now() + PAUSE;
         let end = loop {
             let frame = match length {
                 Some(_) => body.frame().await,
-                None => match timeout_at(go_on, body.frame()).await {
+                None => match timeout_at(deadline, body.frame()).await {
                     Ok(frame) => frame,
                     Err(_) => break None,
                 },
@@ -80,7 +80,7 @@ impl Buffers {
             if body.is_end_stream() {
                 break Some(HeaderMap::new());
             }
-            if data.len() >= BOUND || !self.has_room(&mut permit, data.len()) {
+            if data.len() >= MAX_BUFFERED || !self.reserve(&mut permit, data.len()) {
                 break None;
             }
         };
@@ -100,9 +100,10 @@ impl Buffers {
     }
 
     /// Reserves memory for this many bytes.
-    fn has_room(&self, permit: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> bool {
+    fn reserve(&self, permit: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> bool {
         let has = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let more = u32::try_from(bytes.div_ceil(BLOCK).saturating_sub(has)).unwrap_or(u32::MAX);
+        let more =
+            u32::try_from(bytes.div_ceil(PERMIT_BYTES).saturating_sub(has)).unwrap_or(u32::MAX);
         let Ok(more) = Arc::clone(&self.0).try_acquire_many_owned(more) else { return false };
         match permit {
             Some(permit) => permit.merge(more),
@@ -115,7 +116,7 @@ impl Buffers {
 /// The error of a body that failed before the call was sent. If the caller is gone, the answer is
 /// not read by anyone.
 fn broken(err: &(dyn std::error::Error + Send + Sync + 'static)) -> CallError {
-    CallError::of_request_body(err).unwrap_or(CallError::CallerGone)
+    CallError::from_body_error(err).unwrap_or(CallError::CallerGone)
 }
 
 /// The bytes read so far. A single piece is passed on as it is; several are copied, because each
@@ -162,7 +163,7 @@ impl Data {
     }
 }
 
-fn boxed<B: Whole>(
+fn boxed<B: UploadBody>(
     data: Bytes,
     rest: Rest<B>,
     has_length: bool,
@@ -173,7 +174,7 @@ fn boxed<B: Whole>(
 }
 
 /// A body: the bytes that were read ahead, then the rest.
-struct Buffered<B: Whole> {
+struct Buffered<B: UploadBody> {
     data: Option<Bytes>,
     rest: Rest<B>,
     /// Whether the body is sent on with its length or in chunks, as it came.
@@ -182,7 +183,7 @@ struct Buffered<B: Whole> {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-enum Rest<B: Whole> {
+enum Rest<B: UploadBody> {
     Body(Limited<B>),
     End {
         trailers: Option<HeaderMap>,
@@ -191,7 +192,7 @@ enum Rest<B: Whole> {
     Over,
 }
 
-impl<B: Whole> Body for Buffered<B> {
+impl<B: UploadBody> Body for Buffered<B> {
     type Data = Bytes;
     type Error = BodyError;
 

@@ -107,17 +107,17 @@ impl CallerAddress {
         } else if headers.contains_key(FORWARDED) {
             let elements = elements(headers);
             let mut hops = elements.iter().rev();
-            let mut said = None;
+            let mut last_element = None;
             caller.ip = walk(
                 peer,
                 hops.by_ref().map(|element| {
                     let node = element.node.as_deref().and_then(address);
-                    said = node.and(Some(element)).or(said);
+                    last_element = node.and(Some(element)).or(last_element);
                     node
                 }),
                 trusted,
             );
-            if let Some(element) = said {
+            if let Some(element) = last_element {
                 caller.proto = element.proto.unwrap_or(caller.proto);
                 caller.host = element.host.as_deref().and_then(host);
             }
@@ -138,7 +138,7 @@ impl CallerAddress {
 
     /// Replaces the request's forwarding headers by this address, for the function. `prefix` is the
     /// path prefix that the gateway removed.
-    pub(crate) fn tell(
+    pub(crate) fn write_to(
         self,
         headers: &mut HeaderMap,
         connection: &Connection,

@@ -16,12 +16,12 @@
 
 use super::retry::Failure;
 use crate::fleet::health::{Event, Standing};
-use crate::fleet::link::error::Trouble;
-use crate::fleet::load::Carried;
-use crate::fleet::{Member, Snapshot, Way};
+use crate::fleet::link::error::LinkError;
+use crate::fleet::load::InFlightGuard;
+use crate::fleet::{FunctionWalk, Member, Snapshot};
 use crate::observe::placement::PlacementMetrics;
 use crate::placement::bounded_load::{Balance, Totals};
-use crate::placement::choice::{Against, Errand, Holds, Look, Pick};
+use crate::placement::choice::{Candidate, Choice, Locality, Penalty, Prewarm};
 use crate::routes::Route;
 use epsilon_api::{error::CallError, function::Isolation, vm::VmState};
 use std::{
@@ -39,11 +39,11 @@ pub(crate) struct Placed {
     /// The VM that gets the call.
     pub(crate) member: Arc<Member>,
     /// Counts the call in that VM's load until it is dropped.
-    pub(crate) carried: Carried,
+    pub(crate) in_flight: InFlightGuard,
     /// Whether a retry on another VM is worthwhile.
     pub(crate) more: bool,
     /// The prewarm of a preferred VM to start in the background, if any.
-    pub(crate) errand: Option<(Errand, Arc<Member>)>,
+    pub(crate) prewarm: Option<(Prewarm, Arc<Member>)>,
 }
 
 /// Chooses a VM for a call of this function, except those already tried. `None` when there is none
@@ -56,34 +56,40 @@ pub(crate) fn place(
     metrics: &PlacementMetrics,
 ) -> Option<Placed> {
     let now = Instant::now();
-    let totals = fleet.sums.fresh(fleet.members(), balance, now);
+    let totals = fleet.fleet_totals.fresh(fleet.members(), balance, now);
     let members = fleet.members();
-    let look = |vm: usize| Look {
+    let look = |vm: usize| Candidate {
         tried: tried.iter().any(|member| Arc::ptr_eq(member, &members[vm])),
         ..look(&members[vm], route, balance, totals, now)
     };
-    let Way { walk, lacks_image: new_home } =
+    let FunctionWalk { walk, lacks_image: new_home } =
         fleet.walk(route.home, now, |home| home.view().holds_image(route.key));
-    let company = totals.vms as usize > tried.len() + 1;
-    let pick = crate::placement::choice::choose(walk, company, look, |against| {
-        metrics.passed_over(against)
+    let has_other_vms = totals.vms as usize > tried.len() + 1;
+    let choice = crate::placement::choice::choose(walk, has_other_vms, look, |penalty| {
+        metrics.passed_over(penalty)
     })?;
-    metrics.placed(&pick);
-    let Pick { vm, more, errand, .. } = pick;
+    metrics.placed(&choice);
+    let Choice { vm, more, prewarm, .. } = choice;
     let member = Arc::clone(&members[vm]);
     member.breakers.begins(route.key, now);
-    let carried = member.load.carry(route.key);
+    let in_flight = member.load.begin_call(route.key);
     // A VM without a first report is not asked to pull images, either.
     let new_home = new_home.filter(|home| {
         *home != vm && members[*home].takes_calls() && members[*home].standing() == Standing::Up
     });
-    let errand = errand.or(new_home.map(|home| (Errand::Fetch, home)));
-    let errand = errand.map(|(errand, vm)| (errand, Arc::clone(&members[vm])));
-    Some(Placed { member, carried, more, errand })
+    let prewarm = prewarm.or(new_home.map(|home| (Prewarm::PullImage, home)));
+    let prewarm = prewarm.map(|(prewarm, vm)| (prewarm, Arc::clone(&members[vm])));
+    Some(Placed { member, in_flight, more, prewarm })
 }
 
 /// The state of one VM for one call.
-fn look(member: &Member, route: &Route, balance: &Balance, totals: Totals, now: Instant) -> Look {
+fn look(
+    member: &Member,
+    route: &Route,
+    balance: &Balance,
+    totals: Totals,
+    now: Instant,
+) -> Candidate {
     let view = member.view();
     let load = &member.load;
     let spec = &route.version.spec;
@@ -92,32 +98,32 @@ fn look(member: &Member, route: &Route, balance: &Balance, totals: Totals, now: 
         // With isolation per call, no instance takes a second call.
         Isolation::Call => 0,
     };
-    let holds = match free {
-        1.. => Holds::Warm,
-        0 if view.holds_image(route.key) => Holds::Image,
-        0 => Holds::Nothing,
+    let locality = match free {
+        1.. => Locality::Warm,
+        0 if view.holds_image(route.key) => Locality::Image,
+        0 => Locality::Nothing,
     };
     let can_start = view.state != VmState::EngineDown && load.has_memory(spec.memory);
     // Not `takes_calls`: a VM without a first report counts as out, and so remains the last resort
     // of a gateway that has just started.
-    let against = if member.is_asked_to_drain() || view.state == VmState::Draining {
-        Against::Drain
+    let penalty = if member.is_drain_requested() || view.state == VmState::Draining {
+        Penalty::Drain
     } else {
         match member.standing() {
-            Standing::Out(_) => Against::Out,
-            _ if member.breakers.is_open(route.key, now) => Against::Breaker,
-            _ if load.has_refused(route.key) || (free == 0 && !can_start) => Against::Room,
-            Standing::Suspect => Against::Suspect,
-            Standing::Up if !load.is_within(balance, totals) => Against::Bound,
-            Standing::Up => Against::Nothing,
+            Standing::Out(_) => Penalty::Out,
+            _ if member.breakers.is_open(route.key, now) => Penalty::Breaker,
+            _ if load.has_refused(route.key) || (free == 0 && !can_start) => Penalty::Room,
+            Standing::Suspect => Penalty::Suspect,
+            Standing::Up if !load.is_within(balance, totals) => Penalty::Bound,
+            Standing::Up => Penalty::Nothing,
         }
     };
-    let strain = if against == Against::Bound { load.strain() } else { 0 };
-    Look { against, holds, strain, tried: false }
+    let load_ratio = if penalty == Penalty::Bound { load.load_ratio() } else { 0 };
+    Candidate { penalty, locality, load_ratio, tried: false }
 }
 
 /// Records the result of an attempt in the VM's health, breakers and load, for the next calls.
-pub(crate) fn learn(member: &Member, route: &Route, err: Option<&CallError>) {
+pub(crate) fn record_outcome(member: &Member, route: &Route, err: Option<&CallError>) {
     let now = Instant::now();
     match err.map(Failure::of) {
         None | Some(Failure::Own) => {
@@ -135,7 +141,7 @@ pub(crate) fn learn(member: &Member, route: &Route, err: Option<&CallError>) {
             }
         }
         Some(Failure::Unsent | Failure::VmLost) => {
-            let refused = matches!(err.and_then(Trouble::of), Some(Trouble::Refused(_)));
+            let refused = matches!(err.and_then(LinkError::of), Some(LinkError::Refused(_)));
             member.note(if refused { Event::Refused } else { Event::Failed }, now);
         }
         Some(Failure::Platform) => failed(member, route, now),

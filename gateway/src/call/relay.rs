@@ -55,7 +55,7 @@ impl Outgoing {
     }
 
     /// Sets where the function's interim answers go.
-    pub(crate) fn telling(self, interim: Arc<dyn InterimSink>) -> Self {
+    pub(crate) fn with_interim(self, interim: Arc<dyn InterimSink>) -> Self {
         Self { interim: Some(interim), ..self }
     }
 
@@ -112,8 +112,8 @@ impl Outgoing {
 
 /// The gateway's error for a VM's error: if a relay broke because of the request's own body, the
 /// function is not at fault.
-pub(crate) fn explain(err: CallError) -> CallError {
-    CallError::of_request_body(&err).unwrap_or(err)
+pub(crate) fn map_error(err: CallError) -> CallError {
+    CallError::from_body_error(&err).unwrap_or(err)
 }
 
 #[cfg(test)]
@@ -161,7 +161,7 @@ mod tests {
             function: testing::version("pay", 1).function,
             cause: Box::new(Wrapped(BodyTooLarge { limit: Bytes(7) })),
         };
-        assert!(matches!(explain(err), CallError::BodyTooLarge { limit: Bytes(7) }));
-        assert!(matches!(explain(CallError::CallerGone), CallError::CallerGone));
+        assert!(matches!(map_error(err), CallError::BodyTooLarge { limit: Bytes(7) }));
+        assert!(matches!(map_error(CallError::CallerGone), CallError::CallerGone));
     }
 }

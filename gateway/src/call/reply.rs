@@ -3,10 +3,10 @@
 
 use super::{caller_address::CallerAddress, lookup::Addressed, relay::headers};
 use crate::{
-    fleet::load::Carried,
+    fleet::load::InFlightGuard,
     health::Report,
     observe::{
-        events::{Asked, CallEnded, CallFailed},
+        events::{CallEnded, CallFailed, RequestLine},
         metrics::Metrics,
     },
     routes::Route,
@@ -43,12 +43,12 @@ pub(crate) struct CallRecord {
     began: Instant,
     request_id: RequestId,
     /// The request line, if calls are logged.
-    asked: Option<Asked>,
+    asked: Option<RequestLine>,
     caller: IpAddr,
     /// Set after lookup.
     pub(crate) route: Option<Arc<Route>>,
     /// Set when a VM has answered.
-    pub(crate) carried: Option<Carried>,
+    pub(crate) in_flight: Option<InFlightGuard>,
     status: u16,
     bytes_out: u64,
     complete: bool,
@@ -71,10 +71,10 @@ impl CallRecord {
             metrics,
             began: Instant::now(),
             request_id,
-            asked: Asked::of(request),
+            asked: RequestLine::of(request),
             caller: caller.ip,
             route: None,
-            carried: None,
+            in_flight: None,
             status: CALLER_GONE,
             bytes_out: 0,
             complete: false,

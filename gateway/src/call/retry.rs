@@ -16,7 +16,7 @@ pub(crate) mod outcome;
 
 use crate::call::retry::outcome::{Denied, Retry};
 use crate::fleet::Member;
-use crate::fleet::link::error::Trouble;
+use crate::fleet::link::error::LinkError;
 use crate::routes::Route;
 use budget::Budget;
 use epsilon_api::{
@@ -48,11 +48,11 @@ impl Failure {
     /// Classifies an error for the retry rules.
     pub(crate) fn of(err: &CallError) -> Self {
         match err {
-            CallError::NoCapacity { .. } if Trouble::of(err).is_some() => Self::Unsent,
+            CallError::NoCapacity { .. } if LinkError::of(err).is_some() => Self::Unsent,
             CallError::NoCapacity { .. } | CallError::ConcurrencyLimit { .. } => Self::Refused,
             CallError::VmLost { .. } => Self::VmLost,
             // If the request's own body broke off or was too large, the instance did not crash.
-            CallError::FunctionCrashed { .. } if CallError::of_request_body(err).is_some() => {
+            CallError::FunctionCrashed { .. } if CallError::from_body_error(err).is_some() => {
                 Self::Own
             }
             CallError::FunctionCrashed { .. } => Self::Crashed,
@@ -108,9 +108,9 @@ pub(crate) fn is_repeatable(method: &Method, idempotent: bool) -> bool {
 
 /// The attempts of one call.
 #[derive(Debug)]
-pub(crate) struct Tries {
+pub(crate) struct Attempts {
     /// VMs on which the call failed.
-    pub(crate) made: Vec<Arc<Member>>,
+    pub(crate) vms: Vec<Arc<Member>>,
     began: Instant,
     timeout: Duration,
     repeatable: bool,
@@ -119,11 +119,11 @@ pub(crate) struct Tries {
     until: Option<Instant>,
 }
 
-impl Tries {
+impl Attempts {
     pub(crate) fn new(route: &Route, method: &Method) -> Self {
         let spec = &route.version.spec;
         Self {
-            made: Vec::new(),
+            vms: Vec::new(),
             began: Instant::now(),
             timeout: spec.timeout,
             repeatable: is_repeatable(method, spec.idempotent),
@@ -186,8 +186,8 @@ mod tests {
     fn each_error_means_one_thing() {
         let function = || testing::version("pay", 1).function;
         let limit = Bytes(7);
-        let refused = || Trouble::opening(io::ErrorKind::ConnectionRefused.into());
-        let broke = || Trouble::Broke("reset".into());
+        let refused = || LinkError::opening(io::ErrorKind::ConnectionRefused.into());
+        let broke = || LinkError::Disconnected("reset".into());
         let crashed = |cause| CallError::FunctionCrashed { function: function(), cause };
         for (err, want) in [
             (

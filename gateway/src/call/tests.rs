@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::config::Settings;
-use crate::fleet::link::error::Trouble;
-use crate::fleet::{Care, Member};
-use crate::keys::Doors;
-use crate::store_health::StoreWatch;
+use crate::fleet::link::error::LinkError;
+use crate::fleet::{HealthPolicy, Member};
+use crate::keys::ApiKeys;
+use crate::store_health::StoreHealth;
 use crate::testing;
 use crate::testing::{FakeVm, ok};
 use epsilon_api::{
@@ -45,9 +45,10 @@ impl World {
         let route = Arc::clone(routes.table().named("pay").unwrap());
         let vms: Vec<_> = (0..vms).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
         // As if all VMs had joined: only those can be out.
-        let fleet = Fleet::new([], &config.care);
+        let fleet = Fleet::new([], &config.health_policy);
         for vm in &vms {
-            let member = Member::joined(Arc::clone(vm) as Arc<dyn Vm>, &Care::default(), None);
+            let member =
+                Member::joined(Arc::clone(vm) as Arc<dyn Vm>, &HealthPolicy::default(), None);
             member.reported(vm.status(), Instant::now());
             fleet.admit(Arc::new(member));
         }
@@ -56,17 +57,18 @@ impl World {
         drop(snapshot);
         let dir = tempfile::tempdir().unwrap();
         let store = epsilon_store::open(dir.path().join("s.db").to_str().unwrap()).await.unwrap();
-        let kept = Arc::new(Kept::new(Arc::clone(&store)));
-        let watch = Arc::new(StoreWatch::new(IntGauge::new("up", "up").unwrap()));
-        let doors = Doors::new(store, Arc::clone(&watch));
-        let everybody = VersionAddresses::new(Default::default(), Arc::new(doors));
+        let version_cache = Arc::new(VersionCache::new(Arc::clone(&store)));
+        let watch = Arc::new(StoreHealth::new(IntGauge::new("up", "up").unwrap()));
+        let api_keys = ApiKeys::new(store, Arc::clone(&watch));
+        let everybody = VersionAddresses::new(Default::default(), Arc::new(api_keys));
         let health = Health {
             fleet: Arc::new(fleet),
             store: watch,
             certificates: Vec::new(),
             began: Instant::now(),
         };
-        let calls = Calls::new(&config, routes, kept, everybody, None, Arc::new(health), metrics);
+        let calls =
+            Calls::new(&config, routes, version_cache, everybody, None, Arc::new(health), metrics);
         Self { calls, route, registry, vms, _dir: dir }
     }
 
@@ -119,11 +121,11 @@ fn full(vm: &FakeVm) -> Arc<AtomicU32> {
 }
 
 fn refused(function: FunctionName) -> CallError {
-    Trouble::opening(io::ErrorKind::ConnectionRefused.into()).before(function)
+    LinkError::opening(io::ErrorKind::ConnectionRefused.into()).before(function)
 }
 
 fn lost(function: FunctionName) -> CallError {
-    Trouble::Broke("reset".into()).after(function)
+    LinkError::Disconnected("reset".into()).after(function)
 }
 
 fn crashed(function: FunctionName) -> CallError {
@@ -142,22 +144,22 @@ fn echoes(vm: &FakeVm) {
 #[tokio::test]
 async fn a_call_refused_by_full_vm_is_retried() {
     let world = World::new(3).await;
-    let asked = full(&world.vms[0]);
+    let calls = full(&world.vms[0]);
     full(&world.vms[1]);
     echoes(&world.vms[2]);
     assert_eq!(world.call(Method::POST).await, "1 hello");
     assert!(world.metric(r#"epsilon_retries_total{reason="refused"} 2"#));
     // The VM is known to be full and is not tried until it reports.
     assert_eq!(world.call(Method::POST).await, "1 hello");
-    assert_eq!(asked.load(SeqCst), 1);
+    assert_eq!(calls.load(SeqCst), 1);
 }
 
 #[tokio::test]
 async fn when_all_are_full_the_last_answer_stands() {
     let world = World::new(2).await;
-    let asked = [full(&world.vms[0]), full(&world.vms[1])];
+    let calls = [full(&world.vms[0]), full(&world.vms[1])];
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
-    assert_eq!(asked.map(|asked| asked.load(SeqCst)), [1, 1]);
+    assert_eq!(calls.map(|calls| calls.load(SeqCst)), [1, 1]);
 }
 
 #[tokio::test]
@@ -184,9 +186,9 @@ async fn a_call_waits_only_on_the_last_vm() {
 async fn a_walk_is_no_longer_than_it_may_be() {
     let settings = Settings { max_tries: 2, ..Settings::default() };
     let world = World::with(4, settings, false).await;
-    let asked: Vec<_> = world.vms.iter().map(|vm| full(vm)).collect();
+    let calls: Vec<_> = world.vms.iter().map(|vm| full(vm)).collect();
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
-    assert_eq!(asked.iter().map(|asked| asked.load(SeqCst)).collect::<Vec<_>>(), [1, 1, 0, 0]);
+    assert_eq!(calls.iter().map(|calls| calls.load(SeqCst)).collect::<Vec<_>>(), [1, 1, 0, 0]);
 }
 
 #[tokio::test]
@@ -220,9 +222,9 @@ async fn idempotent_calls_are_retried() {
 #[tokio::test]
 async fn a_crashing_call_kills_at_most_two_instances() {
     let world = World::new(4).await;
-    let asked: Vec<_> = world.vms.iter().map(|vm| fails(vm, crashed)).collect();
+    let calls: Vec<_> = world.vms.iter().map(|vm| fails(vm, crashed)).collect();
     assert_eq!(world.get().await, "FUNCTION_CRASHED");
-    assert_eq!(asked.iter().map(|asked| asked.load(SeqCst)).sum::<u32>(), 2);
+    assert_eq!(calls.iter().map(|calls| calls.load(SeqCst)).sum::<u32>(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,12 +244,12 @@ async fn a_retry_gets_the_rest_of_the_timeout() {
 #[tokio::test]
 async fn a_vm_that_refuses_connections_is_out_at_once() {
     let world = World::new(2).await;
-    let asked = fails(&world.vms[0], refused);
+    let calls = fails(&world.vms[0], refused);
     echoes(&world.vms[1]);
     for _ in 0..3 {
         assert_eq!(world.call(Method::POST).await, "1 hello");
     }
-    assert_eq!(asked.load(SeqCst), 1);
+    assert_eq!(calls.load(SeqCst), 1);
     assert!(world.metric(r#"epsilon_retries_total{reason="unsent"} 1"#));
     assert!(world.metric(r#"epsilon_placement_passed_over_total{reason="out"} 2"#));
 }
@@ -255,11 +257,11 @@ async fn a_vm_that_refuses_connections_is_out_at_once() {
 #[tokio::test]
 async fn the_last_vm_is_asked_though_it_is_out() {
     let world = World::new(1).await;
-    let asked = fails(&world.vms[0], refused);
+    let calls = fails(&world.vms[0], refused);
     for _ in 0..3 {
         assert_eq!(world.call(Method::POST).await, "NO_CAPACITY");
     }
-    assert_eq!(asked.load(SeqCst), 3);
+    assert_eq!(calls.load(SeqCst), 3);
     echoes(&world.vms[0]);
     assert_eq!(world.call(Method::POST).await, "1 hello");
 }
@@ -315,7 +317,7 @@ async fn a_call_at_overloaded_home_prewarms_next_vm() {
     member.reported(home.status(), Instant::now());
     let other = testing::version("other", 1);
     let key = crate::fleet::view::VersionKey::of_version(&other);
-    let _busy: Vec<_> = (0..20).map(|_| member.load.carry(key)).collect();
+    let _busy: Vec<_> = (0..20).map(|_| member.load.begin_call(key)).collect();
     for _ in 0..3 {
         assert_eq!(world.get().await, "1 ");
     }

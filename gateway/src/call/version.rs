@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// Prefix of the cookie's name, before the function's name.
 const COOKIE_PREFIX: &str = "epsilon-version-";
 /// Attributes of the cookie. Valid for a week: long enough for visitors who return during a split.
-const REMEMBERED: &str = "; Path=/; Max-Age=604800; HttpOnly; SameSite=Lax";
+const COOKIE_ATTRIBUTES: &str = "; Path=/; Max-Age=604800; HttpOnly; SameSite=Lax";
 
 /// The version for a call.
 #[derive(Debug)]
@@ -32,19 +32,19 @@ pub(crate) struct Chosen {
 /// Chooses the version for a call with these headers.
 pub(crate) fn choose(split: &Split, headers: &HeaderMap) -> Chosen {
     let terms = &split.terms;
-    let by_turn = || Slots::of(split.draw());
+    let next_slot = || Slots::of(split.draw());
     let mut cookie = None;
     let slot = match &terms.split.sticky {
-        None => by_turn(),
+        None => next_slot(),
         Some(Sticky::Header(name)) => match headers.get(name) {
             Some(value) => Slots::of(hash::of_bytes(value.as_bytes())),
-            None => by_turn(),
+            None => next_slot(),
         },
         Some(Sticky::Cookie) => {
             let function = terms.function.as_str();
-            remembered(function, headers).unwrap_or_else(|| {
-                let slot = by_turn();
-                cookie = remember(function, slot);
+            slot_in_cookie(function, headers).unwrap_or_else(|| {
+                let slot = next_slot();
+                cookie = make_cookie(function, slot);
                 slot
             })
         }
@@ -53,7 +53,7 @@ pub(crate) fn choose(split: &Split, headers: &HeaderMap) -> Chosen {
 }
 
 /// The slot in the caller's cookie. An invalid cookie counts as none.
-fn remembered(function: &str, headers: &HeaderMap) -> Option<usize> {
+fn slot_in_cookie(function: &str, headers: &HeaderMap) -> Option<usize> {
     let cookies = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut ours = cookies.flat_map(|value| value.split(';')).filter_map(|cookie| {
         let (name, value) = cookie.trim().split_once('=')?;
@@ -64,9 +64,9 @@ fn remembered(function: &str, headers: &HeaderMap) -> Option<usize> {
     (slot < COUNT).then_some(slot)
 }
 
-fn remember(function: &str, slot: usize) -> Option<HeaderValue> {
+fn make_cookie(function: &str, slot: usize) -> Option<HeaderValue> {
     // A function's name and a number are valid in a cookie.
-    HeaderValue::try_from(format!("{COOKIE_PREFIX}{function}={slot}{REMEMBERED}")).ok()
+    HeaderValue::try_from(format!("{COOKIE_PREFIX}{function}={slot}{COOKIE_ATTRIBUTES}")).ok()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! Used by `call.rs` for such addresses only. A key is looked up as on the control API, with few
 //! concurrent lookups: someone who guesses keys slows down only these addresses.
 
-use crate::keys::Doors;
+use crate::keys::ApiKeys;
 use epsilon_api::{
     error::CallError,
     headers,
@@ -37,12 +37,12 @@ pub enum Setting {
 #[derive(Debug)]
 pub(crate) struct VersionAddresses {
     setting: Setting,
-    keys: Arc<Doors>,
+    keys: Arc<ApiKeys>,
     lookups: Semaphore,
 }
 
 impl VersionAddresses {
-    pub(crate) fn new(setting: Setting, keys: Arc<Doors>) -> Self {
+    pub(crate) fn new(setting: Setting, keys: Arc<ApiKeys>) -> Self {
         Self { setting, keys, lookups: Semaphore::new(LOOKUPS) }
     }
 
@@ -59,7 +59,7 @@ impl VersionAddresses {
             Setting::Key => {
                 let key = headers.get(headers::KEY).and_then(|key| key.to_str().ok());
                 match key {
-                    Some(key) if self.opens(key).await => Ok(()),
+                    Some(key) if self.is_admin_key(key).await => Ok(()),
                     Some(_) | None => Err(CallError::VersionGuarded { function: function.clone() }),
                 }
             }
@@ -67,7 +67,7 @@ impl VersionAddresses {
     }
 
     /// Whether the key is an admin key. A lookup that fails or takes too long counts as no.
-    async fn opens(&self, key: &str) -> bool {
+    async fn is_admin_key(&self, key: &str) -> bool {
         let lookup = async {
             let _turn = self.lookups.acquire().await.ok()?;
             self.keys.role(key).await.ok().flatten()

@@ -5,7 +5,7 @@ use super::{
     Control,
     auth::{KeyId, Peer},
 };
-use crate::observe::audit::{Action, Asked};
+use crate::observe::audit::{Action, ChangeRequested};
 use axum::{
     extract::{MatchedPath, Request, State},
     middleware::Next,
@@ -16,7 +16,7 @@ use http::{Method, StatusCode};
 use std::{net::IpAddr, sync::Arc};
 
 /// Longest part of a path that is logged.
-const TOLD: usize = 200;
+const MAX_PATH: usize = 200;
 
 /// The same of the path of a key: as much as an id needs.
 const KEY_TOLD: usize = "/v1/keys/0123456789ab".len();
@@ -26,7 +26,7 @@ const KEY_TOLD: usize = "/v1/keys/0123456789ab".len();
 pub(super) struct Began(pub(super) DeploymentId);
 
 /// Runs an authenticated request and audits it if it is a change.
-pub(super) async fn tell(
+pub(super) async fn record(
     State(control): State<Arc<Control>>,
     matched: MatchedPath,
     request: Request,
@@ -36,7 +36,7 @@ pub(super) async fn tell(
         return next.run(request).await;
     };
     // Who takes a key's text for its id does not get the secret into the log.
-    let told = if action == Action::RemoveKey { KEY_TOLD } else { TOLD };
+    let told = if action == Action::RemoveKey { KEY_TOLD } else { MAX_PATH };
     let path: String = request.uri().path().chars().take(told).collect();
     let (Some(KeyId(key)), Some(Peer { address: peer, .. })) =
         (request.extensions().get().cloned(), request.extensions().get().copied())
@@ -67,7 +67,7 @@ impl Drop for Record {
         let (status, began) = self.answer.take().unzip();
         let Self { action, path, key, peer, .. } = self;
         let deployment = began.flatten();
-        Asked {
+        ChangeRequested {
             action: *action,
             path,
             key,

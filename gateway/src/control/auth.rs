@@ -9,7 +9,7 @@ use super::{
 use crate::{
     call::accept::Certificate,
     keys,
-    observe::audit::{Door, Refused},
+    observe::audit::{Entrance, KeyRefused},
 };
 use axum::{
     extract::{Request, State},
@@ -30,9 +30,9 @@ pub(super) async fn require_key(
         return Err(refused("the control API requires `Authorization: Bearer <key>`"));
     };
     let id = keys::id_of(key);
-    if control.doors.role(key).await? != Some(KeyRole::Admin) {
+    if control.api_keys.role(key).await? != Some(KeyRole::Admin) {
         if let Some(Peer { address: peer, .. }) = request.extensions().get().copied() {
-            Refused { door: Door::Control, key: id, peer }.emit(&control.audit);
+            KeyRefused { door: Entrance::Control, key: id, peer }.emit(&control.audit);
         }
         return Err(refused("this key is not valid for the control API"));
     }
@@ -60,7 +60,7 @@ pub(super) async fn require_certificate(
     next: Next,
 ) -> Result<Response, ApiError> {
     match request.extensions().get::<Peer>().map(|peer| peer.certificate) {
-        Some(Certificate::NotAsked | Certificate::Verified) => Ok(next.run(request).await),
+        Some(Certificate::NotRequested | Certificate::Verified) => Ok(next.run(request).await),
         Some(Certificate::Missing) | None => {
             let message = "members of the fleet must show a certificate of its authority";
             Err(ApiError::new(StatusCode::FORBIDDEN, "CERTIFICATE_REQUIRED", message).hint(
@@ -72,13 +72,13 @@ pub(super) async fn require_certificate(
 
 /// Admits requests from this machine, and others with the admin key: metrics contain names and
 /// load, which are for the operator, and collectors on this machine have no keys.
-pub(super) async fn require_key_from_afar(
+pub(super) async fn require_key_unless_local(
     control: Shared,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let is_here = |peer: &Peer| peer.address.is_loopback();
-    if request.extensions().get().is_some_and(is_here) {
+    let is_local = |peer: &Peer| peer.address.is_loopback();
+    if request.extensions().get().is_some_and(is_local) {
         Ok(next.run(request).await)
     } else {
         require_key(control, request, next).await
@@ -91,8 +91,8 @@ pub(super) async fn require_store(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    if control.watch.away_since().is_some() {
-        return Err(error::store_away());
+    if control.watch.unavailable_since().is_some() {
+        return Err(error::store_unavailable());
     }
     Ok(next.run(request).await)
 }

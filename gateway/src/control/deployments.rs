@@ -8,7 +8,7 @@ use super::{
     query::{InPath, PAGING, Params, data, listed},
 };
 use crate::control::Control;
-use crate::deploy::progress::Story;
+use crate::deploy::progress::Progress;
 use crate::deploy::{Push, Work, builders, prebuilt};
 use axum::{
     Json,
@@ -18,7 +18,7 @@ use axum::{
 use epsilon_api::{
     admin::{Data, DeploymentInfo},
     body,
-    build::{BuildError, BuildNews, Built},
+    build::{BuildError, BuildMessage, Built},
     ids::DeploymentId,
     units::Bytes,
 };
@@ -89,10 +89,10 @@ fn push(control: &Control, request: Request) -> Result<Push, ApiError> {
 /// Images built elsewhere: the JSON of [`Built`], as `epsilon build --json` prints it.
 async fn built(control: &Control, request: Request) -> Result<Built, ApiError> {
     let only = Params::read(request.uri(), &["only"])?.all("only")?;
-    let body = Limited::new(request.into_body(), BuildNews::LONGEST_LINE).collect().await;
+    let body = Limited::new(request.into_body(), BuildMessage::LONGEST_LINE).collect().await;
     let body = body.map_err(|err| match err.downcast_ref::<LengthLimitError>() {
         Some(_) => {
-            let most = Bytes(BuildNews::LONGEST_LINE as u64);
+            let most = Bytes(BuildMessage::LONGEST_LINE as u64);
             let message = format!("the document is larger than {most}");
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)
         }
@@ -122,14 +122,14 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn carry_out(control: &Control, work: Work) -> Response {
-    let (story, reader) = Story::new(Arc::clone(&control.deploys.metrics));
+    let (progress, reader) = Progress::new(Arc::clone(&control.deploys.metrics));
     let cancel = control.cancel.child_token();
     let hung_up = cancel.clone().drop_guard();
     let deploys = Arc::clone(&control.deploys);
     let id = DeploymentId::random();
     let began = Began(id.clone());
     control.background.spawn(async move {
-        deploys.run(id, work, story, cancel).await;
+        deploys.run(id, work, progress, cancel).await;
     });
     let mut response = lines(ReceiverStream::new(reader).map(move |event| {
         let _ = &hung_up; // dropped with the answer's body

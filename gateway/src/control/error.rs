@@ -1,7 +1,7 @@
 //! Errors of the control API. They leave a handler as an extension of the response; the listener's
 //! handler adds the request id and writes the body.
 
-use crate::keys::Unknowable;
+use crate::keys::KeyCheckError;
 use axum::{
     http::header::RETRY_AFTER,
     response::{IntoResponse, Response},
@@ -74,7 +74,7 @@ pub(crate) fn gateway_full() -> ApiError {
 }
 
 /// The store is known to be unavailable: the request fails at once.
-pub(crate) fn store_away() -> ApiError {
+pub(crate) fn store_unavailable() -> ApiError {
     let message = "the store does not answer";
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, STORE_UNAVAILABLE, message).hint(STORE_HINT)
 }
@@ -93,7 +93,7 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             "VERSION_NOT_FOUND",
             Some(format!("`epsilon versions {function}` lists the versions")),
         ),
-        E::VersionNotKept { function, .. } => (
+        E::VersionRemoved { function, .. } => (
             StatusCode::GONE,
             "VERSION_NOT_KEPT",
             Some(format!(
@@ -107,9 +107,9 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
                 "activate another version first: `epsilon rollback {function} --to N`, or deploy"
             )),
         ),
-        E::ImageLeaving(_) => (StatusCode::CONFLICT, "IMAGE_LEAVING", Some("deploy again".into())),
+        E::ImageBeingRemoved(_) => (StatusCode::CONFLICT, "IMAGE_LEAVING", Some("deploy again".into())),
         E::DeploymentNotFound(_) => (StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", None),
-        E::NothingOlder { .. } => (
+        E::NoOlderVersion { .. } => (
             StatusCode::CONFLICT,
             "NO_OLDER_VERSION",
             Some("name a version to roll back to".into()),
@@ -124,7 +124,7 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             "NOTHING_TO_PROMOTE",
             Some("name the version that should get all calls".into()),
         ),
-        E::PromoteWhich { function } => (
+        E::AmbiguousPromotion { function } => (
             StatusCode::CONFLICT,
             "PROMOTE_WHICH",
             Some(format!("name it: `epsilon traffic {function}` shows the versions")),
@@ -134,7 +134,7 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             "ACTIVE_VERSION_CHANGED",
             Some(format!("check with `epsilon traffic {function}`")),
         ),
-        E::DeploymentOver(_) => (StatusCode::CONFLICT, "DEPLOYMENT_OVER", None),
+        E::DeploymentEnded(_) => (StatusCode::CONFLICT, "DEPLOYMENT_OVER", None),
         E::OwnedByOther { function, .. } => (
             StatusCode::CONFLICT,
             "NAME_TAKEN",
@@ -190,11 +190,11 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
     error
 }
 
-impl From<Unknowable> for ApiError {
-    fn from(err: Unknowable) -> Self {
+impl From<KeyCheckError> for ApiError {
+    fn from(err: KeyCheckError) -> Self {
         match err {
-            Unknowable::Away => store_away(),
-            Unknowable::Store(err) => of_store(&err),
+            KeyCheckError::StoreUnavailable => store_unavailable(),
+            KeyCheckError::Store(err) => of_store(&err),
         }
     }
 }

@@ -15,12 +15,12 @@ use super::{
 use crate::{
     fleet::watch::SILENCE,
     keys,
-    observe::audit::{Door, Refused},
+    observe::audit::{Entrance, KeyRefused},
 };
 use axum::{Extension, Json, body::Body, extract::State};
 use epsilon_api::{
     admin::Data,
-    fleet::{BEAT, GatewayKey, Join, Joined, MemberKind, PROTOCOL, Welcome},
+    fleet::{GatewayKey, HEARTBEAT_INTERVAL, Join, Joined, MemberKind, PROTOCOL, Welcome},
     ids::VmId,
 };
 use epsilon_store::{KeyRole, Member, StoreError};
@@ -37,7 +37,7 @@ use tokio::{
 const TURN: Duration = Duration::from_secs(1);
 /// A member without a heartbeat for one and a half intervals is gone, or has a problem that its id
 /// cannot fix.
-const ALIVE: Duration = Duration::from_millis(BEAT.as_millis() as u64 * 3 / 2);
+const ALIVE: Duration = Duration::from_millis(HEARTBEAT_INTERVAL.as_millis() as u64 * 3 / 2);
 
 /// The fields of a [`Join`].
 const JOIN: [&str; 7] = ["protocol", "kind", "id", "address", "tls", "memory_bytes", "cpu"];
@@ -56,9 +56,9 @@ pub(super) async fn join(
         // A heartbeat or leave with an unknown credential is not audited: the member joins again
         // after it.
         if let Some(key) = bearer(&headers) {
-            Refused { door: Door::Fleet, key: keys::id_of(key), peer }.emit(&control.audit);
+            KeyRefused { door: Entrance::Fleet, key: keys::id_of(key), peer }.emit(&control.audit);
         }
-        return Err(stranger("joining requires a token of the fleet"));
+        return Err(unauthorized("joining requires a token of the fleet"));
     }
     let join: Join = json(body, &JOIN).await?;
     if role != Some(joins_with(join.kind)) {
@@ -77,7 +77,7 @@ pub(super) async fn join(
 }
 
 /// `POST /v1/fleet/beat`
-pub(super) async fn beat(
+pub(super) async fn heartbeat(
     State(control): Shared,
     uri: Uri,
     headers: HeaderMap,
@@ -88,24 +88,24 @@ pub(super) async fn beat(
     let join: Join = json(body, &JOIN).await?;
     control.check(&join)?;
     if join.id != id {
-        return Err(stranger("this credential belongs to another member"));
+        return Err(unauthorized("this credential belongs to another member"));
     }
     // The member's data is taken over when it joins; if its address has changed, it must join
     // again.
     let known = control.fleet.member(&id).and_then(|member| member.address.clone());
     let known = known.or_else(|| control.deploys.builders.address(&id));
     if known.is_some_and(|address| address != join.address) {
-        return Err(stranger("the member's address has changed; it must join again"));
+        return Err(unauthorized("the member's address has changed; it must join again"));
     }
     let _turn = control.turn().await?;
-    let beat = async {
-        match control.store.beat(&id, Timestamp::now()).await {
+    let heartbeat = async {
+        match control.store.member_heartbeat(&id, Timestamp::now()).await {
             Err(StoreError::MemberNotFound(_)) => Ok(false),
             done => done.map(|()| true),
         }
     };
-    if !control.in_time(beat).await? {
-        return Err(stranger("the member has left the fleet; it must join again"));
+    if !control.in_time(heartbeat).await? {
+        return Err(unauthorized("the member has left the fleet; it must join again"));
     }
     Ok(Json(Data { data: control.welcome().await?, pagination: None }))
 }
@@ -137,7 +137,7 @@ impl Control {
 
     async fn role(&self, headers: &HeaderMap) -> Result<Option<KeyRole>, ApiError> {
         let Some(key) = bearer(headers) else { return Ok(None) };
-        self.in_time(self.doors.role(key)).await
+        self.in_time(self.api_keys.role(key)).await
     }
 
     /// The member to which this credential belongs.
@@ -145,7 +145,7 @@ impl Control {
         match self.role(headers).await? {
             Some(KeyRole::Member(id)) => Ok(id),
             Some(KeyRole::Admin | KeyRole::Fleet | KeyRole::Builder) | None => {
-                Err(stranger("this is not a credential of a member"))
+                Err(unauthorized("this is not a credential of a member"))
             }
         }
     }
@@ -177,9 +177,10 @@ impl Control {
         };
         if let Some(member) = self.fleet.member(&join.id) {
             let view = member.view();
-            let is_heard = view.is_heard && Instant::now().duration_since(view.at) < SILENCE;
+            let has_reported =
+                view.has_reported && Instant::now().duration_since(view.at) < SILENCE;
             let there = member.address.as_deref().unwrap_or("this gateway's own process");
-            if is_heard && (there != join.address || join.kind != MemberKind::Vm) {
+            if has_reported && (there != join.address || join.kind != MemberKind::Vm) {
                 return taken(there, "3 s");
             }
         }
@@ -210,13 +211,13 @@ impl Control {
     /// Members send requests every few seconds; one that would wait longer than that gets an error.
     async fn in_time<T, E: Into<ApiError>>(
         &self,
-        asked: impl Future<Output = Result<T, E>>,
+        operation: impl Future<Output = Result<T, E>>,
     ) -> Result<T, ApiError> {
-        match timeout(BEAT, asked).await {
+        match timeout(HEARTBEAT_INTERVAL, operation).await {
             Ok(answer) => answer.map_err(Into::into),
             Err(_) => {
-                self.watch.silent();
-                Err(error::store_away())
+                self.watch.mark_unavailable();
+                Err(error::store_unavailable())
             }
         }
     }
@@ -259,7 +260,7 @@ fn wrong_token(kind: MemberKind) -> ApiError {
         .hint(format!("its token is in `{file}` in a gateway's data folder"))
 }
 
-fn stranger(message: &str) -> ApiError {
+fn unauthorized(message: &str) -> ApiError {
     ApiError::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message)
         .hint("tokens are in a gateway's data folder: `fleet.token` for VMs, `builder.token` for builders")
 }

@@ -9,10 +9,10 @@ use crate::control::Control;
 use crate::reconcile::min_instances;
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
-    admin::{Data, FunctionInfo, KeepInfo, RollbackRequest, VersionInfo},
+    admin::{Data, FunctionInfo, KeepAliveInfo, RollbackRequest, VersionInfo},
     function::Version,
     ids::FunctionName,
-    vm::{KeepBy, VmStatus},
+    vm::{KeepAliveSource, VmStatus},
 };
 use epsilon_store::{StoreError, StoredVersion};
 use http::Uri;
@@ -52,7 +52,7 @@ pub(super) async fn versions(
     let table = control.routes.table();
     let split = table.named(name.as_str()).and_then(|route| route.split());
     let percent = |number| {
-        let arm = split?.arms().iter().find(|arm| arm.plain.version.number == number);
+        let arm = split?.targets().iter().find(|arm| arm.plain.version.number == number);
         arm.map(|arm| arm.percent)
     };
     Ok(Json(listed(part.map(|stored| {
@@ -71,9 +71,9 @@ pub(super) async fn retire(
     Params::read(&uri, &[])?;
     let shared = Arc::clone(&control);
     let version = control
-        .to_the_end(async move {
+        .run_to_completion(async move {
             let version = shared.store.remove_version(&name, number, Timestamp::now()).await?;
-            shared.kept.forget(&name);
+            shared.version_cache.forget(&name);
             for member in shared.fleet.members() {
                 member.vm.retire(&version.id());
             }
@@ -96,7 +96,7 @@ pub(super) async fn rollback(
     let RollbackRequest { version } = json(body, &["version"]).await?;
     let shared = Arc::clone(&control);
     let version = control
-        .to_the_end(async move {
+        .run_to_completion(async move {
             let version = {
                 let change = shared.routes.change().await;
                 let version = Arc::new(shared.store.rollback(&name, version).await?);
@@ -126,7 +126,7 @@ pub(super) async fn delete(
     Params::read(&uri, &[])?;
     let shared = Arc::clone(&control);
     let version = control
-        .to_the_end(async move {
+        .run_to_completion(async move {
             let version = {
                 let change = shared.routes.change().await;
                 let version = shared.store.delete_function(&name, Timestamp::now()).await?;
@@ -193,8 +193,8 @@ impl Control {
 
 /// The keep-alive of the VM that keeps instances longest. Each VM decides by the calls that it has
 /// seen, and home has seen most.
-fn keep(version: &Version, vms: &[VmStatus]) -> Option<KeepInfo> {
-    let told = vms
+fn keep(version: &Version, vms: &[VmStatus]) -> Option<KeepAliveInfo> {
+    let effective = vms
         .iter()
         .flat_map(|vm| &vm.keeps)
         .filter(|keep| keep.function == version.function && keep.version == version.number)
@@ -202,9 +202,9 @@ fn keep(version: &Version, vms: &[VmStatus]) -> Option<KeepInfo> {
     let set = || {
         let idle = version.spec.idle_timeout?;
         let why = "set by the function's `idleTimeout`".to_owned();
-        Some(KeepInfo { idle, ready_after: None, by: KeepBy::Set, why })
+        Some(KeepAliveInfo { idle, ready_after: None, by: KeepAliveSource::Set, why })
     };
-    told.map(KeepInfo::from).or_else(set)
+    effective.map(KeepAliveInfo::from).or_else(set)
 }
 
 #[cfg(test)]
@@ -232,7 +232,7 @@ mod tests {
         }
     }
 
-    fn vm(number: u32, idle: u64, by: KeepBy) -> VmStatus {
+    fn vm(number: u32, idle: u64, by: KeepAliveSource) -> VmStatus {
         let keep = Keep {
             function: FunctionName::parse("hello").unwrap(),
             version: VersionNumber::new(number).unwrap(),
@@ -248,10 +248,13 @@ mod tests {
 
     #[test]
     fn the_vm_that_chose_by_calls_is_believed() {
-        let vms =
-            [vm(2, 300, KeepBy::Default), vm(2, 90, KeepBy::Adaptive), vm(1, 999, KeepBy::Set)];
-        let told = keep(&version(None), &vms).unwrap();
-        assert_eq!((told.idle.as_secs(), told.by), (90, KeepBy::Adaptive));
+        let vms = [
+            vm(2, 300, KeepAliveSource::Default),
+            vm(2, 90, KeepAliveSource::Adaptive),
+            vm(1, 999, KeepAliveSource::Set),
+        ];
+        let effective = keep(&version(None), &vms).unwrap();
+        assert_eq!((effective.idle.as_secs(), effective.by), (90, KeepAliveSource::Adaptive));
         assert_eq!(
             keep(&version(None), &vms[2..]),
             None,
@@ -261,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_set_keep_time_is_shown_without_a_vm() {
-        let told = keep(&version(Some(120)), &[]).unwrap();
-        assert_eq!((told.idle.as_secs(), told.by), (120, KeepBy::Set));
+        let effective = keep(&version(Some(120)), &[]).unwrap();
+        assert_eq!((effective.idle.as_secs(), effective.by), (120, KeepAliveSource::Set));
     }
 }

@@ -8,8 +8,8 @@ use super::{
     query::Params,
 };
 use crate::keys;
-use crate::keys::Unknowable;
-use crate::observe::audit::{Action, Asked, Door, Refused};
+use crate::keys::KeyCheckError;
+use crate::observe::audit::{Action, ChangeRequested, Entrance, KeyRefused};
 use crate::source::git;
 use crate::source::git::command::GitError;
 use crate::source::git::service::Service;
@@ -61,8 +61,8 @@ async fn refs(
 ) -> Result<Response, Response> {
     let project = enter(&control, &headers, peer, &project).await?;
     let params = Params::read(&uri, &["service"]).map_err(IntoResponse::into_response)?;
-    let asked: Option<String> = params.one("service").map_err(IntoResponse::into_response)?;
-    let Some(service) = asked.as_deref().and_then(Service::parse) else {
+    let service: Option<String> = params.one("service").map_err(IntoResponse::into_response)?;
+    let Some(service) = service.as_deref().and_then(Service::parse) else {
         return Err(text(
             StatusCode::FORBIDDEN,
             "this git client is too old: it does not support smart HTTP",
@@ -91,9 +91,15 @@ async fn receive(
     let status = said.as_ref().map_or_else(Response::status, |_| StatusCode::OK);
     let action = Action::Push;
     let peer = peer.address;
-    let asked =
-        Asked { action, path: &path, key: &key, peer, status: Some(status), deployment: None };
-    asked.emit(&control.audit);
+    let event = ChangeRequested {
+        action,
+        path: &path,
+        key: &key,
+        peer,
+        status: Some(status),
+        deployment: None,
+    };
+    event.emit(&control.audit);
     Ok(answer(said?, "application/x-git-receive-pack-result"))
 }
 
@@ -138,14 +144,14 @@ async fn enter(
     let Some(key) = key(headers) else {
         return Err(locked("use an API key as the password, with any user name"));
     };
-    match control.doors.role(&key).await {
+    match control.api_keys.role(&key).await {
         Ok(Some(KeyRole::Admin)) => {}
         Ok(_) => {
-            Refused { door: Door::Git, key: keys::id_of(&key), peer: peer.address }
+            KeyRefused { door: Entrance::Git, key: keys::id_of(&key), peer: peer.address }
                 .emit(&control.audit);
             return Err(locked("this password is not an API key of this gateway"));
         }
-        Err(Unknowable::Away | Unknowable::Store(_)) => {
+        Err(KeyCheckError::StoreUnavailable | KeyCheckError::Store(_)) => {
             return Err(text(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the store does not answer; try again in a moment",

@@ -21,8 +21,8 @@ pub(super) async fn github(
     request: Request,
 ) -> Result<(StatusCode, Json<Data<HookAnswer>>), ApiError> {
     Params::read(request.uri(), &[])?;
-    if control.watch.away_since().is_some() {
-        return Err(error::store_away());
+    if control.watch.unavailable_since().is_some() {
+        return Err(error::store_unavailable());
     }
     let (head, body) = request.into_parts();
     let answer = control.hooks.receive(&project, &head.headers, body).await?;

@@ -42,7 +42,7 @@ pub(super) async fn remove(
     }
     let silent_before = (!force).then(|| silent_before(Timestamp::now(), OWNED_FOR));
     let removed = control.store.remove_key(id.as_str(), silent_before).await?;
-    control.doors.forget(id.as_str());
+    control.api_keys.forget(id.as_str());
     Ok(Json(data(info(removed, &own))))
 }
 

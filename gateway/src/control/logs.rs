@@ -28,7 +28,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 /// Pause before a follower retries a VM that cannot be reached, and between two checks for new VMs.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
+const POLL_EVERY: Duration = Duration::from_secs(2);
 
 /// The handler. With `follow=true` it ends when the client hangs up or the gateway stops.
 pub(super) async fn stream(
@@ -47,8 +47,8 @@ pub(super) async fn stream(
     control.active(&name)?;
     let fleet = Arc::clone(&control.fleet);
     let records = vms(Arc::clone(&fleet), query.follow).map(move |vm| {
-        let behind = cursors.iter().filter(|cursor| cursor.vm == vm);
-        let after = behind.map(|cursor| cursor.position).max();
+        let of_vm = cursors.iter().filter(|cursor| cursor.vm == vm);
+        let after = of_vm.map(|cursor| cursor.position).max();
         let mut log = VmLog {
             fleet: Arc::clone(&fleet),
             vm,
@@ -56,7 +56,7 @@ pub(super) async fn stream(
             query: LogQuery { after, ..query.clone() },
             lines: stream::empty().boxed(),
         };
-        log.ask();
+        log.open();
         log.read()
     });
     let close = control.close.clone().cancelled_owned();
@@ -66,12 +66,12 @@ pub(super) async fn stream(
 /// The VMs of the fleet; when following, also those that join later.
 fn vms(fleet: Arc<Fleet>, follow: bool) -> impl Stream<Item = VmId> + Send {
     let later = stream::unfold((), |()| async {
-        sleep(ASK_AGAIN).await;
+        sleep(POLL_EVERY).await;
         Some(((), ()))
     });
-    let looks = stream::iter([()]).chain(later).take(if follow { usize::MAX } else { 1 });
+    let polls = stream::iter([()]).chain(later).take(if follow { usize::MAX } else { 1 });
     let mut seen = HashSet::new();
-    let new = looks.map(move |()| {
+    let new = polls.map(move |()| {
         let ids = fleet.members().into_iter().map(|member| member.id.clone());
         stream::iter(ids.filter(|id| seen.insert(id.clone())).collect::<Vec<_>>())
     });
@@ -104,12 +104,12 @@ impl VmLog {
             if !self.query.follow {
                 return None;
             }
-            sleep(ASK_AGAIN).await;
-            self.ask();
+            sleep(POLL_EVERY).await;
+            self.open();
         }
     }
 
-    fn ask(&mut self) {
+    fn open(&mut self) {
         if let Some(member) = self.fleet.member(&self.vm) {
             self.lines = member.vm.logs(&self.function, self.query.clone());
         }

@@ -19,9 +19,9 @@ use serde_json::Value;
 use std::{fmt::Display, str::FromStr};
 
 /// Longest JSON body; archives are not read here.
-const LARGEST_JSON: usize = 64 << 10;
+const MAX_JSON: usize = 64 << 10;
 const PAGE: u32 = 100;
-const LARGEST_PAGE: u32 = 500;
+const MAX_PAGE: u32 = 500;
 
 /// The only parameter in the path, parsed.
 #[derive(Debug)]
@@ -35,13 +35,15 @@ where
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let odd = |message: String| unprocessable("INVALID_PARAMETER", message);
+        let invalid = |message: String| unprocessable("INVALID_PARAMETER", message);
         let params = RawPathParams::from_request_parts(parts, state)
             .await
-            .map_err(|err| odd(err.to_string()))?;
-        let (_, text) =
-            params.iter().next().ok_or_else(|| odd("the path contains no parameter".to_owned()))?;
-        text.parse().map(Self).map_err(|err: InvalidId| odd(err.to_string()))
+            .map_err(|err| invalid(err.to_string()))?;
+        let (_, text) = params
+            .iter()
+            .next()
+            .ok_or_else(|| invalid("the path contains no parameter".to_owned()))?;
+        text.parse().map(Self).map_err(|err: InvalidId| invalid(err.to_string()))
     }
 }
 
@@ -53,16 +55,16 @@ impl<S: Send + Sync> FromRequestParts<S> for VersionInPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let odd = |message: String| unprocessable("INVALID_PARAMETER", message);
+        let invalid = |message: String| unprocessable("INVALID_PARAMETER", message);
         let params = RawPathParams::from_request_parts(parts, state)
             .await
-            .map_err(|err| odd(err.to_string()))?;
+            .map_err(|err| invalid(err.to_string()))?;
         let texts: Vec<&str> = params.iter().map(|(_, text)| text).collect();
         let [name, number] = texts[..] else {
-            return Err(odd("the path contains no version".into()));
+            return Err(invalid("the path contains no version".into()));
         };
-        let name = name.parse().map_err(|err: InvalidId| odd(err.to_string()))?;
-        let number = number.parse().map_err(|err: InvalidId| odd(err.to_string()))?;
+        let name = name.parse().map_err(|err: InvalidId| invalid(err.to_string()))?;
+        let number = number.parse().map_err(|err: InvalidId| invalid(err.to_string()))?;
         Ok(Self(name, number))
     }
 }
@@ -116,8 +118,8 @@ impl Params {
     /// The requested page of a list.
     pub(super) fn page(&self) -> Result<Page, ApiError> {
         let limit = self.one("limit")?.unwrap_or(PAGE);
-        if !(1..=LARGEST_PAGE).contains(&limit) {
-            let message = format!("`limit` must be between 1 and {LARGEST_PAGE}");
+        if !(1..=MAX_PAGE).contains(&limit) {
+            let message = format!("`limit` must be between 1 and {MAX_PAGE}");
             return Err(unprocessable("INVALID_PARAMETER", message));
         }
         Ok(Page { cursor: self.one("cursor")?, limit })
@@ -141,10 +143,10 @@ pub(super) fn data<T>(data: T) -> Data<T> {
 /// Reads a small JSON object; an empty body counts as an empty object.
 pub(super) async fn json<T: DeserializeOwned>(body: Body, known: &[&str]) -> Result<T, ApiError> {
     let invalid = |message: String| unprocessable("INVALID_BODY", message);
-    let bytes = match Limited::new(body, LARGEST_JSON).collect().await {
+    let bytes = match Limited::new(body, MAX_JSON).collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(err) if err.is::<LengthLimitError>() => {
-            let message = format!("the body is larger than {LARGEST_JSON} bytes");
+            let message = format!("the body is larger than {MAX_JSON} bytes");
             return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message));
         }
         Err(_) => return Err(invalid("the upload was cut before the body's end".to_owned())),

@@ -18,11 +18,11 @@ use epsilon_api::{
     function::Version,
     ids::{FunctionName, VersionNumber},
     traffic::{
-        PromoteRequest, SplitInfo, TrafficInfo, TrafficRequest, VersionTraffic, slots::BadShares,
-        text,
+        PromoteRequest, SplitInfo, TrafficInfo, TrafficRequest, VersionTraffic,
+        slots::InvalidShares, text,
     },
 };
-use epsilon_store::{StoreError, WantedSplit};
+use epsilon_store::{SplitRequest, StoreError};
 use http::Uri;
 use jiff::Timestamp;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ pub(super) async fn split(
     let shared = Arc::clone(&control);
     let function = name.clone();
     control
-        .to_the_end(async move {
+        .run_to_completion(async move {
             let mut started = Started::new(&shared.routes, &shared.fleet);
             let done = shared.split(&function, seen, &wanted, &mut started).await;
             started.settle().await;
@@ -78,7 +78,7 @@ pub(super) async fn promote(
     let shared = Arc::clone(&control);
     let function = name.clone();
     let version = control
-        .to_the_end(async move {
+        .run_to_completion(async move {
             let mut started = Started::new(&shared.routes, &shared.fleet);
             let done = shared.promote(&function, seen, &request, &mut started).await;
             started.settle().await;
@@ -90,7 +90,7 @@ pub(super) async fn promote(
 
 impl Control {
     /// The requested split, completed with the operator's defaults.
-    fn wanted(&self, request: TrafficRequest) -> Result<WantedSplit, ApiError> {
+    fn wanted(&self, request: TrafficRequest) -> Result<SplitRequest, ApiError> {
         let mut abort = self.traffic.abort;
         abort.above = request.abort_above_percent.unwrap_or(abort.above);
         abort.window_ms = request.abort_window_ms.unwrap_or(abort.window_ms);
@@ -99,15 +99,15 @@ impl Control {
             let message = format!("the window of an abort {}", config::RULE);
             return Err(unprocessable("INVALID_BODY", message));
         }
-        let shares = BadShares::check(&request.shares).map_err(StoreError::from)?;
-        Ok(WantedSplit { shares, stable: request.stable, sticky: request.sticky, abort })
+        let shares = InvalidShares::check(&request.shares).map_err(StoreError::from)?;
+        Ok(SplitRequest { shares, stable: request.stable, sticky: request.sticky, abort })
     }
 
     async fn split(
         &self,
         name: &FunctionName,
         seen: VersionNumber,
-        wanted: &WantedSplit,
+        wanted: &SplitRequest,
         started: &mut Started<'_>,
     ) -> Result<(), ApiError> {
         for share in &wanted.shares {
@@ -145,14 +145,14 @@ impl Control {
         let number = version.number;
         let ready = started.ensure(version, self.deploys.fetch_limit).await;
         ready.map_err(|err| {
-            let told = match &err {
+            let reason = match &err {
                 CallError::InitFailed { detail, .. } if !detail.is_empty() => {
                     format!("{err}: {detail}")
                 }
                 other => Chain(other).to_string(),
             };
             let verdict = err.verdict();
-            let message = format!("version {number} is not ready: {told}");
+            let message = format!("version {number} is not ready: {reason}");
             ApiError::new(verdict.status, verdict.code, message)
                 .hint("nothing was changed; the previous version still serves")
         })
@@ -164,8 +164,8 @@ impl Control {
         let route = route.ok_or_else(|| of_store(&StoreError::FunctionNotFound(name.clone())))?;
         let (shares, split) = match &route.sharing {
             Sharing::Split(split) => {
-                let shares = split.arms().iter().map(|arm| {
-                    let counts = arm.tally.counts();
+                let shares = split.targets().iter().map(|arm| {
+                    let counts = arm.error_window.counts();
                     self.share(&arm.plain, arm.percent, counts.calls, counts.failed)
                 });
                 let since = split.terms.since;

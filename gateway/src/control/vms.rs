@@ -56,13 +56,13 @@ async fn set(
     Params::read(uri, &[])?;
     let shared = Arc::clone(&control);
     let info = control
-        .to_the_end(async move {
+        .run_to_completion(async move {
             let member = shared.fleet.member(&id).ok_or_else(|| not_found(&shared, &id))?;
             // What it holds before the drain; soon it holds nothing.
             let holds = member.vm.status();
             shared.store.set_draining(&id, draining).await?;
             if member.drain(draining) && draining {
-                shared.handover.begin(holds);
+                shared.drain_prewarm.begin(holds);
             }
             tracing::info!(vm = %id, draining, "Drain of a VM was requested or ended.");
             Ok(member.info(Instant::now()))

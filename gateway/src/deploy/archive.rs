@@ -13,20 +13,20 @@ use std::{
 use tokio::sync::oneshot;
 
 /// A request body that stands in for the archive until a builder has accepted the build.
-struct Promised {
+struct DeferredArchive {
     /// The archive's size hint.
     hint: SizeHint,
-    coming: oneshot::Receiver<CallBody>,
+    pending: oneshot::Receiver<CallBody>,
     archive: Option<CallBody>,
-    failed: Failed,
+    failed: ReadError,
 }
 
 /// The error with which the archive broke off, if it did: on the developer's side, not the
 /// builder's.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Failed(Arc<Mutex<Option<BodyError>>>);
+pub(super) struct ReadError(Arc<Mutex<Option<BodyError>>>);
 
-impl Failed {
+impl ReadError {
     /// The error of the archive.
     pub(super) fn take(&self) -> Option<BodyError> {
         self.0.lock().take()
@@ -34,18 +34,18 @@ impl Failed {
 }
 
 /// Passes the archive to the body that was promised for it.
-pub(super) type Handover = oneshot::Sender<CallBody>;
+pub(super) type Release = oneshot::Sender<CallBody>;
 
-/// A body that stands in for this archive, which stays with the caller until the handover.
-pub(super) fn promise(archive: &CallBody) -> (CallBody, Handover, Failed) {
-    let (handover, coming) = oneshot::channel();
-    let failed = Failed::default();
+/// A body that stands in for this archive, which stays with the caller until the release.
+pub(super) fn deferred(archive: &CallBody) -> (CallBody, Release, ReadError) {
+    let (release, pending) = oneshot::channel();
+    let failed = ReadError::default();
     let hint = archive.size_hint();
-    let promised = Promised { hint, coming, archive: None, failed: failed.clone() };
-    (body::boxed(promised), handover, failed)
+    let promised = DeferredArchive { hint, pending, archive: None, failed: failed.clone() };
+    (body::boxed(promised), release, failed)
 }
 
-impl Body for Promised {
+impl Body for DeferredArchive {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -56,16 +56,16 @@ impl Body for Promised {
         let this = &mut *self;
         let archive = match &mut this.archive {
             Some(archive) => archive,
-            None => match ready!(Pin::new(&mut this.coming).poll(cx)) {
+            None => match ready!(Pin::new(&mut this.pending).poll(cx)) {
                 Ok(archive) => this.archive.insert(archive),
-                Err(kept) => return Poll::Ready(Some(Err(kept.into()))),
+                Err(dropped) => return Poll::Ready(Some(Err(dropped.into()))),
             },
         };
         match ready!(Pin::new(archive).poll_frame(cx)) {
             Some(Err(err)) => {
-                let told = err.to_string();
+                let text = err.to_string();
                 *this.failed.0.lock() = Some(err);
-                Poll::Ready(Some(Err(told.into())))
+                Poll::Ready(Some(Err(text.into())))
             }
             other => Poll::Ready(other),
         }
@@ -85,10 +85,10 @@ mod tests {
     #[tokio::test]
     async fn before_handover_only_the_length_is_known() {
         let archive = body::full("archive");
-        let (mut promised, handover, failed) = promise(&archive);
+        let (mut promised, release, failed) = deferred(&archive);
         assert_eq!(promised.size_hint().exact(), Some(7));
         assert!(promised.frame().now_or_never().is_none());
-        handover.send(archive).unwrap();
+        release.send(archive).unwrap();
         assert_eq!(promised.collect().await.unwrap().to_bytes(), "archive");
         assert!(failed.take().is_none());
     }
@@ -97,16 +97,16 @@ mod tests {
     async fn an_archive_that_fails_is_remembered() {
         let pieces = [Ok(Frame::data(Bytes::from_static(b"x"))), Err("too much")];
         let archive = body::boxed(StreamBody::new(futures_util::stream::iter(pieces)));
-        let (promised, handover, failed) = promise(&archive);
-        handover.send(archive).unwrap();
+        let (promised, release, failed) = deferred(&archive);
+        release.send(archive).unwrap();
         assert!(promised.collect().await.is_err());
         assert_eq!(failed.take().unwrap().to_string(), "too much");
     }
 
     #[tokio::test]
     async fn a_request_that_is_given_up_gets_nothing() {
-        let (promised, handover, _) = promise(&body::full("archive"));
-        drop(handover);
+        let (promised, release, _) = deferred(&body::full("archive"));
+        drop(release);
         assert!(promised.collect().await.is_err());
     }
 }

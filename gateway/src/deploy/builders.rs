@@ -2,7 +2,7 @@
 //! with the fewest builds of this gateway gets the next one; among equals, a project always goes to
 //! the same builder, whose caches know it.
 
-use super::remote::{NotTaken, Remote};
+use super::remote::{NotAccepted, Remote};
 use crate::fleet::link::{Identity, Link};
 use epsilon_api::{
     admin::BuilderInfo,
@@ -39,25 +39,25 @@ struct Joined {
     join: Join,
     remote: Remote,
     /// Builds of this gateway that it runs now.
-    at_work: AtomicUsize,
+    running_builds: AtomicUsize,
     /// It could not be reached the last time, so the others come first. A builder that was killed
     /// stays listed for a while.
-    is_silent: AtomicBool,
+    is_unreachable: AtomicBool,
 }
 
 /// Counts a build at a builder until it is dropped.
-struct AtWork<'a>(&'a Joined);
+struct RunningBuild<'a>(&'a Joined);
 
-impl<'a> AtWork<'a> {
+impl<'a> RunningBuild<'a> {
     fn new(joined: &'a Joined) -> Self {
-        joined.at_work.fetch_add(1, Relaxed);
+        joined.running_builds.fetch_add(1, Relaxed);
         Self(joined)
     }
 }
 
-impl Drop for AtWork<'_> {
+impl Drop for RunningBuild<'_> {
     fn drop(&mut self) {
-        self.0.at_work.fetch_sub(1, Relaxed);
+        self.0.running_builds.fetch_sub(1, Relaxed);
     }
 }
 
@@ -101,12 +101,12 @@ impl Builders {
                     joined.push(Arc::new(Joined {
                         join: join.clone(),
                         remote,
-                        at_work: AtomicUsize::new(0),
-                        is_silent: AtomicBool::new(false),
+                        running_builds: AtomicUsize::new(0),
+                        is_unreachable: AtomicBool::new(false),
                     }));
                 }
-                Err(trouble) => {
-                    tracing::warn!(builder = %join.id, error = %Chain(&trouble), "Builder joined but cannot be used; it gets no builds.");
+                Err(link_error) => {
+                    tracing::warn!(builder = %join.id, error = %Chain(&link_error), "Builder joined but cannot be used; it gets no builds.");
                 }
             }
         }
@@ -131,10 +131,10 @@ impl Builders {
             builds: None,
             builds_from_here: 0,
         });
-        let asked = joined.iter().map(async |one| {
+        let queries = joined.iter().map(async |one| {
             let (cause, status) = match one.remote.status().await {
                 Ok(status) => (None, status),
-                Err(trouble) => (Some(trouble.in_words()), None),
+                Err(link_error) => (Some(link_error.describe()), None),
             };
             BuilderInfo {
                 id: Some(one.join.id.clone()),
@@ -143,19 +143,20 @@ impl Builders {
                 cause,
                 builds: status.as_ref().map(|status| status.builds),
                 version: status.map(|status| status.version),
-                builds_from_here: u32::try_from(one.at_work.load(Relaxed)).unwrap_or(u32::MAX),
+                builds_from_here: u32::try_from(one.running_builds.load(Relaxed))
+                    .unwrap_or(u32::MAX),
             }
         });
-        local.into_iter().chain(join_all(asked).await).collect()
+        local.into_iter().chain(join_all(queries).await).collect()
     }
 
     /// The builders in the order in which they are tried for this project.
-    fn in_order(&self, folder: Option<&str>) -> Vec<Arc<Joined>> {
+    fn by_load(&self, folder: Option<&str>) -> Vec<Arc<Joined>> {
         let mut joined = self.joined.lock().clone();
         joined.sort_by_cached_key(|one| {
             let mut hasher = DefaultHasher::new();
             (folder, one.join.id.as_str()).hash(&mut hasher);
-            (one.is_silent.load(Relaxed), one.at_work.load(Relaxed), hasher.finish())
+            (one.is_unreachable.load(Relaxed), one.running_builds.load(Relaxed), hasher.finish())
         });
         joined
     }
@@ -165,10 +166,10 @@ impl Builders {
     pub(crate) async fn remove(&self, image: &ImageRef) -> bool {
         if let Some(local) = &self.local {
             let removed = local.remove(image.clone()).await;
-            let told = removed.inspect_err(|err| {
+            let result = removed.inspect_err(|err| {
                 tracing::warn!(image = %image, error = %Chain(err), "Builder could not remove an image.");
             });
-            return told.is_ok();
+            return result.is_ok();
         }
         let joined = self.joined.lock().clone();
         if joined.is_empty() {
@@ -176,44 +177,44 @@ impl Builders {
         }
         let removals = joined.iter().map(async |one| {
             let removed = one.remote.remove(image).await;
-            let told = removed.inspect_err(|err| {
+            let result = removed.inspect_err(|err| {
                 tracing::warn!(image = %image, builder = %one.join.id, error = %Chain(err), "Builder could not remove an image.");
             });
-            told.is_ok()
+            result.is_ok()
         });
         join_all(removals).await.into_iter().all(|is_removed| is_removed)
     }
 
-    async fn build_away(&self, job: BuildJob) -> Result<Built, BuildError> {
+    async fn build_remotely(&self, job: BuildJob) -> Result<Built, BuildError> {
         let BuildJob { deployment, archive, folder, only, log } = job;
-        let builders = self.in_order(folder.as_deref());
+        let builders = self.by_load(folder.as_deref());
         let order = BuildOrder { deployment, folder, only };
         let mut archive = Some(archive);
         let mut last = None;
         for joined in builders {
-            let _at_work = AtWork::new(&joined);
+            let _running_build = RunningBuild::new(&joined);
             let ended = joined.remote.build(&order, &mut archive, &*log).await;
-            joined.is_silent.store(matches!(ended, Err(NotTaken::Trouble(_))), Relaxed);
-            let not_taken = match ended {
+            joined.is_unreachable.store(matches!(ended, Err(NotAccepted::LinkError(_))), Relaxed);
+            let not_accepted = match ended {
                 Ok(ended) => return ended,
-                Err(not_taken) => not_taken,
+                Err(not_accepted) => not_accepted,
             };
             let builder = &joined.join.id;
-            tracing::warn!(%builder, error = %Chain(&not_taken), "Builder did not take a build; trying the next one.");
-            if let NotTaken::Refused(err) = &not_taken
+            tracing::warn!(%builder, error = %Chain(&not_accepted), "Builder did not take a build; trying the next one.");
+            if let NotAccepted::Refused(err) = &not_accepted
                 && err.status.is_client_error()
             {
                 return Err(err.clone()); // another builder would refuse it, too
             }
-            log.tell(BuildEvent::Line(format!(
+            log.report(BuildEvent::Line(format!(
                 "note: builder `{builder}` did not accept the build"
             )));
-            last = Some(not_taken);
+            last = Some(not_accepted);
         }
         Err(match last {
             None => no_builder(),
-            Some(NotTaken::Refused(err)) => err,
-            Some(NotTaken::Trouble(_)) => BuildError {
+            Some(NotAccepted::Refused(err)) => err,
+            Some(NotAccepted::LinkError(_)) => BuildError {
                 code: "BUILDER_UNREACHABLE".into(),
                 status: StatusCode::SERVICE_UNAVAILABLE,
                 message: "no builder of this fleet can be reached".into(),
@@ -242,7 +243,7 @@ impl Builder for Builders {
     fn build(&self, job: BuildJob) -> BoxFuture<'_, Result<Built, BuildError>> {
         match &self.local {
             Some(local) => local.build(job),
-            None => Box::pin(self.build_away(job)),
+            None => Box::pin(self.build_remotely(job)),
         }
     }
 }

@@ -16,16 +16,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const GIVE_UP: Duration = Duration::from_secs(24 * 3600);
 
 /// Starts the retries and returns at once. They end with the gateway.
-pub(super) fn tell_again(store: Arc<dyn Store>, id: DeploymentId, error: ErrorBody) {
+pub(super) fn retry_recording(store: Arc<dyn Store>, id: DeploymentId, error: ErrorBody) {
     let ended = Timestamp::now();
     tokio::spawn(async move {
-        let told = until_told(|| store.fail_deployment(&id, &error, ended)).await;
-        tracing::info!(deployment = %id, told, "Retries to record a failed deployment ended.");
+        let recorded = until_recorded(|| store.fail_deployment(&id, &error, ended)).await;
+        tracing::info!(deployment = %id, recorded, "Retries to record a failed deployment ended.");
     });
 }
 
 /// Retries until the store has recorded the end of the deployment; `false` if it gives up.
-async fn until_told<F>(mut tell: impl FnMut() -> F) -> bool
+async fn until_recorded<F>(mut record: impl FnMut() -> F) -> bool
 where
     F: Future<Output = Result<(), StoreError>>,
 {
@@ -34,10 +34,10 @@ where
     while Instant::now() < end {
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        match tell().await {
+        match record().await {
             Ok(()) => return true,
             // An attempt whose answer was lost, or another gateway that considered this one dead.
-            Err(StoreError::DeploymentOver(_) | StoreError::DeploymentNotFound(_)) => return true,
+            Err(StoreError::DeploymentEnded(_) | StoreError::DeploymentNotFound(_)) => return true,
             Err(_) => {}
         }
     }
@@ -52,15 +52,15 @@ mod tests {
 
     /// Number of attempts, seconds and result if the store answers this in turn, repeating the last
     /// answer.
-    async fn told(answers: &[fn() -> Result<(), StoreError>]) -> (usize, u64, bool) {
+    async fn recording_of(answers: &[fn() -> Result<(), StoreError>]) -> (usize, u64, bool) {
         let began = Instant::now();
         let mut attempts = 0;
-        let told = until_told(|| {
+        let recorded = until_recorded(|| {
             attempts += 1;
             ready(answers[attempts.min(answers.len()) - 1]())
         })
         .await;
-        (attempts, began.elapsed().as_secs(), told)
+        (attempts, began.elapsed().as_secs(), recorded)
     }
 
     fn away() -> Result<(), StoreError> {
@@ -68,15 +68,15 @@ mod tests {
     }
 
     fn over() -> Result<(), StoreError> {
-        Err(StoreError::DeploymentOver(DeploymentId::random()))
+        Err(StoreError::DeploymentEnded(DeploymentId::random()))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_retried_until_recorded_or_expired() {
-        assert_eq!(told(&[|| Ok(())]).await, (1, 1, true));
-        assert_eq!(told(&[away, away, away, || Ok(())]).await, (4, 15, true));
-        assert_eq!(told(&[away, over]).await, (2, 3, true));
-        let (attempts, seconds, told) = told(&[away]).await;
-        assert!((1440..1450).contains(&attempts) && seconds >= 24 * 3600 && !told);
+        assert_eq!(recording_of(&[|| Ok(())]).await, (1, 1, true));
+        assert_eq!(recording_of(&[away, away, away, || Ok(())]).await, (4, 15, true));
+        assert_eq!(recording_of(&[away, over]).await, (2, 3, true));
+        let (attempts, seconds, recorded) = recording_of(&[away]).await;
+        assert!((1440..1450).contains(&attempts) && seconds >= 24 * 3600 && !recorded);
     }
 }

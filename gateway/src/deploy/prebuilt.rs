@@ -20,15 +20,15 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 const RESERVED_PREFIX: &str = "EPSILON_";
 const RESERVED: &str = "PORT";
 /// Longest environment of one function in bytes, as for projects.
-const LARGEST_ENV: usize = 64 << 10;
+const MAX_ENV: usize = 64 << 10;
 /// Most layers above a runtime base. Our builder makes two; an engine mounts some tens at most.
-const MOST_LAYERS: usize = 16;
+const MAX_LAYERS: usize = 16;
 /// Longest name of an image or a file.
-const LONGEST_NAME: usize = 512;
+const MAX_NAME: usize = 512;
 
 /// Errors in a document of images, for its author.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub(crate) enum PrebuiltError {
     /// It contains no functions.
     #[error("it names no functions")]
     Empty,
@@ -37,16 +37,16 @@ pub(crate) enum Refused {
     TooMany(usize, usize),
     /// Two functions have the same name.
     #[error("it names `{0}` twice")]
-    Twice(FunctionName),
+    Duplicate(FunctionName),
     /// The name is a path of the platform.
     #[error("`{0}` is a path of the platform and cannot be a function's name; choose another one")]
     Reserved(FunctionName),
     /// `--only` names a function that the document does not contain.
     #[error("it does not name `{0}`{1}")]
-    NotThere(FunctionName, Nearest),
+    NotInDocument(FunctionName, Nearest),
     /// A setting or an image of one function is invalid.
     #[error("`{function}`: {key} {what}")]
-    Bad {
+    Invalid {
         /// The function.
         function: FunctionName,
         /// The key, in backticks.
@@ -77,22 +77,22 @@ pub(crate) fn checked(
     only: &[FunctionName],
     ceilings: &Ceilings,
     has_engine: bool,
-) -> Result<Built, Refused> {
+) -> Result<Built, PrebuiltError> {
     if built.functions.is_empty() {
-        return Err(Refused::Empty);
+        return Err(PrebuiltError::Empty);
     }
     if built.functions.len() > ceilings.max_functions {
-        return Err(Refused::TooMany(built.functions.len(), ceilings.max_functions));
+        return Err(PrebuiltError::TooMany(built.functions.len(), ceilings.max_functions));
     }
     let mut names = BTreeSet::new();
     for function in &built.functions {
         if function.name.is_reserved() {
-            return Err(Refused::Reserved(function.name.clone()));
+            return Err(PrebuiltError::Reserved(function.name.clone()));
         }
         if !names.insert(function.name.clone()) {
-            return Err(Refused::Twice(function.name.clone()));
+            return Err(PrebuiltError::Duplicate(function.name.clone()));
         }
-        check(function, ceilings, has_engine).map_err(|(key, what)| Refused::Bad {
+        check(function, ceilings, has_engine).map_err(|(key, what)| PrebuiltError::Invalid {
             function: function.name.clone(),
             key,
             what,
@@ -101,7 +101,10 @@ pub(crate) fn checked(
     for name in only {
         if !names.contains(name) {
             let near = nearest(name.as_str(), names.iter().map(FunctionName::as_str));
-            return Err(Refused::NotThere(name.clone(), Nearest(near.map(str::to_owned))));
+            return Err(PrebuiltError::NotInDocument(
+                name.clone(),
+                Nearest(near.map(str::to_owned)),
+            ));
         }
     }
     if !only.is_empty() {
@@ -111,12 +114,12 @@ pub(crate) fn checked(
     Ok(built)
 }
 
-type Wrong = (&'static str, String);
+type Violation = (&'static str, String);
 
-fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Result<(), Wrong> {
+fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Result<(), Violation> {
     image("`image`", &function.image, has_engine)?;
-    if let Some(told) = &function.parts {
-        parts(told, function.spec.runtime, has_engine)?;
+    if let Some(composed) = &function.parts {
+        parts(composed, function.spec.runtime, has_engine)?;
     }
     let FunctionSpec {
         runtime,
@@ -143,7 +146,7 @@ fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Res
         Runtime::Node => {
             for (key, text) in [("`entry`", entry), ("`export`", export)] {
                 let is_name = !text.is_empty()
-                    && text.len() <= LONGEST_NAME
+                    && text.len() <= MAX_NAME
                     && !text.chars().any(char::is_control);
                 ensure(is_name, key, || "must be a name".into())?;
             }
@@ -176,11 +179,11 @@ fn check(function: &BuiltFunction, ceilings: &Ceilings, has_engine: bool) -> Res
     environment(&function.spec)
 }
 
-fn ensure(holds: bool, key: &'static str, what: impl FnOnce() -> String) -> Result<(), Wrong> {
+fn ensure(holds: bool, key: &'static str, what: impl FnOnce() -> String) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err((key, what())) }
 }
 
-fn at_most(key: &'static str, value: u32, most: u32) -> Result<(), Wrong> {
+fn at_most(key: &'static str, value: u32, most: u32) -> Result<(), Violation> {
     ensure(value <= most, key, || format!("is more than the operator's ceiling of {most}"))
 }
 
@@ -189,14 +192,14 @@ fn within(
     value: Duration,
     least: Duration,
     most: Duration,
-) -> Result<(), Wrong> {
+) -> Result<(), Violation> {
     ensure(value >= least, key, || format!("must be at least {}", least.as_millis()))?;
     ensure(value <= most, key, || {
         format!("is more than the operator's ceiling of {}", humantime::format_duration(most))
     })
 }
 
-fn environment(spec: &FunctionSpec) -> Result<(), Wrong> {
+fn environment(spec: &FunctionSpec) -> Result<(), Violation> {
     const KEY: &str = "`env`";
     let mut bytes = 0;
     for (name, value) in &spec.env {
@@ -210,16 +213,16 @@ fn environment(spec: &FunctionSpec) -> Result<(), Wrong> {
         ensure(!value.contains('\0'), KEY, || format!("has a zero byte in `{name}`"))?;
         bytes += name.len() + value.len();
     }
-    ensure(bytes <= LARGEST_ENV, KEY, || format!("is longer than {} KiB", LARGEST_ENV >> 10))
+    ensure(bytes <= MAX_ENV, KEY, || format!("is longer than {} KiB", MAX_ENV >> 10))
 }
 
-fn parts(parts: &Parts, runtime: Runtime, has_engine: bool) -> Result<(), Wrong> {
+fn parts(parts: &Parts, runtime: Runtime, has_engine: bool) -> Result<(), Violation> {
     const KEY: &str = "`parts`";
     ensure(runtime == Runtime::Node, KEY, || "has no meaning with `runtime: container`".into())?;
     image("`parts.base`", &parts.base, has_engine)?;
     let count = parts.layers.len();
-    ensure((1..=MOST_LAYERS).contains(&count), KEY, || {
-        format!("has {count} layers; it can have 1 to {MOST_LAYERS}")
+    ensure((1..=MAX_LAYERS).contains(&count), KEY, || {
+        format!("has {count} layers; it can have 1 to {MAX_LAYERS}")
     })?;
     for layer in &parts.layers {
         let blob = layer.blob.as_ref().map(|blob| &blob.digest);
@@ -232,12 +235,12 @@ fn parts(parts: &Parts, runtime: Runtime, has_engine: bool) -> Result<(), Wrong>
     Ok(())
 }
 
-fn image(key: &'static str, image: &ImageRef, has_engine: bool) -> Result<(), Wrong> {
+fn image(key: &'static str, image: &ImageRef, has_engine: bool) -> Result<(), Violation> {
     ensure(is_digest(&image.digest), key, || {
         "must have a `digest` of the form `sha256:` and 64 hexadecimal digits".into()
     })?;
     let name = &image.reference;
-    let is_name = name.len() <= LONGEST_NAME
+    let is_name = name.len() <= MAX_NAME
         && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '[')
         && !name.contains("..")
         && !name.contains("//")

@@ -18,36 +18,36 @@ use std::{
 use tokio::sync::mpsc;
 
 /// Events that wait for the reader. npm prints some hundreds of lines of about 100 bytes each.
-const DEPTH: usize = 1024;
+const QUEUE_LEN: usize = 1024;
 /// Queue slots that lines leave free for events of steps.
-const FOR_STEPS: usize = 64;
+const RESERVED_FOR_STEPS: usize = 64;
 /// How long the last event waits for a slow reader.
-const LAST_WORD: Duration = Duration::from_secs(30);
+const FINAL_EVENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The sending end. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Story {
+pub(crate) struct Progress {
     events: mpsc::Sender<DeployEvent>,
     lost: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
 
-impl Story {
+impl Progress {
     /// A new queue of events: both ends.
     pub(crate) fn new(metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<DeployEvent>) {
-        let (events, reader) = mpsc::channel(DEPTH);
+        let (events, reader) = mpsc::channel(QUEUE_LEN);
         (Self { events, lost: Arc::default(), metrics }, reader)
     }
 
     /// Sends an event that must not be dropped. There is room for some dozens of these.
-    pub(crate) fn tell(&self, event: DeployEvent) {
+    pub(crate) fn send(&self, event: DeployEvent) {
         // If the reader is gone, the event is dropped.
         let _ = self.events.try_send(event);
     }
 
     /// Sends a line of output if there is room.
     pub(crate) fn line(&self, line: String) {
-        if self.events.capacity() <= FOR_STEPS {
+        if self.events.capacity() <= RESERVED_FOR_STEPS {
             self.lost.fetch_add(1, Relaxed);
             self.metrics.lost_lines.inc();
             return;
@@ -55,27 +55,27 @@ impl Story {
         match self.lost.swap(0, Relaxed) {
             0 => {}
             lost => {
-                self.tell(DeployEvent::Log { line: format!("… {lost} lines were dropped …") })
+                self.send(DeployEvent::Log { line: format!("… {lost} lines were dropped …") })
             }
         }
-        self.tell(DeployEvent::Log { line });
+        self.send(DeployEvent::Log { line });
     }
 
     /// Reports the start of a step.
     pub(crate) fn begin(&self, step: Step, detail: String) -> Began {
-        self.tell(DeployEvent::StepStarted { step, detail });
+        self.send(DeployEvent::StepStarted { step, detail });
         Instant::now()
     }
 
     /// Reports the success of a step.
     pub(crate) fn done(&self, step: Step, detail: String, began: Began) {
-        self.tell(step_done(step, detail, began.elapsed()));
+        self.send(step_done(step, detail, began.elapsed()));
     }
 
     /// Sends the last event; waits for a slow reader within a limit.
     pub(crate) async fn end(self, last: DeployEvent) {
         // If the reader is gone, it can still find the deployment in the list.
-        let _ = self.events.send_timeout(last, LAST_WORD).await;
+        let _ = self.events.send_timeout(last, FINAL_EVENT_TIMEOUT).await;
     }
 
     /// The interface for the builder.
@@ -89,14 +89,14 @@ fn step_done(step: Step, detail: String, took: Duration) -> DeployEvent {
     DeployEvent::StepDone { step, detail, took_ms }
 }
 
-impl BuildLog for Story {
-    fn tell(&self, event: BuildEvent) {
+impl BuildLog for Progress {
+    fn report(&self, event: BuildEvent) {
         match event {
             BuildEvent::StepStarted { step, detail } => {
-                Self::tell(self, DeployEvent::StepStarted { step, detail });
+                Self::send(self, DeployEvent::StepStarted { step, detail });
             }
             BuildEvent::StepDone { step, detail, took } => {
-                Self::tell(self, step_done(step, detail, took));
+                Self::send(self, step_done(step, detail, took));
             }
             BuildEvent::Line(line) => self.line(line),
         }
@@ -110,18 +110,18 @@ mod tests {
     #[tokio::test]
     async fn a_slow_reader_loses_lines_and_never_a_step() {
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
-        let (story, mut reader) = Story::new(metrics);
-        for n in 0..2 * DEPTH {
-            story.line(n.to_string());
+        let (progress, mut reader) = Progress::new(metrics);
+        for n in 0..2 * QUEUE_LEN {
+            progress.line(n.to_string());
         }
-        story.begin(Step::Ship, "1 image".into());
-        for _ in 0..DEPTH {
+        progress.begin(Step::Ship, "1 image".into());
+        for _ in 0..QUEUE_LEN {
             if matches!(reader.try_recv().unwrap(), DeployEvent::StepStarted { .. }) {
                 break;
             }
         }
-        story.line("received again".into());
-        let lost = DEPTH + FOR_STEPS;
+        progress.line("received again".into());
+        let lost = QUEUE_LEN + RESERVED_FOR_STEPS;
         let Ok(DeployEvent::Log { line }) = reader.try_recv() else { panic!("no line") };
         assert_eq!(line, format!("… {lost} lines were dropped …"));
     }

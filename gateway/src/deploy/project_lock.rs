@@ -2,7 +2,7 @@
 //! that holds the project's lease deploys, the others wait. The lease expires if its gateway dies.
 //! Independently of the lease, the store refuses to let an earlier deployment overtake a later one.
 
-use super::progress::Story;
+use super::progress::Progress;
 use epsilon_api::ids::{GatewayId, ProjectName};
 use epsilon_store::{Store, StoreError};
 use jiff::Timestamp;
@@ -14,36 +14,36 @@ const LEASE: Duration = Duration::from_secs(15);
 /// Interval of renewals; two of them may fail.
 const RENEW: Duration = Duration::from_secs(5);
 /// How often a waiting gateway tries to get the lease.
-const ASK: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_millis(250);
 
 /// The right of this gateway to deploy a project; released on drop.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct ProjectLock {
     store: Arc<dyn Store>,
     gateway: GatewayId,
     role: String,
     renewal: AbortHandle,
 }
 
-impl Lease {
+impl ProjectLock {
     /// Waits until no other gateway deploys this project. Bounded by the deployment's own time
     /// limit.
     pub(super) async fn take(
         store: &Arc<dyn Store>,
         gateway: &GatewayId,
         project: &ProjectName,
-        story: &Story,
+        progress: &Progress,
     ) -> Result<Self, StoreError> {
         let role = format!("deploy:{project}");
-        let mut told = false;
+        let mut is_reported = false;
         while !store.lead(gateway, &role, LEASE, Timestamp::now()).await? {
-            if !told {
-                story.line(format!(
+            if !is_reported {
+                progress.line(format!(
                     "waiting for a deployment of project {project} on another gateway"
                 ));
-                told = true;
+                is_reported = true;
             }
-            sleep(ASK).await;
+            sleep(RETRY).await;
         }
         let renewal = tokio::spawn(renew(Arc::clone(store), gateway.clone(), role.clone()));
         let store = Arc::clone(store);
@@ -68,7 +68,7 @@ async fn renew(store: Arc<dyn Store>, gateway: GatewayId, role: String) {
     }
 }
 
-impl Drop for Lease {
+impl Drop for ProjectLock {
     fn drop(&mut self) {
         self.renewal.abort();
         // There is no runtime only while the process ends; then the lease expires.

@@ -1,6 +1,6 @@
 //! Makes deployments of one project run one after another, in the order of their arrival.
 
-use super::progress::Story;
+use super::progress::Progress;
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ pub(crate) type Turn = OwnedMutexGuard<()>;
 
 impl Queue {
     /// Waits for earlier deployments. Bounded by the deployment's own time limit.
-    pub(crate) async fn wait(&self, lane: String, story: &Story) -> Turn {
+    pub(crate) async fn wait(&self, lane: String, progress: &Progress) -> Turn {
         let mutex = {
             let mut lanes = self.lanes.lock();
             lanes.retain(|_, mutex| mutex.strong_count() > 0);
@@ -35,7 +35,7 @@ impl Queue {
         if let Ok(turn) = Arc::clone(&mutex).try_lock_owned() {
             return turn;
         }
-        story.line(format!("waiting for an earlier deployment of {lane}"));
+        progress.line(format!("waiting for an earlier deployment of {lane}"));
         mutex.lock_owned().await // tokio's mutex is fair: first in, first out
     }
 }

@@ -2,7 +2,7 @@
 //! image, and the first of them starts an instance. So no caller waits for a pull, even if the home
 //! VM is lost or over its share.
 
-use super::progress::Story;
+use super::progress::Progress;
 use crate::fleet::{Fleet, Member};
 use epsilon_api::{
     chain::Chain,
@@ -25,7 +25,7 @@ pub(super) enum NotReady {
     Start(#[source] CallError),
     /// The image is stored where no VM can pull it.
     #[error("no VM can pull the image of `{function}`")]
-    OutOfReach {
+    ImageUnreachable {
         function: FunctionName,
         #[source]
         cause: CallError,
@@ -36,11 +36,11 @@ pub(super) enum NotReady {
 #[derive(Clone, Copy)]
 pub(super) struct Starter<'a> {
     pub(super) fleet: &'a Fleet,
-    pub(super) story: &'a Story,
+    pub(super) progress: &'a Progress,
     /// The only VM shares its engine with the builder, so the image is already there.
-    pub(super) is_here: bool,
+    pub(super) is_local_image: bool,
     /// Longest that one VM may take to pull an image before it is left out.
-    pub(super) patience: Duration,
+    pub(super) pull_timeout: Duration,
 }
 
 impl Starter<'_> {
@@ -48,13 +48,14 @@ impl Starter<'_> {
     /// it can pull it.
     pub(super) async fn ensure_ready(self, version: Arc<Version>) -> Result<(), NotReady> {
         let order = self.order(&version.function);
-        let holders = if self.is_here { order } else { self.spread(&order, &version).await? };
+        let holders =
+            if self.is_local_image { order } else { self.spread(&order, &version).await? };
         let mut last = every_vm_drains(&version);
         for holder in holders {
             match holder.vm.ensure_ready(Arc::clone(&version)).await {
                 Ok(()) => return Ok(()),
                 Err(err) if err.verdict().fault == Fault::Platform => {
-                    self.tell(&holder, &version, "could not start", &err);
+                    self.report_skipped(&holder, &version, "could not start", &err);
                     last = err;
                 }
                 Err(err) => return Err(NotReady::Start(err)), // the code would fail on every VM
@@ -83,7 +84,7 @@ impl Starter<'_> {
                 match fetched {
                     Ok(()) => holders.push(Arc::clone(member)),
                     Err(err) => {
-                        self.tell(member, version, "could not pull the image", &err);
+                        self.report_skipped(member, version, "could not pull the image", &err);
                         last = err;
                     }
                 }
@@ -96,26 +97,26 @@ impl Starter<'_> {
         Err(if is_in_a_registry(&version.image) || order.is_empty() {
             NotReady::Start(last)
         } else {
-            NotReady::OutOfReach { function, cause: last }
+            NotReady::ImageUnreachable { function, cause: last }
         })
     }
 
     async fn fetch(self, member: &Member, version: &Arc<Version>) -> Result<(), CallError> {
-        let fetched = timeout(self.patience, member.vm.fetch(Arc::clone(version))).await;
+        let fetched = timeout(self.pull_timeout, member.vm.fetch(Arc::clone(version))).await;
         fetched.unwrap_or_else(|_| {
-            let patience = humantime::format_duration(self.patience);
-            let cause = format!("the pull took longer than {patience}").into();
+            let pull_timeout = humantime::format_duration(self.pull_timeout);
+            let cause = format!("the pull took longer than {pull_timeout}").into();
             Err(CallError::NoCapacity { function: version.function.clone(), cause })
         })
     }
 
-    fn tell(self, member: &Member, version: &Version, what: &str, err: &CallError) {
+    fn report_skipped(self, member: &Member, version: &Version, what: &str, err: &CallError) {
         let vm = &member.id;
         let function = &version.function;
         let version = version.id();
         let error = Chain(err);
         tracing::warn!(%vm, %version, what, %error, "VM could not prepare a new version; the deployment goes on without it.");
-        self.story.line(format!("note: VM `{vm}` {what} of `{function}`"));
+        self.progress.line(format!("note: VM `{vm}` {what} of `{function}`"));
     }
 }
 
@@ -134,9 +135,9 @@ pub(super) fn is_in_a_registry(image: &ImageRef) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        fleet::Care,
+        fleet::HealthPolicy,
         observe::metrics::Metrics,
-        testing::{self, FakeVm, Trouble},
+        testing::{self, FakeVm, StartFault},
     };
     use epsilon_api::{admin::DeployEvent, vm::Vm as _};
 
@@ -150,18 +151,20 @@ mod tests {
     /// logged.
     async fn start(
         image: &str,
-        troubles: &[Option<Trouble>],
+        start_faults: &[Option<StartFault>],
     ) -> (Result<(), &'static str>, Vec<usize>, Vec<usize>, usize) {
         let mut version = testing::version(if image.is_empty() { "broken" } else { "pay" }, 1);
         version.image.reference = image.into();
-        let vms: Vec<_> = (0..troubles.len()).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
-        let fleet = Fleet::new(vms.iter().map(|vm| Arc::clone(vm) as _), &Care::default());
-        let (story, mut told) = Story::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+        let vms: Vec<_> =
+            (0..start_faults.len()).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
+        let fleet = Fleet::new(vms.iter().map(|vm| Arc::clone(vm) as _), &HealthPolicy::default());
+        let (progress, mut events) =
+            Progress::new(Metrics::new(&prometheus::Registry::new()).unwrap());
         let starter = Starter {
             fleet: &fleet,
-            story: &story,
-            is_here: image == UP,
-            patience: Duration::from_millis(50),
+            progress: &progress,
+            is_local_image: image == UP,
+            pull_timeout: Duration::from_millis(50),
         };
         let order = starter.order(&version.function);
         let in_order = order.iter().map(|member| {
@@ -169,19 +172,19 @@ mod tests {
             found.expect("a VM of this fleet")
         });
         let in_order: Vec<_> = in_order.collect();
-        for (vm, trouble) in in_order.iter().zip(troubles) {
-            *vm.trouble.lock().unwrap() = *trouble;
+        for (vm, start_fault) in in_order.iter().zip(start_faults) {
+            *vm.start_fault.lock().unwrap() = *start_fault;
             vm.broken.lock().unwrap().insert("broken".into(), "Error: no key".into());
         }
         let ended = starter.ensure_ready(Arc::new(version)).await;
-        drop(story);
+        drop(progress);
         let mut lines = 0;
-        while let Some(DeployEvent::Log { .. }) = told.recv().await {
+        while let Some(DeployEvent::Log { .. }) = events.recv().await {
             lines += 1;
         }
         let ended = ended.map_err(|err| match err {
             NotReady::Start(err) => err.verdict().code,
-            NotReady::OutOfReach { .. } => "IMAGE_UNREACHABLE",
+            NotReady::ImageUnreachable { .. } => "IMAGE_UNREACHABLE",
         });
         let asked = |what: &dyn Fn(&FakeVm) -> usize| -> Vec<usize> {
             (1..).zip(&in_order).filter(|(_, vm)| what(vm) > 0).map(|(nth, _)| nth).collect()
@@ -192,11 +195,11 @@ mod tests {
     /// Each row: image, faults of the VMs => result, VMs that fetched, VMs that started, lines
     /// logged.
     macro_rules! starts {
-        ($($name:ident: $image:expr, [$($trouble:expr),*]
+        ($($name:ident: $image:expr, [$($start_fault:expr),*]
             => $ended:expr, $fetched:expr, $ready:expr, $lines:expr;)*) => {$(
             #[tokio::test]
             async fn $name() {
-                let (ended, fetched, ready, lines) = start($image, &[$($trouble),*]).await;
+                let (ended, fetched, ready, lines) = start($image, &[$($start_fault),*]).await;
                 let (want_fetched, want_ready): (&[usize], &[usize]) = (&$fetched, &$ready);
                 assert_eq!((ended, lines), ($ended, $lines));
                 assert_eq!((&fetched[..], &ready[..]), (want_fetched, want_ready));
@@ -204,10 +207,10 @@ mod tests {
         )*};
     }
 
-    const FINE: Option<Trouble> = None;
-    const NO_IMAGE: Option<Trouble> = Some(Trouble::NoImage);
-    const HANGS: Option<Trouble> = Some(Trouble::Hangs);
-    const NO_START: Option<Trouble> = Some(Trouble::NoStart);
+    const FINE: Option<StartFault> = None;
+    const NO_IMAGE: Option<StartFault> = Some(StartFault::NoImage);
+    const HANGS: Option<StartFault> = Some(StartFault::Hangs);
+    const NO_START: Option<StartFault> = Some(StartFault::NoStart);
 
     starts! {
         one_machine_only_starts: UP, [FINE] => Ok(()), [], [1], 0;

@@ -9,7 +9,7 @@
 //!    └────────────── answered ───────────────────────┴─────────────────────────────┘
 //! ```
 //! An open breaker only changes the placement and refuses nothing: if it is open on all VMs, calls
-//! are placed as if there were none. Only functions that failed have an entry, at most [`MOST`] per
+//! are placed as if there were none. Only functions that failed have an entry, at most [`MAX_ENTRIES`] per
 //! VM; on a VM without failures a call costs one atomic read.
 
 use super::view::VersionKey;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 /// Most entries per VM. A VM on which more functions fail at once is faulty itself, and `health.rs`
 /// takes it out.
-const MOST: usize = 256;
+const MAX_ENTRIES: usize = 256;
 
 /// When a breaker opens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Breakers {
         match found {
             Some(at) => entries[at].state = after,
             None => {
-                if entries.len() == MOST {
+                if entries.len() == MAX_ENTRIES {
                     forget_one(&mut entries);
                 }
                 entries.push(Entry { version, state: after });
@@ -214,7 +214,7 @@ mod tests {
         for n in 0..10_000 {
             breakers.failed(key(&format!("f{n}")), now);
         }
-        assert_eq!(breakers.entries.lock().len(), MOST);
+        assert_eq!(breakers.entries.lock().len(), MAX_ENTRIES);
         assert!(breakers.is_open(key("pay"), now), "open breakers are evicted last");
         breakers.answered(key("pay"));
         assert!(!breakers.is_open(key("pay"), now));

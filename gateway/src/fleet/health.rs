@@ -44,7 +44,7 @@ pub(crate) struct Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A report was received.
-    Line,
+    Report,
     /// The stream of reports ended or could not be opened.
     Broken,
     /// A connection was refused: no process listens at its address.
@@ -59,9 +59,9 @@ pub(crate) enum Event {
 
 /// Why a VM is out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum OutReason {
     /// It has never reported.
-    Unheard,
+    NeverReported,
     /// No report for too long.
     Silent,
     /// It refused a connection.
@@ -70,11 +70,11 @@ pub(crate) enum Why {
     Failing,
 }
 
-impl Why {
+impl OutReason {
     /// The reason in the API and in metric labels.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Unheard => "unheard",
+            Self::NeverReported => "unheard",
             Self::Silent => "silent",
             Self::Refused => "refused",
             Self::Failing => "failing",
@@ -90,7 +90,7 @@ pub(crate) enum Standing {
     /// Its report stream broke; the VM may be gone.
     Suspect,
     /// It does not respond, or its calls fail.
-    Out(Why),
+    Out(OutReason),
 }
 
 /// The health of one VM.
@@ -98,7 +98,7 @@ pub(crate) enum Standing {
 pub(crate) struct Health {
     standing: Standing,
     /// Time of the last report; silence counts from it.
-    heard: Instant,
+    last_report: Instant,
     /// While out: the earliest time to let it in. While up: when it was let in.
     until: Instant,
     /// How long it was out last; doubles while it is on trial.
@@ -110,10 +110,10 @@ pub(crate) struct Health {
 
 impl Health {
     /// A VM that has not reported yet.
-    pub(crate) fn unheard(now: Instant) -> Self {
+    pub(crate) fn never_reported(now: Instant) -> Self {
         Self {
-            standing: Standing::Out(Why::Unheard),
-            heard: now,
+            standing: Standing::Out(OutReason::NeverReported),
+            last_report: now,
             until: now,
             pause: Duration::ZERO,
             failures: 0,
@@ -125,25 +125,25 @@ impl Health {
     pub(crate) fn step(self, event: Event, now: Instant, policy: &Policy) -> Self {
         use Standing::{Out, Suspect, Up};
         match (self.standing, event) {
-            (Up | Suspect, Event::Line) => Self { standing: Up, heard: now, ..self },
-            (Out(_), Event::Line) if now >= self.until => {
-                Self { standing: Up, heard: now, until: now, failures: 0, ..self }
+            (Up | Suspect, Event::Report) => Self { standing: Up, last_report: now, ..self },
+            (Out(_), Event::Report) if now >= self.until => {
+                Self { standing: Up, last_report: now, until: now, failures: 0, ..self }
             }
-            (Out(_), Event::Line) => Self { heard: now, ..self },
+            (Out(_), Event::Report) => Self { last_report: now, ..self },
 
             (Up, Event::Broken) => Self { standing: Suspect, ..self },
             (Suspect | Out(_), Event::Broken) => self,
 
-            (Up | Suspect, Event::Refused) => self.put_out(Why::Refused, ABSENT_FOR, now, policy),
-            (Up | Suspect, Event::Tick) if now >= self.heard + policy.silence => {
-                self.put_out(Why::Silent, ABSENT_FOR, now, policy)
+            (Up | Suspect, Event::Refused) => self.eject(OutReason::Refused, ABSENT_FOR, now, policy),
+            (Up | Suspect, Event::Tick) if now >= self.last_report + policy.silence => {
+                self.eject(OutReason::Silent, ABSENT_FOR, now, policy)
             }
             (Up | Suspect, Event::Failed) => {
                 let failing = self.one_more_failure(now, policy);
                 if failing.failures < policy.failures {
                     return failing;
                 }
-                failing.put_out(Why::Failing, policy.pause, now, policy)
+                failing.eject(OutReason::Failing, policy.pause, now, policy)
             }
             (Up | Suspect, Event::Answered) => Self { failures: 0, ..self },
 
@@ -160,7 +160,7 @@ impl Health {
         Self { failures: 1, failing_since: now, ..self }
     }
 
-    fn put_out(self, why: Why, first: Duration, now: Instant, policy: &Policy) -> Self {
+    fn eject(self, why: OutReason, first: Duration, now: Instant, policy: &Policy) -> Self {
         // For a VM that is up, `until` is the time when it was let in.
         let on_trial = !self.pause.is_zero() && now < self.until + policy.window;
         let pause = if on_trial { (self.pause * 2).max(first).min(LONGEST_OUT) } else { first };
@@ -170,54 +170,54 @@ impl Health {
 
 /// A VM's health, shared by its calls and its watcher. Reading it is one atomic operation.
 #[derive(Debug)]
-pub(crate) struct Condition {
+pub(crate) struct SharedHealth {
     /// `None` for the VM in this process, which is always up.
     policy: Option<Policy>,
     state: Mutex<Health>,
-    seen: AtomicU8,
+    encoded: AtomicU8,
 }
 
-impl Condition {
+impl SharedHealth {
     /// The health of a VM on another machine.
     pub(crate) fn remote(policy: Policy, now: Instant) -> Self {
-        let state = Health::unheard(now);
+        let state = Health::never_reported(now);
         Self {
             policy: Some(policy),
             state: Mutex::new(state),
-            seen: AtomicU8::new(written(&state)),
+            encoded: AtomicU8::new(encode(&state)),
         }
     }
 
     /// The health of the VM in this process.
-    pub(crate) fn at_home(now: Instant) -> Self {
-        let state = Health { standing: Standing::Up, ..Health::unheard(now) };
-        Self { policy: None, state: Mutex::new(state), seen: AtomicU8::new(written(&state)) }
+    pub(crate) fn local(now: Instant) -> Self {
+        let state = Health { standing: Standing::Up, ..Health::never_reported(now) };
+        Self { policy: None, state: Mutex::new(state), encoded: AtomicU8::new(encode(&state)) }
     }
 
     /// Records an event. Returns the standing before and after it if it changed.
     pub(crate) fn note(&self, event: Event, now: Instant) -> Option<(Standing, Standing)> {
         let policy = self.policy.as_ref()?;
         // Fast path: the event of nearly every call takes no lock.
-        if event == Event::Answered && self.seen.load(Relaxed) == UP {
+        if event == Event::Answered && self.encoded.load(Relaxed) == UP {
             return None;
         }
         let mut state = self.state.lock();
         let before = state.standing;
         *state = state.step(event, now, policy);
         let after = state.standing;
-        self.seen.store(written(&state), Relaxed);
+        self.encoded.store(encode(&state), Relaxed);
         (before != after).then_some((before, after))
     }
 
     /// The standing as of the last event.
     pub(crate) fn standing(&self) -> Standing {
-        match self.seen.load(Relaxed) {
+        match self.encoded.load(Relaxed) {
             UP | UP_WITH_FAILURES => Standing::Up,
             SUSPECT => Standing::Suspect,
-            SILENT => Standing::Out(Why::Silent),
-            REFUSED => Standing::Out(Why::Refused),
-            FAILING => Standing::Out(Why::Failing),
-            _ => Standing::Out(Why::Unheard),
+            SILENT => Standing::Out(OutReason::Silent),
+            REFUSED => Standing::Out(OutReason::Refused),
+            FAILING => Standing::Out(OutReason::Failing),
+            _ => Standing::Out(OutReason::NeverReported),
         }
     }
 }
@@ -230,15 +230,15 @@ const SILENT: u8 = 4;
 const REFUSED: u8 = 5;
 const FAILING: u8 = 6;
 
-fn written(health: &Health) -> u8 {
+fn encode(health: &Health) -> u8 {
     match health.standing {
         Standing::Up if health.failures == 0 => UP,
         Standing::Up => UP_WITH_FAILURES,
         Standing::Suspect => SUSPECT,
-        Standing::Out(Why::Unheard) => UNHEARD,
-        Standing::Out(Why::Silent) => SILENT,
-        Standing::Out(Why::Refused) => REFUSED,
-        Standing::Out(Why::Failing) => FAILING,
+        Standing::Out(OutReason::NeverReported) => UNHEARD,
+        Standing::Out(OutReason::Silent) => SILENT,
+        Standing::Out(OutReason::Refused) => REFUSED,
+        Standing::Out(OutReason::Failing) => FAILING,
     }
 }
 
@@ -257,7 +257,7 @@ mod tests {
     fn after(events: &[(u64, Event)]) -> &'static str {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let health = events.iter().fold(Health::unheard(start), |health, (ms, event)| {
+        let health = events.iter().fold(Health::never_reported(start), |health, (ms, event)| {
             health.step(*event, at(*ms), &POLICY)
         });
         match health.standing {
@@ -279,45 +279,45 @@ mod tests {
 
     stories! {
         who_never_spoke_is_out: 9000 Tick => "unheard";
-        the_first_line_lets_it_in: 10 Line => "up";
-        lines_keep_it_in: 0 Line, 1000 Line, 2000 Line, 4900 Tick => "up";
-        two_missed_lines_are_no_reason: 0 Line, 2999 Tick => "up";
-        three_are: 0 Line, 3000 Tick => "silent";
-        a_broken_stream_is_suspect_at_once: 0 Line, 500 Broken => "suspect";
-        and_heals_with_a_line: 0 Line, 500 Broken, 800 Line => "up";
-        or_goes_out_with_silence: 0 Line, 500 Broken, 3000 Tick => "silent";
-        a_refused_connection_is_out_at_once: 0 Line, 500 Refused => "refused";
-        also_for_a_suspect: 0 Line, 500 Broken, 501 Refused => "refused";
-        a_line_at_once_does_not_let_it_back: 0 Line, 500 Refused, 600 Line => "refused";
-        one_after_the_pause_does: 0 Line, 500 Refused, 1500 Line => "up";
-        silence_ends_with_a_line: 0 Line, 3000 Tick, 4000 Line => "up";
+        the_first_line_lets_it_in: 10 Report => "up";
+        lines_keep_it_in: 0 Report, 1000 Report, 2000 Report, 4900 Tick => "up";
+        two_missed_lines_are_no_reason: 0 Report, 2999 Tick => "up";
+        three_are: 0 Report, 3000 Tick => "silent";
+        a_broken_stream_is_suspect_at_once: 0 Report, 500 Broken => "suspect";
+        and_heals_with_a_line: 0 Report, 500 Broken, 800 Report => "up";
+        or_goes_out_with_silence: 0 Report, 500 Broken, 3000 Tick => "silent";
+        a_refused_connection_is_out_at_once: 0 Report, 500 Refused => "refused";
+        also_for_a_suspect: 0 Report, 500 Broken, 501 Refused => "refused";
+        a_line_at_once_does_not_let_it_back: 0 Report, 500 Refused, 600 Report => "refused";
+        one_after_the_pause_does: 0 Report, 500 Refused, 1500 Report => "up";
+        silence_ends_with_a_line: 0 Report, 3000 Tick, 4000 Report => "up";
         refused_again_soon_stays_out_twice_as_long:
-            0 Line, 500 Refused, 1500 Line, 2000 Refused, 3500 Line => "refused";
-        and_is_back_after_that: 0 Line, 500 Refused, 1500 Line, 2000 Refused, 4000 Line => "up";
+            0 Report, 500 Refused, 1500 Report, 2000 Refused, 3500 Report => "refused";
+        and_is_back_after_that: 0 Report, 500 Refused, 1500 Report, 2000 Refused, 4000 Report => "up";
         refused_again_much_later_begins_anew:
-            0 Line, 500 Refused, 1500 Line, 60000 Refused, 61000 Line => "up";
-        two_failures_are_no_reason: 0 Line, 1 Failed, 2 Failed => "up";
-        three_in_a_row_are: 0 Line, 1 Failed, 2 Failed, 3 Failed => "failing";
-        an_answer_between_them_clears: 0 Line, 1 Failed, 2 Failed, 3 Answered, 4 Failed => "up";
-        failures_far_apart_are_no_row: 0 Line, 1 Failed, 9000 Failed, 10500 Failed, 10501 Failed => "up";
-        failing_stays_out_for_its_time: 0 Line, 1 Failed, 2 Failed, 3 Failed, 4000 Line => "failing";
-        and_a_line_is_the_probe: 0 Line, 1 Failed, 2 Failed, 3 Failed, 5003 Line => "up";
+            0 Report, 500 Refused, 1500 Report, 60000 Refused, 61000 Report => "up";
+        two_failures_are_no_reason: 0 Report, 1 Failed, 2 Failed => "up";
+        three_in_a_row_are: 0 Report, 1 Failed, 2 Failed, 3 Failed => "failing";
+        an_answer_between_them_clears: 0 Report, 1 Failed, 2 Failed, 3 Answered, 4 Failed => "up";
+        failures_far_apart_are_no_row: 0 Report, 1 Failed, 9000 Failed, 10500 Failed, 10501 Failed => "up";
+        failing_stays_out_for_its_time: 0 Report, 1 Failed, 2 Failed, 3 Failed, 4000 Report => "failing";
+        and_a_line_is_the_probe: 0 Report, 1 Failed, 2 Failed, 3 Failed, 5003 Report => "up";
         calls_that_end_later_change_nothing:
-            0 Line, 500 Refused, 501 Failed, 502 Answered, 503 Refused, 504 Broken, 505 Tick => "refused";
+            0 Report, 500 Refused, 501 Failed, 502 Answered, 503 Refused, 504 Broken, 505 Tick => "refused";
         failing_again_after_the_probe_doubles:
-            0 Line, 1 Failed, 2 Failed, 3 Failed, 5003 Line, 5004 Failed, 5005 Failed, 5006 Failed, 14000 Line
+            0 Report, 1 Failed, 2 Failed, 3 Failed, 5003 Report, 5004 Failed, 5005 Failed, 5006 Failed, 14000 Report
             => "failing";
     }
 
     #[test]
     fn a_pause_has_a_longest() {
         let mut now = Instant::now();
-        let mut health = Health::unheard(now).step(Line, now, &POLICY);
+        let mut health = Health::never_reported(now).step(Report, now, &POLICY);
         for _ in 0..40 {
             health = health.step(Refused, now, &POLICY);
             assert!(health.pause <= LONGEST_OUT);
             now += health.pause;
-            health = health.step(Line, now, &POLICY);
+            health = health.step(Report, now, &POLICY);
             assert_eq!(health.standing, Standing::Up);
         }
     }
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn the_vm_in_this_process_is_always_there() {
         let now = Instant::now();
-        let condition = Condition::at_home(now);
+        let condition = SharedHealth::local(now);
         for event in [Broken, Refused, Failed, Failed, Failed, Tick] {
             assert_eq!(condition.note(event, now + Duration::from_secs(60)), None);
             assert_eq!(condition.standing(), Standing::Up);
@@ -335,14 +335,17 @@ mod tests {
     #[test]
     fn shared_health_reports_changes_and_resets_on_answers() {
         let now = Instant::now();
-        let condition = Condition::remote(POLICY, now);
-        assert_eq!(condition.standing(), Standing::Out(Why::Unheard));
-        let came = Some((Standing::Out(Why::Unheard), Standing::Up));
-        assert_eq!(condition.note(Line, now), came);
-        for event in [Line, Failed, Failed, Answered, Failed, Failed] {
+        let condition = SharedHealth::remote(POLICY, now);
+        assert_eq!(condition.standing(), Standing::Out(OutReason::NeverReported));
+        let came = Some((Standing::Out(OutReason::NeverReported), Standing::Up));
+        assert_eq!(condition.note(Report, now), came);
+        for event in [Report, Failed, Failed, Answered, Failed, Failed] {
             assert_eq!(condition.note(event, now), None);
         }
-        assert_eq!(condition.note(Failed, now), Some((Standing::Up, Standing::Out(Why::Failing))));
-        assert_eq!(condition.standing(), Standing::Out(Why::Failing));
+        assert_eq!(
+            condition.note(Failed, now),
+            Some((Standing::Up, Standing::Out(OutReason::Failing)))
+        );
+        assert_eq!(condition.standing(), Standing::Out(OutReason::Failing));
     }
 }

@@ -7,19 +7,19 @@ pub(crate) mod error;
 mod lines;
 
 use arc_swap::ArcSwap;
-pub(crate) use body::{Kept, text};
+pub(crate) use body::{PooledBody, text};
 use epsilon_api::{
     body::{self as call_body, CallBody},
     fleet::Join,
-    headers::{PASS, RESERVED_PREFIX},
+    headers::{GATEWAY_TOKEN, RESERVED_PREFIX},
     ids::VmId,
     vm::InterimSink,
 };
 use epsilon_fleet_link::clock::Clock;
-use epsilon_fleet_link::connection::{Connection, Idle};
+use epsilon_fleet_link::connection::{Connection, IdleConnections};
 use epsilon_fleet_link::gateway_token::Signer;
 use epsilon_fleet_link::tls;
-use error::Trouble;
+use error::LinkError;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::HOST};
 use hyper::body::Incoming;
 pub(crate) use lines::{lines, parsed};
@@ -75,7 +75,7 @@ pub(crate) struct Link {
     tls: Option<tls::Client>,
     identity: Identity,
     pass: ArcSwap<HeaderValue>,
-    idle: Idle,
+    idle: IdleConnections,
 }
 
 /// The outcome of sending a request.
@@ -86,9 +86,9 @@ pub(crate) struct Link {
 pub(crate) enum Sent {
     Answered(Response<Incoming>, Connection),
     /// Nothing of the request was sent.
-    Unsent(Trouble),
+    Unsent(LinkError),
     /// The request may have arrived.
-    Lost(Trouble),
+    Lost(LinkError),
     /// The request's own body failed.
     BadBody(hyper::Error),
 }
@@ -98,9 +98,9 @@ impl Link {
     ///
     /// # Errors
     /// If the member or the gateway lacks a certificate that the other requires.
-    pub(crate) fn new(join: &Join, identity: &Identity) -> Result<Self, Trouble> {
+    pub(crate) fn new(join: &Join, identity: &Identity) -> Result<Self, LinkError> {
         let unable =
-            |why| Err(Trouble::Unreachable(io::Error::new(io::ErrorKind::Unsupported, why)));
+            |why| Err(LinkError::Unreachable(io::Error::new(io::ErrorKind::Unsupported, why)));
         let tls = if join.tls { identity.tls.clone() } else { None };
         if join.tls && tls.is_none() {
             return unable("the member requires TLS, but `gateway.tls_certificate` is not set");
@@ -114,7 +114,7 @@ impl Link {
             tls,
             identity: identity.clone(),
             pass: ArcSwap::from_pointee(HeaderValue::from_static("")),
-            idle: Idle::new(identity.limits.idle),
+            idle: IdleConnections::new(identity.limits.idle),
         };
         link.renew_pass();
         Ok(link)
@@ -127,7 +127,7 @@ impl Link {
 
     /// Signs a new pass; the previous one stays valid for some time.
     pub(crate) fn renew_pass(&self) {
-        let pass = self.identity.signer.pass(&self.member, self.identity.clock.now());
+        let pass = self.identity.signer.token(&self.member, self.identity.clock.now());
         if let Ok(value) = HeaderValue::try_from(pass) {
             self.pass.store(Arc::new(value));
         }
@@ -141,18 +141,18 @@ impl Link {
         mut request: Request<CallBody>,
         interim: Option<&dyn InterimSink>,
     ) -> Sent {
-        request.headers_mut().insert(PASS, HeaderValue::clone(&self.pass.load()));
-        let mut kept = match self.idle.reuse() {
-            Some(connection) => connection.settled().await,
+        request.headers_mut().insert(GATEWAY_TOKEN, HeaderValue::clone(&self.pass.load()));
+        let mut reused = match self.idle.reuse() {
+            Some(connection) => connection.ready().await,
             None => None,
         };
         loop {
-            let is_fresh = kept.is_none();
-            let mut connection = match kept.take() {
+            let is_fresh = reused.is_none();
+            let mut connection = match reused.take() {
                 Some(connection) => connection,
                 None => match self.open().await {
                     Ok(connection) => connection,
-                    Err(trouble) => return Sent::Unsent(trouble),
+                    Err(link_error) => return Sent::Unsent(link_error),
                 },
             };
             let on_interim = |status, headers| {
@@ -165,7 +165,7 @@ impl Link {
                 Err(mut err) => match (err.take_message(), is_fresh) {
                     (Some(unsent), false) => request = unsent,
                     (Some(_), true) => {
-                        return Sent::Unsent(Trouble::Broke(err.into_error().into()));
+                        return Sent::Unsent(LinkError::Disconnected(err.into_error().into()));
                     }
                     (None, _) => {
                         let err = err.into_error();
@@ -173,7 +173,7 @@ impl Link {
                         return if own_fault {
                             Sent::BadBody(err)
                         } else {
-                            Sent::Lost(Trouble::Broke(err.into()))
+                            Sent::Lost(LinkError::Disconnected(err.into()))
                         };
                     }
                 },
@@ -188,7 +188,7 @@ impl Link {
         let ours = |name: &HeaderName| name.as_str().starts_with(RESERVED_PREFIX);
         if response.status() == StatusCode::UNAUTHORIZED && !response.headers().keys().any(ours) {
             self.renew_pass();
-            return Sent::Unsent(Trouble::Stranger);
+            return Sent::Unsent(LinkError::Unauthenticated);
         }
         Sent::Answered(response, connection)
     }
@@ -199,29 +199,29 @@ impl Link {
         method: Method,
         path_and_query: &str,
         body: impl Into<bytes::Bytes>,
-    ) -> Result<Response<Kept>, Trouble> {
-        let odd = |err: http::Error| Trouble::Odd(err.to_string());
+    ) -> Result<Response<PooledBody>, LinkError> {
+        let protocol_error = |err: http::Error| LinkError::Protocol(err.to_string());
         let request = Request::builder().method(method).uri(path_and_query);
         let request = request.header(HOST, self.address.as_str());
-        let request = request.body(call_body::full(body)).map_err(odd)?;
+        let request = request.body(call_body::full(body)).map_err(protocol_error)?;
         match self.send(request, None).await {
             Sent::Answered(response, connection) => {
-                Ok(response.map(|body| Kept::new(body, connection, Arc::clone(self))))
+                Ok(response.map(|body| PooledBody::new(body, connection, Arc::clone(self))))
             }
-            Sent::Unsent(trouble) | Sent::Lost(trouble) => Err(trouble),
-            Sent::BadBody(err) => Err(Trouble::Broke(err.into())),
+            Sent::Unsent(link_error) | Sent::Lost(link_error) => Err(link_error),
+            Sent::BadBody(err) => Err(LinkError::Disconnected(err.into())),
         }
     }
 
     /// Returns a connection whose answer was read completely to the pool.
-    fn keep(&self, connection: Connection) {
+    fn release(&self, connection: Connection) {
         self.idle.keep(connection);
     }
 
-    async fn open(&self) -> Result<Connection, Trouble> {
+    async fn open(&self) -> Result<Connection, LinkError> {
         match timeout(self.identity.limits.connect, self.connect()).await {
-            Ok(opened) => opened.map_err(Trouble::opening),
-            Err(_) => Err(Trouble::opening(io::ErrorKind::TimedOut.into())),
+            Ok(opened) => opened.map_err(LinkError::opening),
+            Err(_) => Err(LinkError::opening(io::ErrorKind::TimedOut.into())),
         }
     }
 

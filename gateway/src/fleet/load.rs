@@ -26,7 +26,7 @@ use std::{
 const SLOTS: usize = 512;
 const BITS: usize = u64::BITS as usize;
 /// Fixed-point scale of [`Load::others`]: 1/16 call.
-const PART: i32 = 16;
+const SCALE: i32 = 16;
 
 /// Load of one VM.
 #[derive(Debug)]
@@ -35,21 +35,21 @@ pub(crate) struct Load {
     own: AtomicU32,
     /// Calls of this gateway sent there so far.
     sent: AtomicU64,
-    /// Calls in the reports beyond `own`, in units of 1/[`PART`] call. Smoothed, because a report
+    /// Calls in the reports beyond `own`, in units of 1/[`SCALE`] call. Smoothed, because a report
     /// is older than it seems and own calls begin and end in the meantime. Negative about as often
     /// as not if there is no other gateway.
     others: AtomicI32,
-    /// [`Balance::share`] and [`Balance::floor`] as of the last [`Self::weigh`].
+    /// [`Balance::share`] and [`Balance::floor`] as of the last [`Self::add_to_totals`].
     share: AtomicU32,
     floor: AtomicU32,
     /// Memory for new instances: free, or held by idle instances that the agent can stop.
-    room: AtomicU64,
-    slots: Box<Slots>,
+    startable_memory: AtomicU64,
+    per_version: Box<PerVersion>,
 }
 
 #[derive(Debug)]
-struct Slots {
-    /// [`Own`] calls per version: those in flight, and those that were answered and ended since the
+struct PerVersion {
+    /// [`OwnCalls`] calls per version: those in flight, and those that were answered and ended since the
     /// last report.
     own: [AtomicU32; SLOTS],
     /// The same at the time of the last report: those in flight, and those that were answered and
@@ -61,9 +61,9 @@ struct Slots {
 
 /// Two counts in one number, so that the end of a call changes both in one atomic operation.
 #[derive(Clone, Copy, Debug)]
-struct Own(u32);
+struct OwnCalls(u32);
 
-impl Own {
+impl OwnCalls {
     const RUNS: u32 = 1;
     const ENDED: u32 = 1 << 16;
 
@@ -86,8 +86,8 @@ impl Load {
             others: AtomicI32::new(0),
             share: AtomicU32::new(0),
             floor: AtomicU32::new(0),
-            room: AtomicU64::new(u64::MAX),
-            slots: Box::new(Slots {
+            startable_memory: AtomicU64::new(u64::MAX),
+            per_version: Box::new(PerVersion {
                 own: [const { AtomicU32::new(0) }; SLOTS],
                 reported: [const { AtomicU32::new(0) }; SLOTS],
                 refused: [const { AtomicU64::new(0) }; SLOTS / BITS],
@@ -96,31 +96,31 @@ impl Load {
     }
 
     /// Counts a call of this version, until the returned guard is dropped at the call's last byte.
-    pub(crate) fn carry(self: &Arc<Self>, version: VersionKey) -> Carried {
+    pub(crate) fn begin_call(self: &Arc<Self>, version: VersionKey) -> InFlightGuard {
         self.own.fetch_add(1, Relaxed);
         self.sent.fetch_add(1, Relaxed);
-        self.slots.own[slot(version)].fetch_add(Own::RUNS, Relaxed);
-        Carried { load: Arc::clone(self), version, is_answered: false }
+        self.per_version.own[slot(version)].fetch_add(OwnCalls::RUNS, Relaxed);
+        InFlightGuard { load: Arc::clone(self), version, is_answered: false }
     }
 
     /// Takes over a report of the VM.
     pub(crate) fn reported(&self, status: &VmStatus) {
-        let told = status.calls_active.saturating_add(status.calls_waiting);
-        let seen = i64::from(told) - i64::from(self.own.load(Relaxed));
-        let seen = seen.clamp(-1_000_000, 1_000_000) as i32 * PART;
+        let total = status.calls_active.saturating_add(status.calls_waiting);
+        let seen = i64::from(total) - i64::from(self.own.load(Relaxed));
+        let seen = seen.clamp(-1_000_000, 1_000_000) as i32 * SCALE;
         // Half of the difference per report: a second gateway's surge is known in two seconds, and
         // jitter levels out.
         let smooth = |others: i32| others + (seen - others) / 2;
         self.others.store(smooth(self.others.load(Relaxed)), Relaxed);
-        self.room.store(room(status), Relaxed);
-        for (reported, own) in self.slots.reported.iter().zip(&self.slots.own) {
+        self.startable_memory.store(startable_memory(status), Relaxed);
+        for (reported, own) in self.per_version.reported.iter().zip(&self.per_version.own) {
             let mut seen = own.load(Relaxed);
-            if Own(seen).ended() > 0 {
-                seen = own.fetch_and(Own::ENDED - 1, Relaxed);
+            if OwnCalls(seen).ended() > 0 {
+                seen = own.fetch_and(OwnCalls::ENDED - 1, Relaxed);
             }
             reported.store(seen, Relaxed);
         }
-        for refused in &self.slots.refused {
+        for refused in &self.per_version.refused {
             refused.store(0, Relaxed);
         }
     }
@@ -134,37 +134,37 @@ impl Load {
     /// or until a call of this version from this gateway ends there.
     pub(crate) fn refused(&self, version: VersionKey) {
         let slot = slot(version);
-        self.slots.refused[slot / BITS].fetch_or(1 << (slot % BITS), Release);
+        self.per_version.refused[slot / BITS].fetch_or(1 << (slot % BITS), Release);
     }
 
     /// Whether the VM refused this version a moment ago.
     pub(crate) fn has_refused(&self, version: VersionKey) -> bool {
         let slot = slot(version);
-        self.slots.refused[slot / BITS].load(Relaxed) & (1 << (slot % BITS)) != 0
+        self.per_version.refused[slot / BITS].load(Relaxed) & (1 << (slot % BITS)) != 0
     }
 
     /// Free concurrency slots in warm instances of a version, with `each` slots per instance;
-    /// `told` is what the last report says. This gateway's calls are known exactly; those of other
+    /// `warm` is what the last report says. This gateway's calls are known exactly; those of other
     /// gateways are what the report shows beyond them.
     ///
     /// A report is older than it seems: it was made while a call ran that has since ended, or while
     /// an instance started that has since answered. So calls in the report beyond our own count as
     /// other gateways' only if no call of ours ended recently, or if other gateways are known to
     /// have calls there. And an answer proves that an instance exists.
-    pub(crate) fn free(&self, version: VersionKey, told: Warm, each: u32) -> u32 {
+    pub(crate) fn free(&self, version: VersionKey, warm: Warm, each: u32) -> u32 {
         let slot = slot(version);
-        let now = Own(self.slots.own[slot].load(Relaxed));
-        let then = Own(self.slots.reported[slot].load(Relaxed));
-        let beyond = told.taken.saturating_sub(then.running());
+        let now = OwnCalls(self.per_version.own[slot].load(Relaxed));
+        let then = OwnCalls(self.per_version.reported[slot].load(Relaxed));
+        let beyond = warm.taken.saturating_sub(then.running());
         let others = beyond.saturating_sub(then.ended()).max(beyond.min(self.others()));
-        let has_served = now.ended() > 0 || (told.starting > 0 && then.ended() > 0);
-        let places = if told.places == 0 && has_served { each } else { told.places };
-        places.saturating_sub(others).saturating_sub(now.running())
+        let has_served = now.ended() > 0 || (warm.starting > 0 && then.ended() > 0);
+        let slots = if warm.slots == 0 && has_served { each } else { warm.slots };
+        slots.saturating_sub(others).saturating_sub(now.running())
     }
 
     /// Whether an instance of this size can be started, by the last report.
     pub(crate) fn has_memory(&self, memory: Bytes) -> bool {
-        memory.get() <= self.room.load(Relaxed)
+        memory.get() <= self.startable_memory.load(Relaxed)
     }
 
     /// Calls of this gateway sent there so far.
@@ -184,11 +184,11 @@ impl Load {
 
     /// Calls of other gateways in flight there, by the reports.
     fn others(&self) -> u32 {
-        u32::try_from(self.others.load(Relaxed) / PART).unwrap_or(0)
+        u32::try_from(self.others.load(Relaxed) / SCALE).unwrap_or(0)
     }
 
     /// Recomputes the VM's share and adds the VM to the totals of those that take calls.
-    pub(crate) fn weigh(
+    pub(crate) fn add_to_totals(
         &self,
         balance: &Balance,
         weight: u32,
@@ -212,35 +212,35 @@ impl Load {
     }
 
     /// Calls per share, to choose among VMs beyond their bounds.
-    pub(crate) fn strain(&self) -> u64 {
+    pub(crate) fn load_ratio(&self) -> u64 {
         u64::from(self.calls()) * 1_000_000 / u64::from(self.share.load(Relaxed).max(1))
     }
 }
 
 /// Counts a call as in flight on a VM until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Carried {
+pub(crate) struct InFlightGuard {
     load: Arc<Load>,
     version: VersionKey,
     is_answered: bool,
 }
 
-impl Carried {
+impl InFlightGuard {
     /// The VM answered the call: when the call ends, its slot in an instance is free again.
     pub(crate) fn answered(self) -> Self {
-        let mut carried = self;
-        carried.is_answered = true;
-        carried
+        let mut in_flight = self;
+        in_flight.is_answered = true;
+        in_flight
     }
 }
 
-impl Drop for Carried {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         let slot = slot(self.version);
         self.load.own.fetch_sub(1, Relaxed);
-        let ended = if self.is_answered { Own::ENDED } else { 0 };
-        self.load.slots.own[slot].fetch_add(ended.wrapping_sub(Own::RUNS), Relaxed);
-        let refused = &self.load.slots.refused[slot / BITS];
+        let ended = if self.is_answered { OwnCalls::ENDED } else { 0 };
+        self.load.per_version.own[slot].fetch_add(ended.wrapping_sub(OwnCalls::RUNS), Relaxed);
+        let refused = &self.load.per_version.refused[slot / BITS];
         if refused.load(Relaxed) != 0 {
             refused.fetch_and(!(1 << (slot % BITS)), Relaxed);
         }
@@ -253,7 +253,7 @@ fn slot(version: VersionKey) -> usize {
 
 /// Free memory, plus an estimate of what idle instances hold: reports do not contain the size of an
 /// instance, so each counts as the mean.
-fn room(status: &VmStatus) -> u64 {
+fn startable_memory(status: &VmStatus) -> u64 {
     if status.memory_bytes.get() == 0 {
         return u64::MAX;
     }
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn own_calls_count_until_they_end() {
         let load = Load::new();
-        let (one, two) = (load.carry(key("pay")), load.carry(key("ship")));
+        let (one, two) = (load.begin_call(key("pay")), load.begin_call(key("ship")));
         assert_eq!(load.calls(), 2);
         drop((one, two));
         assert_eq!(load.calls(), 0);
@@ -307,7 +307,7 @@ mod tests {
     #[test]
     fn a_report_of_our_own_calls_adds_nothing() {
         let load = Load::new();
-        let _own = [load.carry(key("pay")), load.carry(key("pay"))];
+        let _own = [load.begin_call(key("pay")), load.begin_call(key("pay"))];
         load.reported(&report(2, 0));
         assert_eq!(load.calls(), 2);
         // Two calls began and ended while the report was in transit, then two fewer: jitter.
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn calls_of_other_gateways_follow_reports() {
         let load = Load::new();
-        let _own = load.carry(key("pay"));
+        let _own = load.begin_call(key("pay"));
         for _ in 0..6 {
             load.reported(&report(30, 11));
         }
@@ -331,46 +331,46 @@ mod tests {
     }
 
     /// A report of instances with four slots each: how many serve, calls in them, how many start.
-    fn told(serving: u32, taken: u32, starting: u32) -> Warm {
-        Warm { instances: serving + starting, starting, places: 4 * serving, taken }
+    fn warm(serving: u32, taken: u32, starting: u32) -> Warm {
+        Warm { instances: serving + starting, starting, slots: 4 * serving, taken }
     }
 
     #[test]
     fn free_places_follow_our_calls_between_reports() {
         let load = Load::new();
-        let free = |told| load.free(key("pay"), told, 4);
-        let old = load.carry(key("pay"));
+        let free = |warm| load.free(key("pay"), warm, 4);
+        let old = load.begin_call(key("pay"));
         load.reported(&report(1, 0));
-        assert_eq!(free(told(1, 1, 0)), 3);
-        let new = [(); 3].map(|()| load.carry(key("pay")));
-        assert_eq!(free(told(1, 1, 0)), 0);
-        let more = load.carry(key("pay"));
-        assert_eq!(free(told(1, 1, 0)), 0, "never negative");
+        assert_eq!(free(warm(1, 1, 0)), 3);
+        let new = [(); 3].map(|()| load.begin_call(key("pay")));
+        assert_eq!(free(warm(1, 1, 0)), 0);
+        let more = load.begin_call(key("pay"));
+        assert_eq!(free(warm(1, 1, 0)), 0, "never negative");
         drop((new, more));
-        assert_eq!(free(told(1, 1, 0)), 3);
+        assert_eq!(free(warm(1, 1, 0)), 3);
         drop(old.answered());
-        assert_eq!(free(told(1, 1, 0)), 4, "the call in the report has ended");
+        assert_eq!(free(warm(1, 1, 0)), 4, "the call in the report has ended");
     }
 
     #[test]
     fn calls_begun_during_report_transit_take_a_slot() {
         let load = Load::new();
-        let _own = load.carry(key("pay"));
+        let _own = load.begin_call(key("pay"));
         load.reported(&report(0, 0));
-        assert_eq!(load.free(key("pay"), told(1, 0, 0), 4), 3);
+        assert_eq!(load.free(key("pay"), warm(1, 0, 0), 4), 3);
     }
 
     #[test]
     fn calls_ended_during_report_transit_free_their_slot() {
         let load = Load::new();
-        drop(load.carry(key("pay")).answered());
+        drop(load.begin_call(key("pay")).answered());
         load.reported(&report(1, 0));
-        assert_eq!(load.free(key("pay"), told(1, 1, 0), 4), 4);
+        assert_eq!(load.free(key("pay"), warm(1, 1, 0), 4), 4);
         // The next report shows it again: another gateway's call.
         load.reported(&report(1, 0));
-        assert_eq!(load.free(key("pay"), told(1, 1, 0), 4), 3);
+        assert_eq!(load.free(key("pay"), warm(1, 1, 0), 4), 3);
         assert_eq!(
-            load.free(key("ship"), told(1, 1, 0), 4),
+            load.free(key("ship"), warm(1, 1, 0), 4),
             3,
             "calls of another function do not count"
         );
@@ -381,50 +381,50 @@ mod tests {
         let load = Load::new();
         (0..8).for_each(|_| load.reported(&report(3, 0)));
         for _ in 0..9 {
-            drop(load.carry(key("pay")).answered());
+            drop(load.begin_call(key("pay")).answered());
         }
         load.reported(&report(3, 0));
         assert_eq!(
-            load.free(key("pay"), told(1, 3, 0), 4),
+            load.free(key("pay"), warm(1, 3, 0), 4),
             2,
             "at least one of the three may be ours"
         );
         load.reported(&report(3, 0));
-        assert_eq!(load.free(key("pay"), told(1, 3, 0), 4), 1, "none of our calls ended since");
+        assert_eq!(load.free(key("pay"), warm(1, 3, 0), 4), 1, "none of our calls ended since");
     }
 
     #[test]
     fn where_an_answer_came_from_an_instance_is() {
         let load = Load::new();
-        let free = |told| load.free(key("pay"), told, 4);
+        let free = |warm| load.free(key("pay"), warm, 4);
         load.reported(&report(0, 0));
-        drop(load.carry(key("pay")));
-        assert_eq!((free(told(0, 0, 0)), free(told(0, 0, 1))), (0, 0), "it was refused");
-        drop(load.carry(key("pay")).answered());
-        assert_eq!((free(told(0, 0, 0)), free(told(0, 0, 1))), (4, 4), "it has started since");
+        drop(load.begin_call(key("pay")));
+        assert_eq!((free(warm(0, 0, 0)), free(warm(0, 0, 1))), (0, 0), "it was refused");
+        drop(load.begin_call(key("pay")).answered());
+        assert_eq!((free(warm(0, 0, 0)), free(warm(0, 0, 1))), (4, 4), "it has started since");
         load.reported(&report(0, 0));
-        assert_eq!(free(told(0, 0, 1)), 4, "it started while the report was in transit");
-        assert_eq!(free(told(0, 0, 0)), 0, "it is gone");
+        assert_eq!(free(warm(0, 0, 1)), 4, "it started while the report was in transit");
+        assert_eq!(free(warm(0, 0, 0)), 0, "it is gone");
         load.reported(&report(0, 0));
-        assert_eq!(free(told(0, 0, 1)), 0, "that is another instance");
+        assert_eq!(free(warm(0, 0, 1)), 0, "that is another instance");
     }
 
     #[test]
     fn ends_of_calls_do_not_count_as_running_ones() {
         let load = Load::new();
-        let _running = [(); 2].map(|()| load.carry(key("pay")));
+        let _running = [(); 2].map(|()| load.begin_call(key("pay")));
         for _ in 0..70_000 {
-            drop(load.carry(key("pay")).answered());
+            drop(load.begin_call(key("pay")).answered());
         }
-        assert_eq!(load.free(key("pay"), told(1, 0, 0), 4), 2);
+        assert_eq!(load.free(key("pay"), warm(1, 0, 0), 4), 2);
         load.reported(&report(2, 0));
-        assert_eq!(load.free(key("pay"), told(1, 2, 0), 4), 2);
+        assert_eq!(load.free(key("pay"), warm(1, 2, 0), 4), 2);
     }
 
     #[test]
     fn a_refusal_lasts_until_report_or_call_end() {
         let load = Load::new();
-        let running = load.carry(key("pay"));
+        let running = load.begin_call(key("pay"));
         load.refused(key("pay"));
         assert!(load.has_refused(key("pay")) && !load.has_refused(key("ship")));
         drop(running);

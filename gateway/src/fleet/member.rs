@@ -2,8 +2,8 @@
 //! an `ArcSwap`.
 
 use super::breaker::Breakers;
-use super::health::{Condition, Event, Standing};
-use super::link::error::Trouble;
+use super::health::{Event, SharedHealth, Standing};
+use super::link::error::LinkError;
 use super::load::Load;
 use super::view::View;
 use super::{breaker, health};
@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 /// When a VM, or a function on it, gets no calls for a while.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Care {
+pub(crate) struct HealthPolicy {
     pub(crate) health: health::Policy,
     pub(crate) breaker: breaker::Policy,
     /// How long a new VM gets less than its share.
@@ -35,9 +35,11 @@ pub(crate) struct Care {
 }
 
 #[cfg(test)]
-impl Default for Care {
+impl Default for HealthPolicy {
     fn default() -> Self {
-        crate::config::Config::new(crate::config::Settings::default(), "/data").unwrap().care
+        crate::config::Config::new(crate::config::Settings::default(), "/data")
+            .unwrap()
+            .health_policy
     }
 }
 
@@ -56,10 +58,10 @@ pub(crate) struct Member {
     pub(crate) load: Arc<Load>,
     /// Circuit breakers of functions on this VM.
     pub(crate) breakers: Breakers,
-    health: Condition,
+    health: SharedHealth,
     /// The operator asked it to drain. It may also drain by its own decision; see
     /// [`Self::takes_calls`].
-    drain_asked: AtomicBool,
+    drain_requested: AtomicBool,
     /// Its last report.
     view: ArcSwap<View>,
     /// When it joined; `None` if it was in the fleet before this gateway started.
@@ -68,7 +70,7 @@ pub(crate) struct Member {
     /// started.
     came: Mutex<Option<Instant>>,
     /// The last published standing, and since when it holds.
-    stands: Mutex<(VmStanding, Timestamp)>,
+    published_standing: Mutex<(VmStanding, Timestamp)>,
     missed: AtomicU64,
     /// It was asked for reports and did not answer.
     is_absent: AtomicBool,
@@ -80,18 +82,22 @@ pub(crate) struct Member {
 
 impl Member {
     /// The VM of this process.
-    pub(crate) fn at_home(vm: Arc<dyn Vm>, care: &Care) -> Self {
+    pub(crate) fn local(vm: Arc<dyn Vm>, health_policy: &HealthPolicy) -> Self {
         let now = Instant::now();
         let view = View::of(&vm.status(), now);
-        Self::new(vm, view, Condition::at_home(now), care, None)
+        Self::new(vm, view, SharedHealth::local(now), health_policy, None)
     }
 
     /// A VM that joined and has not reported yet. `came`: when it joined; `None` if it was in the
     /// fleet before this gateway started.
-    pub(crate) fn joined(vm: Arc<dyn Vm>, care: &Care, came: Option<Instant>) -> Self {
+    pub(crate) fn joined(
+        vm: Arc<dyn Vm>,
+        health_policy: &HealthPolicy,
+        came: Option<Instant>,
+    ) -> Self {
         let now = Instant::now();
-        let view = View::unheard(&vm.status(), now);
-        Self::new(vm, view, Condition::remote(care.health, now), care, came)
+        let view = View::never_reported(&vm.status(), now);
+        Self::new(vm, view, SharedHealth::remote(health_policy.health, now), health_policy, came)
     }
 
     /// Sets the address of its listener.
@@ -102,8 +108,8 @@ impl Member {
     fn new(
         vm: Arc<dyn Vm>,
         view: View,
-        health: Condition,
-        care: &Care,
+        health: SharedHealth,
+        health_policy: &HealthPolicy,
         came: Option<Instant>,
     ) -> Self {
         let member = Self {
@@ -112,19 +118,19 @@ impl Member {
             address: None,
             weight: ring::weight(view.memory.get()),
             load: Load::new(),
-            breakers: Breakers::new(care.breaker),
+            breakers: Breakers::new(health_policy.breaker),
             health,
-            drain_asked: AtomicBool::new(false),
+            drain_requested: AtomicBool::new(false),
             view: ArcSwap::from_pointee(view),
             joined: came,
             came: Mutex::new(came),
-            stands: Mutex::new((VmStanding::Starting, Timestamp::now())),
+            published_standing: Mutex::new((VmStanding::Starting, Timestamp::now())),
             missed: AtomicU64::new(0),
             is_absent: AtomicBool::new(false),
             cause: Mutex::default(),
             known: Instant::now(),
         };
-        member.look(Timestamp::now());
+        member.update_standing(Timestamp::now());
         member
     }
 
@@ -136,25 +142,29 @@ impl Member {
     /// Takes over a report.
     pub(crate) fn reported(&self, status: VmStatus, now: Instant) {
         let before = self.view();
-        if before.is_heard && before.boot != status.boot {
+        if before.has_reported && before.boot != status.boot {
             *self.came.lock() = Some(now);
         }
         *self.cause.lock() = None;
         self.load.reported(&status);
         self.view.store(Arc::new(View::of(&status, now)));
-        self.note(Event::Line, now);
+        self.note(Event::Report, now);
     }
 
     /// The stream of its reports ended with this error, or could not be opened.
-    pub(crate) fn met(&self, trouble: &Trouble, now: Instant) {
+    pub(crate) fn report_failed(&self, link_error: &LinkError, now: Instant) {
         self.missed.fetch_add(1, Relaxed);
         // A member that does not know this gateway yet will in a moment.
-        let knows_us_not_yet = matches!(trouble, Trouble::Stranger);
+        let knows_us_not_yet = matches!(link_error, LinkError::Unauthenticated);
         self.is_absent.store(!knows_us_not_yet, Relaxed);
-        *self.cause.lock() = Some(trouble.in_words());
+        *self.cause.lock() = Some(link_error.describe());
         self.load.silent();
         self.note(
-            if matches!(trouble, Trouble::Refused(_)) { Event::Refused } else { Event::Broken },
+            if matches!(link_error, LinkError::Refused(_)) {
+                Event::Refused
+            } else {
+                Event::Broken
+            },
             now,
         );
     }
@@ -162,13 +172,13 @@ impl Member {
     /// Called regularly, so that silence is noticed.
     pub(crate) fn tick(&self, now: Instant) {
         self.note(Event::Tick, now);
-        self.look(Timestamp::now());
+        self.update_standing(Timestamp::now());
     }
 
     /// Records an event in its health, and logs a change.
     pub(crate) fn note(&self, event: Event, now: Instant) {
         let Some((before, after)) = self.health.note(event, now) else { return };
-        self.look(Timestamp::now());
+        self.update_standing(Timestamp::now());
         let vm = &self.id;
         match (before, after) {
             (_, Standing::Up) => tracing::info!(%vm, "VM is up; it gets calls."),
@@ -203,33 +213,33 @@ impl Member {
     /// Whether it may get calls as far as draining goes: neither the operator nor the VM itself
     /// wants it drained.
     pub(crate) fn takes_calls(&self) -> bool {
-        !self.is_asked_to_drain() && self.view().state != VmState::Draining
+        !self.is_drain_requested() && self.view().state != VmState::Draining
     }
 
     /// Whether the operator asked it to drain.
-    pub(crate) fn is_asked_to_drain(&self) -> bool {
-        self.drain_asked.load(Relaxed)
+    pub(crate) fn is_drain_requested(&self) -> bool {
+        self.drain_requested.load(Relaxed)
     }
 
     /// Starts or ends a drain by the operator. Returns whether that is a change.
     pub(crate) fn drain(&self, draining: bool) -> bool {
-        let is_news = self.drain_asked.swap(draining, Relaxed) != draining;
-        if is_news {
+        let has_changed = self.drain_requested.swap(draining, Relaxed) != draining;
+        if has_changed {
             self.vm.drain(draining);
             // The VM of this process reports at once; others with their next report.
             if self.address.is_none() {
                 self.reported(self.vm.status(), Instant::now());
             }
-            self.look(Timestamp::now());
+            self.update_standing(Timestamp::now());
         }
-        is_news
+        has_changed
     }
 
     /// Its state for the API.
     pub(crate) fn info(&self, now: Instant) -> VmInfo {
-        let (standing, since) = self.look(Timestamp::now());
+        let (standing, since) = self.update_standing(Timestamp::now());
         let view = self.view();
-        let age = view.is_heard.then(|| now.saturating_duration_since(view.at).as_millis());
+        let age = view.has_reported.then(|| now.saturating_duration_since(view.at).as_millis());
         let reason = match self.standing() {
             Standing::Out(why) if standing == VmStanding::Out => Some(why.as_str().to_owned()),
             Standing::Up | Standing::Suspect | Standing::Out(_) => None,
@@ -252,7 +262,7 @@ impl Member {
 
     /// Whether it has reported, or probably will not soon.
     pub(crate) fn is_decided(&self) -> bool {
-        self.view().is_heard || self.is_absent.load(Relaxed)
+        self.view().has_reported || self.is_absent.load(Relaxed)
     }
 
     /// When this gateway learned of it.
@@ -266,20 +276,20 @@ impl Member {
     }
 
     /// The current standing, and since when it holds.
-    fn look(&self, now: Timestamp) -> (VmStanding, Timestamp) {
+    fn update_standing(&self, now: Timestamp) -> (VmStanding, Timestamp) {
         let view = self.view();
         let standing = match self.standing() {
-            _ if !view.is_heard => VmStanding::Starting,
+            _ if !view.has_reported => VmStanding::Starting,
             Standing::Out(_) => VmStanding::Out,
             _ if !self.takes_calls() => VmStanding::Draining,
             Standing::Suspect => VmStanding::Suspect,
             Standing::Up if view.state == VmState::EngineDown => VmStanding::EngineDown,
             Standing::Up => VmStanding::Ready,
         };
-        let mut stands = self.stands.lock();
-        if stands.0 != standing {
-            *stands = (standing, now);
+        let mut published_standing = self.published_standing.lock();
+        if published_standing.0 != standing {
+            *published_standing = (standing, now);
         }
-        *stands
+        *published_standing
     }
 }

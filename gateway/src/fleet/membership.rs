@@ -3,10 +3,10 @@
 //! is unavailable or no longer lists it.
 
 use super::link::Identity;
-use super::remote::{Patience, Remote, outbox};
-use super::{Care, Member, watch};
+use super::remote::{Remote, Timeouts, outbox};
+use super::{HealthPolicy, Member, watch};
 use crate::config::MemberLimits;
-use crate::reconcile::drain_prewarm::Handover;
+use crate::reconcile::drain_prewarm::DrainPrewarm;
 use epsilon_api::{
     chain::Chain,
     fleet::{Join, MemberKind},
@@ -24,11 +24,11 @@ use tokio_util::sync::DropGuard;
 
 /// The joined members and their tasks.
 #[derive(Debug)]
-pub(crate) struct Roster {
-    handover: Handover,
+pub(crate) struct FleetMembership {
+    drain_prewarm: DrainPrewarm,
     identity: Identity,
     limits: MemberLimits,
-    care: Care,
+    health_policy: HealthPolicy,
     /// Members of the first list were in the fleet before this gateway started; later ones are new.
     has_read: bool,
     draining: HashSet<VmId>,
@@ -46,19 +46,28 @@ struct Joined {
     _tasks: DropGuard,
 }
 
-impl Roster {
+impl FleetMembership {
     /// An empty list. The members' tasks end with those that prewarm on drains and are tracked with
     /// them.
     pub(crate) fn new(
-        handover: Handover,
+        drain_prewarm: DrainPrewarm,
         identity: Identity,
         limits: MemberLimits,
-        care: Care,
+        health_policy: HealthPolicy,
     ) -> Self {
         let joined = HashMap::new();
         let signs = HashMap::new();
         let draining = HashSet::new();
-        Self { handover, identity, limits, care, has_read: false, draining, joined, signs }
+        Self {
+            drain_prewarm,
+            identity,
+            limits,
+            health_policy,
+            has_read: false,
+            draining,
+            joined,
+            signs,
+        }
     }
 
     /// Applies the list in the store. Returns the members without a sign of life for too long,
@@ -67,11 +76,11 @@ impl Roster {
         let now = Instant::now();
         let vms = members.iter().filter(|member| member.join.kind == MemberKind::Vm);
         let unusable = vms.filter(|member| !self.admit(&member.join)).count();
-        self.handover.fleet.set_unusable(unusable);
+        self.drain_prewarm.fleet.set_unusable(unusable);
         self.has_read = true;
         let listed: HashSet<&VmId> = members.iter().map(|member| &member.join.id).collect();
         let gone = self.joined.iter().filter(|(id, joined)| {
-            !listed.contains(id) && !heard_within(&joined.member, watch::SILENCE, now)
+            !listed.contains(id) && !reported_within(&joined.member, watch::SILENCE, now)
         });
         let gone: Vec<VmId> = gone.map(|(id, _)| id.clone()).collect();
         for id in gone {
@@ -86,28 +95,29 @@ impl Roster {
         if self.joined.get(&join.id).is_some_and(|known| known.join == *join) {
             return true;
         }
-        let patience = Patience { order: self.limits.order, start: self.limits.start };
-        let remote = match Remote::new(join, &self.identity, patience) {
+        let timeouts = Timeouts { order: self.limits.order, start: self.limits.start };
+        let remote = match Remote::new(join, &self.identity, timeouts) {
             Ok(remote) => Arc::new(remote),
-            Err(trouble) => {
-                tracing::warn!(vm = %join.id, error = %Chain(&trouble), "VM joined but cannot be used; it gets no calls.");
+            Err(link_error) => {
+                tracing::warn!(vm = %join.id, error = %Chain(&link_error), "VM joined but cannot be used; it gets no calls.");
                 return false;
             }
         };
         tracing::info!(vm = %join.id, address = join.address, "VM joined.");
         let vm = Arc::clone(&remote);
-        let member = Member::joined(vm, &self.care, self.has_read.then(Instant::now));
+        let member = Member::joined(vm, &self.health_policy, self.has_read.then(Instant::now));
         let member = Arc::new(member.at(join.address.clone()));
-        let Handover { fleet, close, tasks, .. } = &self.handover;
+        let DrainPrewarm { fleet, close, tasks, .. } = &self.drain_prewarm;
         if self.draining.contains(&join.id) {
             member.drain(true);
         }
         let ends = close.child_token();
         let watched = Arc::clone(&member);
         let reached = Arc::clone(&remote);
-        let watch = watch::follow(watched, reached, self.limits.lost_after, self.handover.clone());
+        let watch =
+            watch::follow(watched, reached, self.limits.lost_after, self.drain_prewarm.clone());
         tasks.spawn(ends.clone().run_until_cancelled_owned(watch));
-        let orders = outbox::carry_out(Arc::clone(&remote));
+        let orders = outbox::send_orders(Arc::clone(&remote));
         tasks.spawn(ends.clone().run_until_cancelled_owned(orders));
         fleet.admit(Arc::clone(&member));
         let id = join.id.clone();
@@ -119,7 +129,7 @@ impl Roster {
     fn forget(&mut self, id: &VmId) {
         tracing::info!(vm = %id, "VM left.");
         self.joined.remove(id);
-        self.handover.fleet.forget(id);
+        self.drain_prewarm.fleet.forget(id);
     }
 
     /// Whether it has neither sent a heartbeat to any gateway nor a report to this one.
@@ -130,14 +140,14 @@ impl Roster {
             *sign = (member.seen_at, now);
         }
         let limit = self.limits.forget_after;
-        let is_heard = |joined: &Joined| heard_within(&joined.member, limit, now);
-        now.duration_since(sign.1) >= limit && !self.joined.get(id).is_some_and(is_heard)
+        let has_reported = |joined: &Joined| reported_within(&joined.member, limit, now);
+        now.duration_since(sign.1) >= limit && !self.joined.get(id).is_some_and(has_reported)
     }
 
     /// The VMs that the operator wants drained; applies also to those that join later.
     pub(crate) fn drain(&mut self, draining: HashSet<VmId>) {
         self.draining = draining;
-        for member in self.handover.fleet.members() {
+        for member in self.drain_prewarm.fleet.members() {
             member.drain(self.draining.contains(&member.id));
         }
     }
@@ -154,7 +164,7 @@ fn id_of(member: &store::Member) -> VmId {
     member.join.id.clone()
 }
 
-fn heard_within(member: &Member, limit: Duration, now: Instant) -> bool {
+fn reported_within(member: &Member, limit: Duration, now: Instant) -> bool {
     let view = member.view();
-    view.is_heard && now.duration_since(view.at) < limit
+    view.has_reported && now.duration_since(view.at) < limit
 }

@@ -5,7 +5,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `call` | a call and its answer over HTTP |
-//! | `told` | which versions the agent knows, since its last restart |
+//! | `known_versions` | which versions the agent knows, since its last restart |
 //! | `orders` | orders that are repeated in the background until the agent has taken them |
 //!
 //! Its reports are received by `fleet/watch.rs`, which also marks it as lost.
@@ -15,7 +15,7 @@ mod known_versions;
 pub(crate) mod outbox;
 
 use super::link;
-use super::link::error::Trouble;
+use super::link::error::LinkError;
 use super::link::{Identity, Link, lines, parsed};
 use super::view::VersionKey;
 use arc_swap::ArcSwap;
@@ -29,14 +29,14 @@ use epsilon_api::{
     units::Bytes,
     vm::{Answer, Call, ImageRemoval, Vm, VmState, VmStatus},
 };
-use epsilon_fleet_link::single_flight::Together;
+use epsilon_fleet_link::single_flight::SingleFlight;
 use futures_util::{
     FutureExt, StreamExt, TryFutureExt,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
 use http::{Method, Response};
-use known_versions::Told;
+use known_versions::KnownVersions;
 use outbox::Orders;
 use serde::Serialize;
 use std::{
@@ -58,7 +58,7 @@ const LONGEST_LOG_LINE: usize = 256 << 10;
 
 /// Time limits for one VM.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct Timeouts {
     /// For orders that a VM executes at once.
     pub(crate) order: Duration,
     /// For what precedes a call: a queue, a pull, a start.
@@ -69,9 +69,9 @@ pub(crate) struct Patience {
 #[derive(Debug)]
 pub(crate) struct Remote {
     pub(crate) link: Arc<Link>,
-    patience: Patience,
-    told: Told,
-    telling: Together<VersionKey, Trouble>,
+    timeouts: Timeouts,
+    known_versions: KnownVersions,
+    announcing: SingleFlight<VersionKey, LinkError>,
     orders: Orders,
     last: ArcSwap<VmStatus>,
     /// The VM was silent for so long that pending calls stop waiting for it.
@@ -86,34 +86,34 @@ impl Remote {
     pub(crate) fn new(
         join: &Join,
         identity: &Identity,
-        patience: Patience,
-    ) -> Result<Self, Trouble> {
+        timeouts: Timeouts,
+    ) -> Result<Self, LinkError> {
         Ok(Self {
             link: Arc::new(Link::new(join, identity)?),
-            patience,
-            told: Told::default(),
-            telling: Together::default(),
+            timeouts,
+            known_versions: KnownVersions::default(),
+            announcing: SingleFlight::default(),
             orders: Orders::default(),
-            last: ArcSwap::from_pointee(unheard(join)),
+            last: ArcSwap::from_pointee(never_reported(join)),
             lost: AtomicBool::new(false),
         })
     }
 
     /// Takes over a report. The images are stored in the member's view, which needs less memory.
     pub(crate) fn reported(&self, status: &VmStatus) {
-        self.told.in_boot(status.boot);
+        self.known_versions.set_boot(status.boot);
         self.lost.store(false, Ordering::Relaxed);
         self.last.store(Arc::new(VmStatus { images: Vec::new(), ..status.clone() }));
     }
 
     /// Its report stream broke off: the agent may have restarted, so the next call announces its
     /// version again.
-    pub(crate) fn doubt(&self) {
-        self.told.doubt();
+    pub(crate) fn invalidate_versions(&self) {
+        self.known_versions.invalidate_versions();
     }
 
     /// Pending calls stop waiting for its answers.
-    pub(crate) fn give_up(&self) {
+    pub(crate) fn mark_lost(&self) {
         self.lost.store(true, Ordering::Relaxed);
     }
 
@@ -123,73 +123,78 @@ impl Remote {
 
     /// Ensures that the agent knows the version and does not retire it. Of concurrent calls, one
     /// announces it.
-    async fn tell(&self, version: &Version, key: VersionKey) -> Result<(), Trouble> {
-        let knows = || self.told.knows(key).then_some(());
+    async fn announce(&self, version: &Version, key: VersionKey) -> Result<(), LinkError> {
+        let knows = || self.known_versions.knows(key).then_some(());
         if knows().is_some() {
             return Ok(());
         }
-        let tell = async {
+        let announce = async {
             self.orders.keep(&version.id()).await;
-            let boot = self.told.boot();
+            let boot = self.known_versions.boot();
             self.order(Method::PUT, "/v1/version", version).await?;
-            self.told.learn(key, boot);
+            self.known_versions.add(key, boot);
             Ok(())
         };
-        self.telling.ensure(&key, knows, tell).await.map_err(Trouble::Same)
+        self.announcing.ensure(&key, knows, announce).await.map_err(LinkError::Shared)
     }
 
     /// Sends an order that the agent executes at once.
-    async fn order<T: Serialize>(&self, verb: Method, path: &str, what: &T) -> Result<(), Trouble> {
+    async fn order<T: Serialize>(
+        &self,
+        verb: Method,
+        path: &str,
+        what: &T,
+    ) -> Result<(), LinkError> {
         let work = async {
             let response = self.link.ask(verb, path, json(what)?).await?;
             if response.status().is_success() {
                 return Ok(());
             }
-            Err(Trouble::Odd(format!("status {} for {path}", response.status())))
+            Err(LinkError::Protocol(format!("status {} for {path}", response.status())))
         };
-        let limit = self.patience.order;
-        timeout(limit, work).await.unwrap_or(Err(Trouble::Silent(limit)))
+        let limit = self.timeouts.order;
+        timeout(limit, work).await.unwrap_or(Err(LinkError::TimedOut(limit)))
     }
 
     /// Has the agent prepare a version, which takes up to the time of a start.
-    async fn bring(&self, path: &'static str, version: Arc<Version>) -> Result<(), CallError> {
+    async fn prepare(&self, path: &'static str, version: Arc<Version>) -> Result<(), CallError> {
         let function = || version.function.clone();
         let key = VersionKey::of_version(&version);
         self.orders.keep(&version.id()).await;
-        let boot = self.told.boot();
+        let boot = self.known_versions.boot();
         let work = async {
-            let body = json(&*version).map_err(|trouble| trouble.before(function()))?;
+            let body = json(&*version).map_err(|link_error| link_error.before(function()))?;
             let asked = self.link.ask(Method::POST, path, body).await;
-            let response = asked.map_err(|trouble| trouble.before(function()))?;
+            let response = asked.map_err(|link_error| link_error.before(function()))?;
             if response.status().is_success() {
-                self.told.learn(key, boot);
+                self.known_versions.add(key, boot);
                 return Ok(());
             }
             Err(self.refusal(response, &version).await)
         };
-        let limit = self.patience.start;
+        let limit = self.timeouts.start;
         let done = timeout(limit, work).await;
-        done.unwrap_or_else(|_| Err(Trouble::Silent(limit).before(function())))
+        done.unwrap_or_else(|_| Err(LinkError::TimedOut(limit).before(function())))
     }
 
     /// Reads why the agent refused a request.
-    async fn refusal(&self, response: Response<link::Kept>, version: &Version) -> CallError {
+    async fn refusal(&self, response: Response<link::PooledBody>, version: &Version) -> CallError {
         let function = version.function.clone();
         if !response.headers().contains_key(REFUSAL) {
-            return Trouble::Odd(response.status().to_string()).after(function);
+            return LinkError::Protocol(response.status().to_string()).after(function);
         }
-        let read = timeout(self.patience.order, link::text(response.into_body(), LONGEST_REFUSAL));
-        let text = read.await.unwrap_or(Err(Trouble::Silent(self.patience.order)));
+        let read = timeout(self.timeouts.order, link::text(response.into_body(), LONGEST_REFUSAL));
+        let text = read.await.unwrap_or(Err(LinkError::TimedOut(self.timeouts.order)));
         let refusal = text.and_then(|text| {
-            serde_json::from_slice(&text).map_err(|err| Trouble::Odd(err.to_string()))
+            serde_json::from_slice(&text).map_err(|err| LinkError::Protocol(err.to_string()))
         });
         match refusal {
             Ok(Refusal::UnknownVersion) => {
-                self.told.forget(VersionKey::of_version(version));
+                self.known_versions.forget(VersionKey::of_version(version));
                 Refusal::UnknownVersion.into_error(function, version.spec.timeout)
             }
             Ok(refusal) => refusal.into_error(function, version.spec.timeout),
-            Err(trouble) => trouble.after(function),
+            Err(link_error) => link_error.after(function),
         }
     }
 }
@@ -200,11 +205,11 @@ impl Vm for Remote {
     }
 
     fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
-        self.bring("/v1/ready", version).boxed()
+        self.prepare("/v1/ready", version).boxed()
     }
 
     fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
-        self.bring("/v1/fetch", version).boxed()
+        self.prepare("/v1/fetch", version).boxed()
     }
 
     fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
@@ -212,16 +217,16 @@ impl Vm for Remote {
             let response = self.link.ask(Method::POST, REMOVE_IMAGE, json(&image)?).await?;
             let status = response.status();
             if !status.is_success() {
-                return Err(Trouble::Odd(format!("status {status} for {REMOVE_IMAGE}")));
+                return Err(LinkError::Protocol(format!("status {status} for {REMOVE_IMAGE}")));
             }
             let text = link::text(response.into_body(), LONGEST_REFUSAL).await?;
-            serde_json::from_slice(&text).map_err(|err| Trouble::Odd(err.to_string()))
+            serde_json::from_slice(&text).map_err(|err| LinkError::Protocol(err.to_string()))
         };
-        let limit = self.patience.order;
+        let limit = self.timeouts.order;
         let removal = timeout(limit, work);
         removal
-            .map(move |done| done.unwrap_or(Err(Trouble::Silent(limit))))
-            .map_err(|trouble| CallError::Internal(Box::new(trouble)))
+            .map(move |done| done.unwrap_or(Err(LinkError::TimedOut(limit))))
+            .map_err(|link_error| CallError::Internal(Box::new(link_error)))
             .boxed()
     }
 
@@ -230,30 +235,30 @@ impl Vm for Remote {
     }
 
     fn retire(&self, version: &VersionId) {
-        self.told.forget(VersionKey::of(&version.function, version.number));
+        self.known_versions.forget(VersionKey::of(&version.function, version.number));
         self.orders.retire(version);
     }
 
     fn logs(&self, function: &FunctionName, query: LogQuery) -> BoxStream<'static, LogRecord> {
         let path = log_path(function, &query);
         let link = Arc::clone(&self.link);
-        let limit = self.patience.order;
+        let limit = self.timeouts.order;
         let opened = async move {
             let asked = timeout(limit, link.ask(Method::GET, &path, "")).await;
-            match asked.unwrap_or(Err(Trouble::Silent(limit))) {
+            match asked.unwrap_or(Err(LinkError::TimedOut(limit))) {
                 Ok(response) if response.status().is_success() => {
                     lines(response.into_body(), LONGEST_LOG_LINE).left_stream()
                 }
                 Ok(response) => {
                     let status = response.status();
-                    stream::iter([Err(Trouble::Odd(status.to_string()))]).right_stream()
+                    stream::iter([Err(LinkError::Protocol(status.to_string()))]).right_stream()
                 }
-                Err(trouble) => stream::iter([Err(trouble)]).right_stream(),
+                Err(link_error) => stream::iter([Err(link_error)]).right_stream(),
             }
         };
         let records = opened.flatten_stream().map(|line| parsed(&line?));
         // A VM that cannot be reached has no lines; those of the other VMs are still delivered.
-        let records = records.scan((), |(), record: Result<LogRecord, Trouble>| {
+        let records = records.scan((), |(), record: Result<LogRecord, LinkError>| {
             let record = record.inspect_err(|err| tracing::warn!(error = %err, "Log of a VM broke off; lines of other VMs continue."));
             std::future::ready(record.ok())
         });
@@ -269,8 +274,8 @@ impl Vm for Remote {
     }
 }
 
-fn json<T: Serialize>(what: &T) -> Result<Vec<u8>, Trouble> {
-    serde_json::to_vec(what).map_err(|err| Trouble::Odd(err.to_string()))
+fn json<T: Serialize>(what: &T) -> Result<Vec<u8>, LinkError> {
+    serde_json::to_vec(what).map_err(|err| LinkError::Protocol(err.to_string()))
 }
 
 fn log_path(function: &FunctionName, query: &LogQuery) -> String {
@@ -289,7 +294,7 @@ fn log_path(function: &FunctionName, query: &LogQuery) -> String {
 }
 
 /// The status of a VM before its first report.
-fn unheard(join: &Join) -> VmStatus {
+fn never_reported(join: &Join) -> VmStatus {
     VmStatus {
         cells: Default::default(),
         keeps: Vec::new(),

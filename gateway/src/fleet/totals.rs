@@ -14,12 +14,12 @@ use tokio::time::Instant;
 
 /// Maximum age of the totals over the fleet. A call changes them by one; adding up 200 VMs takes
 /// some microseconds.
-pub(crate) const SUM_EVERY: Duration = Duration::from_millis(10);
+pub(crate) const MAX_TOTALS_AGE: Duration = Duration::from_millis(10);
 
 /// Totals over the VMs that take calls, recomputed by a call when they are older than
-/// [`SUM_EVERY`].
+/// [`MAX_TOTALS_AGE`].
 #[derive(Debug)]
-pub(crate) struct Sums {
+pub(crate) struct FleetTotals {
     made: Instant,
     /// When to recompute, in microseconds since `made`.
     due: AtomicU64,
@@ -28,7 +28,7 @@ pub(crate) struct Sums {
     vms: AtomicU32,
 }
 
-impl Sums {
+impl FleetTotals {
     pub(crate) fn new() -> Self {
         let zero = || AtomicU64::new(0);
         Self {
@@ -40,11 +40,11 @@ impl Sums {
         }
     }
 
-    /// The totals, at most [`SUM_EVERY`] old. Of several concurrent callers, one recomputes them.
+    /// The totals, at most [`MAX_TOTALS_AGE`] old. Of several concurrent callers, one recomputes them.
     fn fresh(&self, members: &[Arc<Member>], balance: &Balance, now: Instant) -> Totals {
         let passed = now.saturating_duration_since(self.made).as_micros() as u64;
         let due = self.due.load(Relaxed);
-        let next = passed + SUM_EVERY.as_micros() as u64;
+        let next = passed + MAX_TOTALS_AGE.as_micros() as u64;
         if passed >= due && self.due.compare_exchange(due, next, Relaxed, Relaxed).is_ok() {
             let mut totals = Totals::default();
             let takes = |member: &&Arc<Member>| {
@@ -53,7 +53,7 @@ impl Sums {
             for member in members.iter().filter(takes) {
                 let cpu = member.view().cpu;
                 let age = member.age(now);
-                member.load.weigh(balance, member.weight, cpu, age, &mut totals);
+                member.load.add_to_totals(balance, member.weight, cpu, age, &mut totals);
             }
             self.calls.store(totals.calls, Relaxed);
             self.shares.store(totals.shares, Relaxed);

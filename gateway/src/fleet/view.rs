@@ -51,8 +51,8 @@ pub(crate) struct Warm {
     /// Instances that start.
     pub(crate) starting: u32,
     /// Concurrency slots of the instances that serve.
-    pub(crate) places: u32,
-    /// Slots in use, at most `places`.
+    pub(crate) slots: u32,
+    /// Slots in use, at most `slots`.
     pub(crate) taken: u32,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct View {
     /// Whether it takes calls, drains, or has lost its engine.
     pub(crate) state: VmState,
     /// Whether it has reported. Before that, only the data of its join message is known.
-    pub(crate) is_heard: bool,
+    pub(crate) has_reported: bool,
     /// The agent's boot number, which changes when it restarts.
     pub(crate) boot: u64,
     /// CPUs of the machine, in thousandths.
@@ -75,15 +75,15 @@ pub(crate) struct View {
     pub(crate) memory_used: Bytes,
     /// When the report was received.
     pub(crate) at: Instant,
-    warm: HashMap<VersionKey, Warm, BuildHasherDefault<AsItIs>>,
+    warm: HashMap<VersionKey, Warm, BuildHasherDefault<IdentityHasher>>,
     /// Sorted: half the memory of a hash set, and a lookup takes some ten steps.
     images: Box<[VersionKey]>,
 }
 
 impl View {
     /// A VM that has not reported.
-    pub(crate) fn unheard(status: &VmStatus, at: Instant) -> Self {
-        Self { is_heard: false, ..Self::of(status, at) }
+    pub(crate) fn never_reported(status: &VmStatus, at: Instant) -> Self {
+        Self { has_reported: false, ..Self::of(status, at) }
     }
 
     /// A report that was received at this moment.
@@ -95,7 +95,7 @@ impl View {
             entry.instances += 1;
             match instance.state.as_str() {
                 "idle" | "busy" => {
-                    entry.places += instance.concurrency;
+                    entry.slots += instance.concurrency;
                     entry.taken += instance.calls_active.min(instance.concurrency);
                 }
                 "starting" => entry.starting += 1,
@@ -109,7 +109,7 @@ impl View {
         images.dedup();
         Self {
             id: status.id.clone(),
-            is_heard: true,
+            has_reported: true,
             state: status.state,
             boot: status.boot,
             cpu: status.cpu_millicores,
@@ -144,9 +144,9 @@ impl View {
 
 /// A hasher for keys that are hashes already.
 #[derive(Clone, Copy, Debug, Default)]
-struct AsItIs(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for AsItIs {
+impl Hasher for IdentityHasher {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
@@ -182,7 +182,7 @@ mod tests {
 
     /// `(function, version, state, calls, concurrency)`
     fn view(instances: &[(&str, u32, &str, u32, u32)], images: &[(&str, u32)]) -> View {
-        let instances = instances.iter().map(|(function, number, state, calls, places)| {
+        let instances = instances.iter().map(|(function, number, state, calls, slots)| {
             let VersionId { function, number } = id(function, *number);
             InstanceStatus {
                 id: InstanceId::random(),
@@ -190,7 +190,7 @@ mod tests {
                 version: number,
                 state: (*state).to_owned(),
                 calls_active: *calls,
-                concurrency: *places,
+                concurrency: *slots,
                 started_at: Timestamp::UNIX_EPOCH,
             }
         });
@@ -209,9 +209,9 @@ mod tests {
         ($($name:ident: $instances:expr => $want:expr;)*) => {$(
             #[test]
             fn $name() {
-                let Warm { instances, starting, places, taken } =
+                let Warm { instances, starting, slots, taken } =
                     view(&$instances, &[]).warm(key("pay", 2));
-                assert_eq!((instances, starting, places, taken), $want);
+                assert_eq!((instances, starting, slots, taken), $want);
             }
         )*};
     }

@@ -8,14 +8,14 @@
 //! ```
 
 use super::Fleet;
-use super::link::error::Trouble;
+use super::link::error::LinkError;
 use super::link::{lines, parsed};
 use super::member::Member;
 use super::remote::Remote;
-use crate::reconcile::drain_prewarm::Handover;
+use crate::reconcile::drain_prewarm::DrainPrewarm;
 use epsilon_api::{
     chain::Chain,
-    fleet::{BEAT, REPORT},
+    fleet::{HEARTBEAT_INTERVAL, REPORT},
     vm::{VmState, VmStatus},
 };
 use futures_util::StreamExt;
@@ -33,8 +33,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 pub(crate) const SILENCE: Duration = Duration::from_secs(3);
 /// How late silence may be noticed.
 const TICK: Duration = Duration::from_millis(100);
-/// How often `all_heard` checks for first reports.
-const LOOK: Duration = Duration::from_millis(10);
+/// How often `wait_for_reports` checks for first reports.
+const POLL: Duration = Duration::from_millis(10);
 /// Longest report: thousands of images and hundreds of instances take some hundred KiB.
 const LONGEST_REPORT: usize = 8 << 20;
 /// Pauses before the stream is reopened. The longest is short, so that a VM that is back gets calls
@@ -43,18 +43,18 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a member may take to learn of a new gateway: one heartbeat, plus the request.
-pub(crate) const KNOWN: Duration = BEAT.saturating_add(SILENCE);
+pub(crate) const KNOWN: Duration = HEARTBEAT_INTERVAL.saturating_add(SILENCE);
 
 /// Waits until all VMs, at least `known` of them, have reported or failed to answer; at most as
 /// long as members take to learn of a new gateway.
-pub(crate) async fn all_heard(fleet: &Fleet, known: usize) {
+pub(crate) async fn wait_for_reports(fleet: &Fleet, known: usize) {
     let decided = || {
         let members = fleet.members();
         members.len() >= known && members.iter().all(|member| member.is_decided())
     };
     let all = async {
         while !decided() {
-            sleep(LOOK).await;
+            sleep(POLL).await;
         }
     };
     let _ = timeout(KNOWN, all).await;
@@ -65,23 +65,24 @@ pub(crate) async fn follow(
     member: Arc<Member>,
     remote: Arc<Remote>,
     lost_after: Duration,
-    handover: Handover,
+    drain_prewarm: DrainPrewarm,
 ) {
     let mut pause = FIRST_PAUSE;
     let mut outage = Outage::default();
-    let mut heard = Instant::now();
+    let mut last_report = Instant::now();
     loop {
-        let Err(trouble) = reports(&member, &remote, &handover, &mut heard, &mut pause).await;
+        let Err(link_error) =
+            reports(&member, &remote, &drain_prewarm, &mut last_report, &mut pause).await;
         let now = Instant::now();
-        member.met(&trouble, now);
-        remote.doubt();
-        if now.duration_since(heard) >= lost_after {
-            remote.give_up();
+        member.report_failed(&link_error, now);
+        remote.invalidate_versions();
+        if now.duration_since(last_report) >= lost_after {
+            remote.mark_lost();
         }
-        if outage.is_news(&trouble, pause == FIRST_PAUSE, now) {
-            tracing::warn!(vm = %member.id, error = %Chain(&trouble), "VM's reports cannot be read; retrying.");
+        if outage.is_worth_logging(&link_error, pause == FIRST_PAUSE, now) {
+            tracing::warn!(vm = %member.id, error = %Chain(&link_error), "VM's reports cannot be read; retrying.");
         } else {
-            tracing::debug!(vm = %member.id, error = %Chain(&trouble), "VM's reports cannot be read; retrying.");
+            tracing::debug!(vm = %member.id, error = %Chain(&link_error), "VM's reports cannot be read; retrying.");
         }
         let part = rand::rng().random_range(0.5..1.0);
         sleep(pause.mul_f64(part)).await;
@@ -92,25 +93,25 @@ pub(crate) async fn follow(
 /// Limits the log of an outage: one line for each kind of error, not one for each attempt.
 #[derive(Debug, Default)]
 struct Outage {
-    told: Option<Discriminant<Trouble>>,
-    strange_since: Option<Instant>,
+    logged: Option<Discriminant<LinkError>>,
+    unauthenticated_since: Option<Instant>,
 }
 
 impl Outage {
     /// Whether the error is worth a log line. `begins`: there was a report since the last error. A
     /// member that does not know this gateway yet learns of it with its next heartbeat; that
     /// happens at each join and each new gateway.
-    fn is_news(&mut self, trouble: &Trouble, begins: bool, now: Instant) -> bool {
+    fn is_worth_logging(&mut self, link_error: &LinkError, begins: bool, now: Instant) -> bool {
         if begins {
             *self = Self::default();
         }
-        if matches!(trouble, Trouble::Stranger)
-            && now.duration_since(*self.strange_since.get_or_insert(now)) < KNOWN
+        if matches!(link_error, LinkError::Unauthenticated)
+            && now.duration_since(*self.unauthenticated_since.get_or_insert(now)) < KNOWN
         {
             return false;
         }
-        let kind = discriminant(trouble);
-        self.told.replace(kind) != Some(kind)
+        let kind = discriminant(link_error);
+        self.logged.replace(kind) != Some(kind)
     }
 }
 
@@ -118,37 +119,38 @@ impl Outage {
 async fn reports(
     member: &Member,
     remote: &Remote,
-    handover: &Handover,
-    heard: &mut Instant,
+    drain_prewarm: &DrainPrewarm,
+    last_report: &mut Instant,
     pause: &mut Duration,
-) -> Result<Infallible, Trouble> {
-    let silent = || Trouble::Silent(SILENCE);
+) -> Result<Infallible, LinkError> {
+    let silent = || LinkError::TimedOut(SILENCE);
     let opened = timeout(SILENCE, remote.link.ask(Method::GET, "/v1/reports", "")).await;
     let response = opened.unwrap_or_else(|_| Err(silent()))?;
     if !response.status().is_success() {
-        return Err(Trouble::Odd(format!("status {} for /v1/reports", response.status())));
+        return Err(LinkError::Protocol(format!("status {} for /v1/reports", response.status())));
     }
     let mut lines = lines(response.into_body(), LONGEST_REPORT);
     loop {
         let line = timeout(SILENCE, lines.next()).await.map_err(|_| silent())?;
-        let line = line.ok_or_else(|| Trouble::Broke("the stream of reports ended".into()))??;
+        let line =
+            line.ok_or_else(|| LinkError::Disconnected("the stream of reports ended".into()))??;
         let status: VmStatus = parsed(&line)?;
         if status.id != member.id {
-            return Err(Trouble::Odd(format!("the reports of `{}`", status.id)));
+            return Err(LinkError::Protocol(format!("the reports of `{}`", status.id)));
         }
         let now = Instant::now();
         let drained_before = member.view().state == VmState::Draining;
         if status.state == VmState::Draining && !drained_before {
-            handover.begin(status.clone());
+            drain_prewarm.begin(status.clone());
         }
         remote.reported(&status);
         member.reported(status, now);
-        (*heard, *pause) = (now, FIRST_PAUSE);
+        (*last_report, *pause) = (now, FIRST_PAUSE);
     }
 }
 
 /// Follows the VM of this process. Ends only by being dropped.
-pub(crate) async fn follow_at_home(member: Arc<Member>) {
+pub(crate) async fn follow_local(member: Arc<Member>) {
     let mut each = interval(REPORT);
     each.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -178,15 +180,21 @@ mod tests {
     fn each_outage_is_logged_once() {
         let start = Instant::now();
         let mut outage = Outage::default();
-        let mut told = |trouble: Trouble, begins: bool, after: u64| {
-            outage.is_news(&trouble, begins, start + Duration::from_secs(after))
+        let mut logged = |link_error: LinkError, begins: bool, after: u64| {
+            outage.is_worth_logging(&link_error, begins, start + Duration::from_secs(after))
         };
-        let broke = || Trouble::Broke("reset".into());
-        assert!(told(broke(), true, 0) && !told(broke(), false, 1), "once");
-        assert!(told(Trouble::Silent(SILENCE), false, 2), "another kind");
-        assert!(told(broke(), true, 3), "a new outage");
-        assert!(!told(Trouble::Stranger, true, 10) && !told(Trouble::Stranger, false, 17));
-        assert!(told(Trouble::Stranger, false, 18) && !told(Trouble::Stranger, false, 30));
-        assert!(!told(Trouble::Stranger, true, 40), "the next outage starts over");
+        let broke = || LinkError::Disconnected("reset".into());
+        assert!(logged(broke(), true, 0) && !logged(broke(), false, 1), "once");
+        assert!(logged(LinkError::TimedOut(SILENCE), false, 2), "another kind");
+        assert!(logged(broke(), true, 3), "a new outage");
+        assert!(
+            !logged(LinkError::Unauthenticated, true, 10)
+                && !logged(LinkError::Unauthenticated, false, 17)
+        );
+        assert!(
+            logged(LinkError::Unauthenticated, false, 18)
+                && !logged(LinkError::Unauthenticated, false, 30)
+        );
+        assert!(!logged(LinkError::Unauthenticated, true, 40), "the next outage starts over");
     }
 }

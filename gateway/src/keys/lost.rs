@@ -168,7 +168,7 @@ mod tests {
                 control_url: "http://10.0.0.5:8081".into(),
                 seen_at: self.start.0 - silence,
             };
-            self.store.gateway_beat(&gateway).await.unwrap();
+            self.store.gateway_heartbeat(&gateway).await.unwrap();
             self.store.replace_key(&gateway.id, key, Timestamp::MIN).await.unwrap();
             gateway
         }
@@ -215,7 +215,7 @@ mod tests {
         let mut gateway = world.gateway(31 * DAY, &kept).await;
         world.look(0).await;
         gateway.seen_at = world.start.0 + SignedDuration::from_secs(5);
-        world.store.gateway_beat(&gateway).await.unwrap();
+        world.store.gateway_heartbeat(&gateway).await.unwrap();
         world.look(10).await;
         // The clock of the wall jumps by two months.
         world.start.0 += 60 * DAY;

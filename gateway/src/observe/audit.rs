@@ -57,13 +57,13 @@ impl Action {
 
 /// Where a key was used; the label `door`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum Entrance {
     Control,
     Git,
     Fleet,
 }
 
-impl Door {
+impl Entrance {
     const ALL: [Self; 3] = [Self::Control, Self::Git, Self::Fleet];
 
     fn as_str(self) -> &'static str {
@@ -101,7 +101,7 @@ impl Audit {
                 actions.with_label_values(&[action.as_str(), outcome]);
             }
         }
-        for door in Door::ALL {
+        for door in Entrance::ALL {
             refused.with_label_values(&[door.as_str()]);
         }
         registry.register(Box::new(actions.clone()))?;
@@ -112,7 +112,7 @@ impl Audit {
 
 /// A change was requested with a valid key, and answered.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct ChangeRequested<'a> {
     pub(crate) action: Action,
     /// The path of the request.
     pub(crate) path: &'a str,
@@ -125,7 +125,7 @@ pub(crate) struct Asked<'a> {
     pub(crate) deployment: Option<&'a str>,
 }
 
-impl Asked<'_> {
+impl ChangeRequested<'_> {
     pub(crate) fn emit(&self, audit: &Audit) {
         let status = self.status.map(|status| status.as_u16());
         let outcome = match status {
@@ -150,14 +150,14 @@ impl Asked<'_> {
 
 /// A request with a key that is not valid here.
 #[derive(Debug)]
-pub(crate) struct Refused<'a> {
-    pub(crate) door: Door,
+pub(crate) struct KeyRefused<'a> {
+    pub(crate) door: Entrance,
     /// The key's id, if it has the form of our keys.
     pub(crate) key: Option<&'a str>,
     pub(crate) peer: IpAddr,
 }
 
-impl Refused<'_> {
+impl KeyRefused<'_> {
     pub(crate) fn emit(&self, audit: &Audit) {
         let door = self.door.as_str();
         audit.refused.with_label_values(&[door]).inc();
@@ -194,7 +194,7 @@ mod tests {
             let action = Action::Delete;
             let key = "00";
             let deployment = None;
-            Asked { action, path, key, peer, status, deployment }.emit(&audit);
+            ChangeRequested { action, path, key, peer, status, deployment }.emit(&audit);
         }
         for outcome in OUTCOMES {
             let line = format!(
@@ -203,7 +203,7 @@ mod tests {
             assert!(count(&registry, &line), "{line}");
         }
         for _ in 0..3 {
-            Refused { door: Door::Fleet, key: None, peer }.emit(&audit);
+            KeyRefused { door: Entrance::Fleet, key: None, peer }.emit(&audit);
         }
         assert!(count(&registry, r#"epsilon_auth_failed_total{door="fleet"} 3"#));
     }

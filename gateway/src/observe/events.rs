@@ -18,12 +18,12 @@ use std::{
 
 /// The request line of a call. Stored only if calls are logged.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RequestLine {
     method: Method,
     uri: Uri,
 }
 
-impl Asked {
+impl RequestLine {
     /// The request line, if debug level is enabled.
     pub(crate) fn of<B>(request: &Request<B>) -> Option<Self> {
         tracing::enabled!(tracing::Level::DEBUG)
@@ -35,7 +35,7 @@ impl Asked {
 #[derive(Debug)]
 pub(crate) struct CallEnded<'a> {
     pub(crate) request_id: Option<&'a RequestId>,
-    pub(crate) asked: Option<&'a Asked>,
+    pub(crate) request_line: Option<&'a RequestLine>,
     pub(crate) caller: IpAddr,
     pub(crate) route: Option<&'a Route>,
     pub(crate) status: u16,
@@ -54,15 +54,15 @@ impl CallEnded<'_> {
         }
         if let Some(route) = self.route {
             route.metrics.ended(self.status, self.took.as_secs_f64());
-            if let Some(tally) = &route.tally {
-                tally.ended(self.status);
+            if let Some(error_window) = &route.error_window {
+                error_window.ended(self.status);
             }
         }
         tracing::debug!(
             request_id = self.request_id.map(tracing::field::display),
-            method = self.asked.map(|asked| asked.method.as_str()),
+            method = self.request_line.map(|line| line.method.as_str()),
             // Without the query, because callers put secrets there.
-            path = self.asked.map(|asked| asked.uri.path()),
+            path = self.request_line.map(|line| line.uri.path()),
             caller = %self.caller,
             function = self.route.map(|route| tracing::field::display(&route.version.function)),
             version = self.route.map(|route| tracing::field::display(route.version.number)),

@@ -2,7 +2,7 @@
 //! retried. The handles of all label values are created once: counting is one atomic operation.
 
 use crate::call::retry::outcome::{Denied, Retry};
-use crate::placement::choice::{Against, Errand, Pick};
+use crate::placement::choice::{Choice, Penalty, Prewarm};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 /// Metrics of placement and retries.
@@ -10,7 +10,7 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 pub(crate) struct PlacementMetrics {
     /// By [`position`], then by what the VM has of the version.
     placed: [[IntCounter; 3]; 3],
-    passed: [IntCounter; Against::ALL.len()],
+    passed: [IntCounter; Penalty::ALL.len()],
     retried: [IntCounter; Retry::ALL.len()],
     denied: [IntCounter; Denied::ALL.len()],
     fetches: IntCounter,
@@ -59,7 +59,7 @@ impl PlacementMetrics {
         Ok(Self {
             placed: POSITIONS
                 .map(|position| HELD.map(|held| placed.with_label_values(&[position, held]))),
-            passed: Against::ALL.map(|against| passed.with_label_values(&[against.as_str()])),
+            passed: Penalty::ALL.map(|penalty| passed.with_label_values(&[penalty.as_str()])),
             retried: Retry::ALL.map(|why| retried.with_label_values(&[why.as_str()])),
             denied: Denied::ALL.map(|why| denied.with_label_values(&[why.as_str()])),
             fetches,
@@ -67,21 +67,21 @@ impl PlacementMetrics {
         })
     }
 
-    pub(crate) fn placed(&self, pick: &Pick) {
+    pub(crate) fn placed(&self, pick: &Choice) {
         self.placed[position(pick.step)][pick.holds as usize].inc();
     }
 
-    pub(crate) fn passed_over(&self, against: Against) {
+    pub(crate) fn passed_over(&self, penalty: Penalty) {
         // `Nothing` is not a reason and has no counter.
-        if let Some(at) = (against as usize).checked_sub(1) {
+        if let Some(at) = (penalty as usize).checked_sub(1) {
             self.passed[at].inc();
         }
     }
 
-    pub(crate) fn errand(&self, errand: Errand) {
-        match errand {
-            Errand::Fetch => self.fetches.inc(),
-            Errand::Ready => self.starts.inc(),
+    pub(crate) fn prewarm(&self, prewarm: Prewarm) {
+        match prewarm {
+            Prewarm::PullImage => self.fetches.inc(),
+            Prewarm::StartInstance => self.starts.inc(),
         }
     }
 
@@ -106,29 +106,29 @@ fn position(step: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::choice::Holds;
+    use crate::placement::choice::Locality;
 
     #[test]
     fn labels_stand_where_they_are_counted() {
         let registry = Registry::new();
         let metrics = PlacementMetrics::new(&registry).unwrap();
-        for against in Against::ALL {
-            metrics.passed_over(against);
+        for penalty in Penalty::ALL {
+            metrics.passed_over(penalty);
         }
-        metrics.passed_over(Against::Nothing);
-        metrics.passed_over(Against::Room);
+        metrics.passed_over(Penalty::Nothing);
+        metrics.passed_over(Penalty::Room);
         metrics.retried(Retry::Repeatable);
         metrics.denied(Denied::Budget);
-        let pick = Pick {
+        let pick = Choice {
             vm: 7,
             step: 1,
-            against: Against::Nothing,
-            holds: Holds::Warm,
+            penalty: Penalty::Nothing,
+            holds: Locality::Warm,
             more: false,
-            errand: None,
+            prewarm: None,
         };
         metrics.placed(&pick);
-        metrics.placed(&Pick { step: 9, holds: Holds::Nothing, ..pick });
+        metrics.placed(&Choice { step: 9, holds: Locality::Nothing, ..pick });
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             r#"epsilon_placement_passed_over_total{reason="room"} 2"#,

@@ -1,7 +1,7 @@
 //! Chooses the VM for a call from the function's walk over the ring. Pure: the caller passes in the
 //! state of each VM; nothing is sent, counted or stored.
 //!
-//! A VM with a penalty ([`Against`]) is passed over. If every VM has one, the VM with the lowest
+//! A VM with a penalty ([`Penalty`]) is passed over. If every VM has one, the VM with the lowest
 //! penalty is chosen, so a call is refused only if every VM drains.
 //!
 //! **Equals** are the first [`EQUALS`] VMs of the walk without a penalty: usually home
@@ -13,7 +13,7 @@
 //! **Above the bound**, avoiding a cold start counts for more than balance: a call never waits for
 //! a start while a free warm instance exists. So a VM at its bound with a warm instance is passed
 //! over only for an equal that has one, too. The best of the equals is prewarmed in the background
-//! ([`Errand::Ready`]) and takes later calls once it is warm.
+//! ([`Prewarm::StartInstance`]) and takes later calls once it is warm.
 //!
 //! | | warm and free | has the image | has nothing |
 //! |---|---|---|---|
@@ -26,7 +26,7 @@ const EQUALS: u32 = 3;
 
 /// Reasons not to choose a VM, from the least to the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Against {
+pub enum Penalty {
     /// No reason.
     Nothing,
     /// It carries as many calls as its bound allows.
@@ -45,7 +45,7 @@ pub enum Against {
     Drain,
 }
 
-impl Against {
+impl Penalty {
     /// All reasons.
     pub const ALL: [Self; 6] =
         [Self::Bound, Self::Suspect, Self::Room, Self::Breaker, Self::Out, Self::Drain];
@@ -66,7 +66,7 @@ impl Against {
 
 /// What a VM has of a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Holds {
+pub enum Locality {
     /// An instance with a free concurrency slot.
     Warm,
     /// The image.
@@ -77,111 +77,111 @@ pub enum Holds {
 
 /// The state of one VM for one call.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub struct Candidate {
     /// The VM's penalty; `Nothing` if it has none.
-    pub against: Against,
+    pub penalty: Penalty,
     /// What it has of the version.
-    pub holds: Holds,
+    pub locality: Locality,
     /// Calls per share; decides which VM is the least loaded when all are at their bounds.
-    pub strain: u64,
+    pub load_ratio: u64,
     /// This call was already tried there.
     pub tried: bool,
 }
 
 /// The VM chosen for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pick {
+pub struct Choice {
     /// Index of the VM.
     pub vm: usize,
     /// Position in the walk; 0 is home.
     pub step: u32,
     /// The penalty of the chosen VM; `Nothing` if it has none.
-    pub against: Against,
+    pub penalty: Penalty,
     /// What it has of the version.
-    pub holds: Holds,
+    pub locality: Locality,
     /// Whether a retry on another VM is worthwhile if this one refuses.
     pub more: bool,
     /// The prewarm to start in the background, and the index of its VM.
-    pub errand: Option<(Errand, usize)>,
+    pub prewarm: Option<(Prewarm, usize)>,
 }
 
 /// What a VM is prepared with before calls go there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Errand {
+pub enum Prewarm {
     /// The image: a VM earlier in the walk than the chosen one lacks nothing else.
-    Fetch,
+    PullImage,
     /// An instance: the chosen VM is over its bound, and this one is not.
-    Ready,
+    StartInstance,
 }
 
-/// Chooses a VM. `walk` yields each VM once, home first; `company`: more than one VM takes calls;
-/// `look` returns the state of a VM; `passed` is called with each reason for which a VM was passed
+/// Chooses a VM. `walk` yields each VM once, home first; `has_other_vms`: more than one VM takes calls;
+/// `look` returns the state of a VM; `on_passed_over` is called with each reason for which a VM was passed
 /// over.
 ///
 /// A warm home is the usual case, and then no other VM is looked at: each look reads memory that is
 /// not in the CPU's caches.
 pub fn choose(
     walk: impl Iterator<Item = usize>,
-    company: bool,
-    mut look: impl FnMut(usize) -> Look,
-    mut passed: impl FnMut(Against),
-) -> Option<Pick> {
-    let mut best: Option<(Key, Pick)> = None;
+    has_other_vms: bool,
+    mut look: impl FnMut(usize) -> Candidate,
+    mut on_passed_over: impl FnMut(Penalty),
+) -> Option<Choice> {
+    let mut best: Option<(Key, Choice)> = None;
     let mut equals = 0;
-    let mut worth_a_try = 0_u32;
+    let mut retry_candidates = 0_u32;
     let mut out = 0_u32;
-    let mut answers = false;
-    let (mut bare, mut spare): (_, Option<(Key, usize)>) = (None, None);
+    let mut any_responds = false;
+    let (mut first_without_image, mut best_equal): (_, Option<(Key, usize)>) = (None, None);
     for (vm, step) in walk.zip(0_u32..) {
-        let Look { against, holds, strain, tried } = look(vm);
-        if against != Against::Nothing && !tried {
-            passed(against);
+        let Candidate { penalty, locality, load_ratio, tried } = look(vm);
+        if penalty != Penalty::Nothing && !tried {
+            on_passed_over(penalty);
         }
-        answers |= against < Against::Out;
-        if tried || against == Against::Drain {
+        any_responds |= penalty < Penalty::Out;
+        if tried || penalty == Penalty::Drain {
             continue;
         }
-        worth_a_try += u32::from(against < Against::Room);
-        out += u32::from(against == Against::Out);
-        let key = Key { rank: Rank::of(against, holds, strain), step };
-        if against == Against::Nothing {
+        retry_candidates += u32::from(penalty < Penalty::Room);
+        out += u32::from(penalty == Penalty::Out);
+        let key = Key { rank: Rank::of(penalty, locality, load_ratio), step };
+        if penalty == Penalty::Nothing {
             equals += 1;
-            if holds == Holds::Nothing && bare.is_none() {
-                bare = Some((step, vm));
+            if locality == Locality::Nothing && first_without_image.is_none() {
+                first_without_image = Some((step, vm));
             }
-            if spare.as_ref().is_none_or(|(least, _)| key < *least) {
-                spare = Some((key, vm));
+            if best_equal.as_ref().is_none_or(|(least, _)| key < *least) {
+                best_equal = Some((key, vm));
             }
         }
         if best.as_ref().is_none_or(|(least, _)| key < *least) {
-            let pick = Pick { vm, step, against, holds, more: false, errand: None };
-            best = Some((key, pick));
+            let choice = Choice { vm, step, penalty, locality, more: false, prewarm: None };
+            best = Some((key, choice));
         }
-        if against == Against::Nothing && holds == Holds::Warm {
+        if penalty == Penalty::Nothing && locality == Locality::Warm {
             // No earlier VM was a warm equal, or the walk would have ended there.
-            worth_a_try += u32::from(company);
+            retry_candidates += u32::from(has_other_vms);
             break;
         }
         if equals == EQUALS {
             break;
         }
     }
-    let (_, mut pick) = best?;
-    if pick.against == Against::Out {
-        pick.more = out > 1;
+    let (_, mut choice) = best?;
+    if choice.penalty == Penalty::Out {
+        choice.more = out > 1;
         // If any VM answers, it has already had the call: returning its refusal is better than
         // waiting for a VM that is out.
-        return (!answers).then_some(pick);
+        return (!any_responds).then_some(choice);
     }
-    pick.more = pick.against < Against::Room && worth_a_try > 1;
-    pick.errand = match (pick.against, pick.holds) {
-        (Against::Bound, Holds::Warm) => spare.map(|(_, vm)| (Errand::Ready, vm)),
-        (_, Holds::Image) => {
-            bare.filter(|(step, _)| *step < pick.step).map(|(_, vm)| (Errand::Fetch, vm))
-        }
-        (_, Holds::Warm | Holds::Nothing) => None,
+    choice.more = choice.penalty < Penalty::Room && retry_candidates > 1;
+    choice.prewarm = match (choice.penalty, choice.locality) {
+        (Penalty::Bound, Locality::Warm) => best_equal.map(|(_, vm)| (Prewarm::StartInstance, vm)),
+        (_, Locality::Image) => first_without_image
+            .filter(|(step, _)| *step < choice.step)
+            .map(|(_, vm)| (Prewarm::PullImage, vm)),
+        (_, Locality::Warm | Locality::Nothing) => None,
     };
-    Some(pick)
+    Some(choice)
 }
 
 /// The order of preference: the smallest key wins.
@@ -196,25 +196,25 @@ struct Key {
 enum Rank {
     Warm,
     /// Warm but beyond its bound, with its load ratio.
-    WarmBeyond(u64),
+    WarmOverBound(u64),
     Image,
-    Bare,
-    Beyond(u64),
-    Worse(Against),
+    Empty,
+    OverBound(u64),
+    Penalised(Penalty),
 }
 
 impl Rank {
-    fn of(against: Against, holds: Holds, strain: u64) -> Self {
-        match (against, holds) {
-            (Against::Nothing, Holds::Warm) => Self::Warm,
-            (Against::Nothing, Holds::Image) => Self::Image,
-            (Against::Nothing, Holds::Nothing) => Self::Bare,
-            (Against::Bound, Holds::Warm) => Self::WarmBeyond(strain),
-            (Against::Bound, Holds::Image | Holds::Nothing) => Self::Beyond(strain),
+    fn of(penalty: Penalty, locality: Locality, load_ratio: u64) -> Self {
+        match (penalty, locality) {
+            (Penalty::Nothing, Locality::Warm) => Self::Warm,
+            (Penalty::Nothing, Locality::Image) => Self::Image,
+            (Penalty::Nothing, Locality::Nothing) => Self::Empty,
+            (Penalty::Bound, Locality::Warm) => Self::WarmOverBound(load_ratio),
+            (Penalty::Bound, Locality::Image | Locality::Nothing) => Self::OverBound(load_ratio),
             (
-                Against::Suspect | Against::Room | Against::Breaker | Against::Out | Against::Drain,
+                Penalty::Suspect | Penalty::Room | Penalty::Breaker | Penalty::Out | Penalty::Drain,
                 _,
-            ) => Self::Worse(against),
+            ) => Self::Penalised(penalty),
         }
     }
 }
@@ -226,28 +226,28 @@ mod tests {
     /// A VM in a table: its penalty, with what it has: `.` nothing, `i` image, `w` warm.
     /// A number is the load ratio of a VM at its bound that has the image; with `w` after it, it is
     /// warm. A `!` after it: already tried.
-    fn look(text: &str) -> Look {
+    fn look(text: &str) -> Candidate {
         let (text, tried) = text.strip_suffix('!').map_or((text, false), |text| (text, true));
-        let (against, holds, strain) = match text {
-            "." => (Against::Nothing, Holds::Nothing, 0),
-            "i" => (Against::Nothing, Holds::Image, 0),
-            "w" => (Against::Nothing, Holds::Warm, 0),
-            "suspect" => (Against::Suspect, Holds::Warm, 0),
-            "room" => (Against::Room, Holds::Image, 0),
-            "breaker" => (Against::Breaker, Holds::Warm, 0),
-            "out" => (Against::Out, Holds::Warm, 0),
-            "drain" => (Against::Drain, Holds::Warm, 0),
-            strain => {
-                let warm = strain.strip_suffix('w');
-                let holds = if warm.is_some() { Holds::Warm } else { Holds::Image };
-                (Against::Bound, holds, warm.unwrap_or(strain).parse().unwrap())
+        let (penalty, locality, load_ratio) = match text {
+            "." => (Penalty::Nothing, Locality::Nothing, 0),
+            "i" => (Penalty::Nothing, Locality::Image, 0),
+            "w" => (Penalty::Nothing, Locality::Warm, 0),
+            "suspect" => (Penalty::Suspect, Locality::Warm, 0),
+            "room" => (Penalty::Room, Locality::Image, 0),
+            "breaker" => (Penalty::Breaker, Locality::Warm, 0),
+            "out" => (Penalty::Out, Locality::Warm, 0),
+            "drain" => (Penalty::Drain, Locality::Warm, 0),
+            load_ratio => {
+                let warm = load_ratio.strip_suffix('w');
+                let locality = if warm.is_some() { Locality::Warm } else { Locality::Image };
+                (Penalty::Bound, locality, warm.unwrap_or(load_ratio).parse().unwrap())
             }
         };
-        Look { against, holds, strain, tried }
+        Candidate { penalty, locality, load_ratio, tried }
     }
 
-    fn company(looks: &[Look]) -> bool {
-        looks.iter().filter(|look| look.against < Against::Out && !look.tried).count() > 1
+    fn has_other_vms(looks: &[Candidate]) -> bool {
+        looks.iter().filter(|look| look.penalty < Penalty::Out && !look.tried).count() > 1
     }
 
     /// The walk's VMs as [`look`] parses them => the step that is chosen, `+` if a retry is
@@ -256,9 +256,9 @@ mod tests {
         ($($name:ident: $walk:expr => $want:expr;)*) => {$(
             #[test]
             fn $name() {
-                let looks: Vec<Look> = $walk.split_whitespace().map(look).collect();
-                let pick = choose(0..looks.len(), company(&looks), |vm| looks[vm], |_| ());
-                let told = pick.map(|p| format!("{}{}", p.step, if p.more { "+" } else { "" }));
+                let looks: Vec<Candidate> = $walk.split_whitespace().map(look).collect();
+                let choice = choose(0..looks.len(), has_other_vms(&looks), |vm| looks[vm], |_| ());
+                let told = choice.map(|p| format!("{}{}", p.step, if p.more { "+" } else { "" }));
                 assert_eq!(told.as_deref().unwrap_or("none"), $want);
             }
         )*};
@@ -308,18 +308,18 @@ mod tests {
 
     #[test]
     fn passed_over_vms_are_prewarmed() {
-        use Errand::{Fetch, Ready};
+        use Prewarm::{PullImage, StartInstance};
         for (walk, want) in [
             // The image, to a home that lacks only that.
-            (". i .", Some((Fetch, 0))),
-            ("9 . i", Some((Fetch, 1))),
+            (". i .", Some((PullImage, 0))),
+            ("9 . i", Some((PullImage, 1))),
             ("i . .", None),
             (". w .", None),
             // An instance, on the VM that would have got the call.
-            ("9w . .", Some((Ready, 1))),
-            ("9w . i", Some((Ready, 2))),
-            ("9w 9 room i", Some((Ready, 3))),
-            ("9w 4w i", Some((Ready, 2))),
+            ("9w . .", Some((StartInstance, 1))),
+            ("9w . i", Some((StartInstance, 2))),
+            ("9w 9 room i", Some((StartInstance, 3))),
+            ("9w 4w i", Some((StartInstance, 2))),
             // No VM has room for more, or a VM has taken it.
             ("9w 9 9", None),
             ("9w suspect room", None),
@@ -327,9 +327,9 @@ mod tests {
             ("9w i! room", None),
             ("9 i .", None),
         ] {
-            let looks: Vec<Look> = walk.split_whitespace().map(look).collect();
-            let pick = choose(0..looks.len(), true, |vm| looks[vm], |_| ()).unwrap();
-            assert_eq!(pick.errand, want, "{walk}");
+            let looks: Vec<Candidate> = walk.split_whitespace().map(look).collect();
+            let choice = choose(0..looks.len(), true, |vm| looks[vm], |_| ()).unwrap();
+            assert_eq!(choice.prewarm, want, "{walk}");
         }
     }
 
@@ -348,9 +348,9 @@ mod tests {
 
     #[test]
     fn each_penalty_is_reported_once_per_vm() {
-        let looks: Vec<Look> = "drain 9 out w".split_whitespace().map(look).collect();
+        let looks: Vec<Candidate> = "drain 9 out w".split_whitespace().map(look).collect();
         let mut told = Vec::new();
-        choose(0..4, true, |vm| looks[vm], |against| told.push(against.as_str()));
+        choose(0..4, true, |vm| looks[vm], |penalty| told.push(penalty.as_str()));
         assert_eq!(told, ["drain", "bound", "out"]);
     }
 }

@@ -4,7 +4,7 @@
 //! resistant to attackers: the owner who chooses a function's name also pays for its placement.
 //!
 //! [`of_name`] is FNV-1a over the bytes, which separates short names, followed by [`mix`], which
-//! spreads the low bits over all 64. Both are checked against their published test vectors.
+//! spreads the low bits over all 64. Both are checked penalty their published test vectors.
 
 /// FNV's offset basis and prime for 64 bits.
 const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;

@@ -25,32 +25,32 @@ use std::{
 };
 
 /// Bytes of memory per unit of weight: those of the default instance.
-const PLACE: u64 = 256 << 20;
+const WEIGHT_UNIT: u64 = 256 << 20;
 /// Points on the ring per unit of weight. A VM of 8 GiB gets 256 points, which keeps shares within
 /// some 15 % of fair.
-const POINTS_PER_PLACE: usize = 8;
+const POINTS_PER_UNIT: usize = 8;
 /// Smallest weight of a VM: fewer points would make its share a matter of luck.
-const FEWEST_PLACES: u32 = 4;
+const MIN_WEIGHT: u32 = 4;
 /// Largest weight of a VM (64 GiB): limits the ring of 200 large VMs to 8 MiB.
-const MOST_PLACES: u32 = 256;
+const MAX_WEIGHT: u32 = 256;
 /// Jumps before the remaining VMs follow in order. In a small fleet all are visited by then.
 const JUMPS: u64 = 64;
 
 /// A jump number that no walk uses: its hash decides when a function's turn comes.
-const TURN: u64 = JUMPS + 1;
+const TURN_JUMP: u64 = JUMPS + 1;
 /// Position of the former home in the walk once a function's turn has come: after the VMs among
 /// which a warm one is preferred, or no function would ever move.
-const BEHIND: usize = 3;
+const FORMER_HOME_POSITION: usize = 3;
 
 /// Weight of a VM: its memory in units of the default instance's memory.
 pub fn weight(memory_bytes: u64) -> u32 {
-    let places = (memory_bytes + PLACE / 2) / PLACE;
-    u32::try_from(places).unwrap_or(MOST_PLACES).clamp(FEWEST_PLACES, MOST_PLACES)
+    let units = (memory_bytes + WEIGHT_UNIT / 2) / WEIGHT_UNIT;
+    u32::try_from(units).unwrap_or(MAX_WEIGHT).clamp(MIN_WEIGHT, MAX_WEIGHT)
 }
 
 /// The ring. VMs are identified by their index in the list from which it was built.
 pub struct Ring {
-    points: StaticHashRing<'static, u64, u32, AsItIs>,
+    points: StaticHashRing<'static, u64, u32, IdentityHash>,
     vms: usize,
 }
 
@@ -68,10 +68,10 @@ impl Ring {
         let vms = vms.into_iter().zip(0_u32..);
         let vms: Vec<_> = vms.filter(|(_, index)| !left_out(*index as usize)).collect();
         let nodes = vms.iter().map(|((id, weight), index)| {
-            let points = *weight as usize * POINTS_PER_PLACE;
+            let points = *weight as usize * POINTS_PER_UNIT;
             Node::new(hash::of_name(id)).value(*index).quantity(points)
         });
-        Self { points: StaticHashRing::new(AsItIs, nodes), vms: vms.len() }
+        Self { points: StaticHashRing::new(IdentityHash, nodes), vms: vms.len() }
     }
 
     /// Number of VMs on the ring.
@@ -87,13 +87,16 @@ impl Ring {
     /// All VMs in the order of this function, home first, each once. `key` is [`hash::of_name`]
     /// of the function's name.
     pub fn walk(&self, key: u64) -> Walk<'_> {
-        Walk { ring: self, key, asked: 0, met: Met::default(), former: None }
+        Walk { ring: self, key, steps: 0, visited: Visited::default(), former: None }
     }
 
     /// The walk while this function's home is new: `former` is the home before it, and remains the
     /// home as long as the function `stays`.
     pub fn walk_since(&self, key: u64, former: usize, stays: bool) -> Walk<'_> {
-        Walk { former: Some((if stays { 0 } else { BEHIND }, former)), ..self.walk(key) }
+        Walk {
+            former: Some((if stays { 0 } else { FORMER_HOME_POSITION }, former)),
+            ..self.walk(key)
+        }
     }
 
     /// The home VM of this function; `None` on an empty ring.
@@ -109,7 +112,7 @@ impl Ring {
 /// Whether a function's turn to move to its new home has come; `grown` is the part of its share
 /// that the new VM takes by now, from 0 to 1.
 pub fn has_turn(key: u64, grown: f64) -> bool {
-    grown >= 1.0 || (hash::nth(key, TURN) as f64) < grown * u64::MAX as f64
+    grown >= 1.0 || (hash::nth(key, TURN_JUMP) as f64) < grown * u64::MAX as f64
 }
 
 impl fmt::Debug for Ring {
@@ -124,8 +127,8 @@ pub struct Walk<'a> {
     ring: &'a Ring,
     key: u64,
     /// Jumps and steps made so far.
-    asked: u64,
-    met: Met,
+    steps: u64,
+    visited: Visited,
     /// The former home and the number of VMs after which it is visited, earlier than its jump would
     /// come.
     former: Option<(usize, usize)>,
@@ -136,20 +139,20 @@ impl Iterator for Walk<'_> {
 
     fn next(&mut self) -> Option<usize> {
         let vms = self.ring.vms as u64;
-        if let Some((_, former)) = self.former.take_if(|(after, _)| *after == self.met.count)
-            && self.met.first_time(former)
+        if let Some((_, former)) = self.former.take_if(|(after, _)| *after == self.visited.count)
+            && self.visited.first_time(former)
         {
             return Some(former);
         }
-        while self.met.count < self.ring.vms {
-            let asked = self.asked;
-            self.asked += 1;
-            let vm = match asked {
+        while self.visited.count < self.ring.vms {
+            let steps = self.steps;
+            self.steps += 1;
+            let vm = match steps {
                 0 => self.ring.owner(self.key)?,
                 jump @ 1..=JUMPS => self.ring.owner(hash::nth(self.key, jump))?,
                 step => ((self.key % vms + step) % vms) as usize,
             };
-            if self.met.first_time(vm) {
+            if self.visited.first_time(vm) {
                 return Some(vm);
             }
         }
@@ -159,13 +162,13 @@ impl Iterator for Walk<'_> {
 
 /// The VMs that a walk has visited. No allocation for the first 256.
 #[derive(Debug, Default)]
-struct Met {
+struct Visited {
     count: usize,
     first: [u64; 4],
     more: Vec<u64>,
 }
 
-impl Met {
+impl Visited {
     fn first_time(&mut self, vm: usize) -> bool {
         let (word, bit) = (vm / 64, 1 << (vm % 64));
         let word = match word.checked_sub(self.first.len()) {
@@ -187,13 +190,13 @@ impl Met {
 /// Passes keys through, because they are hashes already; a VM's points follow from its key by
 /// [`hash::nth`].
 #[derive(Clone, Copy, Debug)]
-struct AsItIs;
+struct IdentityHash;
 
-impl RingHash for AsItIs {
+impl RingHash for IdentityHash {
     fn hash_item<T: Hash>(&self, item: &T) -> u64 {
-        let mut taken = Taken(0);
-        item.hash(&mut taken);
-        taken.0
+        let mut hasher = PassThroughHasher(0);
+        item.hash(&mut hasher);
+        hasher.0
     }
 
     fn hash_vnode<K: Hash>(&self, node_key: &K, vnode_seq: usize) -> u64 {
@@ -202,9 +205,9 @@ impl RingHash for AsItIs {
 }
 
 /// A hasher that returns the one `u64` it is given, unchanged.
-struct Taken(u64);
+struct PassThroughHasher(u64);
 
-impl Hasher for Taken {
+impl Hasher for PassThroughHasher {
     fn write(&mut self, bytes: &[u8]) {
         // Only `u64`s are hashed here; this is a fallback that still distinguishes other input.
         for byte in bytes {

@@ -15,14 +15,14 @@ const AT_ONCE: usize = 4;
 
 /// Starts the prewarms of draining VMs.
 #[derive(Clone, Debug)]
-pub(crate) struct Handover {
+pub(crate) struct DrainPrewarm {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) routes: Arc<Routes>,
     pub(crate) close: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
-impl Handover {
+impl DrainPrewarm {
     /// Prewarms elsewhere the versions in this VM's last report. Returns at once.
     pub(crate) fn begin(&self, leaving: VmStatus) {
         let work = self.clone();

@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Interval of checks; a lost VM takes some seconds to be noticed anyway.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Concurrent starts.
 const AT_ONCE: usize = 4;
 /// Pauses between attempts to start a version that fails.
@@ -20,20 +20,20 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Runs until it is dropped. Input: the table and the reports. Output: orders to VMs.
-pub(crate) async fn keep(routes: Arc<Routes>, fleet: Arc<Fleet>) {
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+pub(crate) async fn maintain(routes: Arc<Routes>, fleet: Arc<Fleet>) {
+    let mut check = interval(CHECK_EVERY);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing: HashMap<VersionKey, (Instant, Duration)> = HashMap::new();
     loop {
-        look.tick().await;
+        check.tick().await;
         let now = Instant::now();
         let missing: Vec<_> = missing(&routes, &fleet)
             .into_iter()
             .filter(|route| failing.get(&route.key).is_none_or(|(again_at, _)| now >= *again_at))
             .collect();
-        let asked = stream::iter(missing)
+        let starts = stream::iter(missing)
             .map(async |route| (route.key, ensure_ready(&routes, &fleet, &route.version).await));
-        let done: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
+        let done: Vec<_> = starts.buffer_unordered(AT_ONCE).collect().await;
         for (key, is_ready) in done {
             if is_ready {
                 failing.remove(&key);
@@ -71,6 +71,6 @@ pub(crate) async fn ensure_ready(routes: &Routes, fleet: &Fleet, version: &Arc<V
     if let Err(error) = &done {
         WarmUpFailed { function: &version.function, error }.emit();
     }
-    routes.change().await.let_go(version, fleet);
+    routes.change().await.retire_unless_active(version, fleet);
     done.is_ok()
 }

@@ -7,7 +7,7 @@
 //! that do not go by themselves: a stored version may get calls by its address through another
 //! gateway, and without calls its instances are idle and age out.
 
-use crate::call::lookup::version_cache::Kept;
+use crate::call::lookup::version_cache::VersionCache;
 use crate::fleet::Fleet;
 use crate::routes::{Routes, Table};
 use epsilon_api::{
@@ -22,29 +22,30 @@ use std::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-const LOOK: Duration = Duration::from_secs(15);
+const CHECK_EVERY: Duration = Duration::from_secs(15);
 /// Grace for a version older than the active one: longer than a change takes to reach all gateways.
-const OLDER: Duration = Duration::from_secs(60);
+const OLDER_GRACE: Duration = Duration::from_secs(60);
 
 /// Since when a version has instances on a VM without serving.
-type Strays = HashMap<(VmId, VersionId), Instant>;
+type FirstSeen = HashMap<(VmId, VersionId), Instant>;
 
 /// Runs until it is dropped. `deployments` is the time limit of a deployment.
 pub(crate) async fn sweep(
     routes: Arc<Routes>,
     fleet: Arc<Fleet>,
-    kept: Arc<Kept>,
+    version_cache: Arc<VersionCache>,
     deployments: Duration,
 ) {
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut strays = Strays::new();
+    let mut check = interval(CHECK_EVERY);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut first_seen = FirstSeen::new();
     loop {
-        look.tick().await;
+        check.tick().await;
         let reports: Vec<_> = fleet.members().iter().map(|member| member.vm.status()).collect();
-        let late = overdue(&mut strays, &routes.table(), &reports, Instant::now(), deployments);
-        for (vm, version) in late {
-            if goes_by_itself(&routes, &kept, &version).await {
+        let overdue_instances =
+            overdue(&mut first_seen, &routes.table(), &reports, Instant::now(), deployments);
+        for (vm, version) in overdue_instances {
+            if expires_by_itself(&routes, &version_cache, &version).await {
                 continue;
             }
             // Holds the lock of the routing table: no version is activated while it is retired.
@@ -62,13 +63,17 @@ pub(crate) async fn sweep(
 
 /// Whether the version's instances go without being retired: it is stored and has no
 /// `minInstances`, or it was called here a moment ago.
-async fn goes_by_itself(routes: &Routes, kept: &Kept, version: &VersionId) -> bool {
+async fn expires_by_itself(
+    routes: &Routes,
+    version_cache: &VersionCache,
+    version: &VersionId,
+) -> bool {
     let VersionId { function, number } = version;
-    if kept.is_called(function.as_str(), *number) {
+    if version_cache.is_called(function.as_str(), *number) {
         return true;
     }
     let Some(serving) = routes.table().named(function.as_str()).cloned() else { return false };
-    match kept.find(&serving, *number).await {
+    match version_cache.find(&serving, *number).await {
         Ok(found) => found.version.spec.min_instances == 0,
         Err(CallError::VersionNotFound { .. }) => false,
         // The store is unavailable, so nothing is known; the next round tries again.
@@ -83,7 +88,7 @@ fn is_served(table: &Table, version: &VersionId) -> bool {
 /// Records the stray versions in these reports, and returns those that have been there for too
 /// long.
 fn overdue(
-    strays: &mut Strays,
+    first_seen: &mut FirstSeen,
     table: &Table,
     reports: &[VmStatus],
     now: Instant,
@@ -96,21 +101,21 @@ fn overdue(
             let serves = table.named(id.function.as_str()).map(|route| route.version.number);
             let grace = match serves {
                 _ if is_served(table, &id) => continue,
-                Some(number) if id.number < number => OLDER,
+                Some(number) if id.number < number => OLDER_GRACE,
                 // Newer, or of a new function: it may be about to serve.
                 Some(_) | None => deployments,
             };
             there.insert((report.id.clone(), id), grace);
         }
     }
-    strays.retain(|stray, _| there.contains_key(stray));
-    let late = there.into_iter().filter(|(stray, grace)| {
-        let since = *strays.entry(stray.clone()).or_insert(now);
+    first_seen.retain(|stray, _| there.contains_key(stray));
+    let overdue_instances = there.into_iter().filter(|(stray, grace)| {
+        let since = *first_seen.entry(stray.clone()).or_insert(now);
         now.duration_since(since) >= *grace
     });
-    let late: HashSet<_> = late.map(|(stray, _)| stray).collect();
-    strays.retain(|stray, _| !late.contains(stray));
-    late.into_iter().collect()
+    let overdue_instances: HashSet<_> = overdue_instances.map(|(stray, _)| stray).collect();
+    first_seen.retain(|stray, _| !overdue_instances.contains(stray));
+    overdue_instances.into_iter().collect()
 }
 
 #[cfg(test)]
@@ -143,14 +148,17 @@ mod tests {
     fn after(versions: &[(&str, u32)], seconds: &[u64]) -> Vec<String> {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
-        let mut strays = Strays::new();
+        let mut first_seen = FirstSeen::new();
         let start = Instant::now();
         let mut found = Vec::new();
         for second in seconds {
             let now = start + Duration::from_secs(*second);
             let table = routes.table();
-            let late = overdue(&mut strays, &table, &[report(versions)], now, DEPLOYMENTS);
-            found.extend(late.into_iter().map(|(_, version)| format!("{version} at {second}")));
+            let overdue_instances =
+                overdue(&mut first_seen, &table, &[report(versions)], now, DEPLOYMENTS);
+            found.extend(
+                overdue_instances.into_iter().map(|(_, version)| format!("{version} at {second}")),
+            );
         }
         found
     }
@@ -177,11 +185,11 @@ mod tests {
     async fn a_returning_stray_gets_its_grace_again() {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let routes = Routes::new(vec![testing::version("pay", 3)], Vec::new(), metrics);
-        let mut strays = Strays::new();
+        let mut first_seen = FirstSeen::new();
         let start = Instant::now();
         let mut at = |second: u64, versions: &[(&str, u32)]| {
             let now = start + Duration::from_secs(second);
-            overdue(&mut strays, &routes.table(), &[report(versions)], now, DEPLOYMENTS).len()
+            overdue(&mut first_seen, &routes.table(), &[report(versions)], now, DEPLOYMENTS).len()
         };
         assert_eq!(at(0, &[("pay", 2)]), 0);
         assert_eq!(at(50, &[]), 0);
@@ -216,8 +224,8 @@ mod tests {
         for (function, number) in [("pay", 1), ("pay", 2), ("pay", 9), ("ship", 1)] {
             let number = VersionNumber::new(number).unwrap();
             let id = VersionId { function: FunctionName::parse(function).unwrap(), number };
-            let kept = Kept::new(Arc::clone(&store));
-            goes.push(goes_by_itself(&routes, &kept, &id).await);
+            let version_cache = VersionCache::new(Arc::clone(&store));
+            goes.push(expires_by_itself(&routes, &version_cache, &id).await);
         }
         assert_eq!(
             goes,
@@ -225,9 +233,9 @@ mod tests {
             "stored, stored with minInstances, unknown, deleted"
         );
         // A version that was looked up a moment ago may have been called.
-        let kept = Kept::new(store);
+        let version_cache = VersionCache::new(store);
         let id = testing::version("pay", 2).id();
-        assert!(!goes_by_itself(&routes, &kept, &id).await);
-        assert!(goes_by_itself(&routes, &kept, &id).await);
+        assert!(!expires_by_itself(&routes, &version_cache, &id).await);
+        assert!(expires_by_itself(&routes, &version_cache, &id).await);
     }
 }

@@ -1,10 +1,10 @@
 //! Background prewarming. While a call is served elsewhere, the VM that the ring prefers for the
 //! function is prepared for later calls:
 //!
-//! - [`Errand::Fetch`] pulls the image. A call whose home VM lacks the image goes to a neighbour
+//! - [`Prewarm::PullImage`] pulls the image. A call whose home VM lacks the image goes to a neighbour
 //!   that has it and does not wait for the pull; without the prewarm the function would stay there,
 //!   and a new VM would never get its share.
-//! - [`Errand::Ready`] starts an instance. A call whose home VM is warm but over its bound stays
+//! - [`Prewarm::StartInstance`] starts an instance. A call whose home VM is warm but over its bound stays
 //!   there and does not wait for a cold start next door; without the prewarm the function would
 //!   never spread.
 //!
@@ -15,7 +15,7 @@
 use crate::fleet::Member;
 use crate::fleet::view::VersionKey;
 use crate::observe::placement::PlacementMetrics;
-use crate::placement::choice::Errand;
+use crate::placement::choice::Prewarm;
 use crate::routes::Route;
 use epsilon_api::{chain::Chain, ids::VmId};
 use parking_lot::Mutex;
@@ -23,79 +23,81 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Concurrent image pulls; agents limit their pulls as well.
-const FETCHES: usize = 32;
+const MAX_PULLS: usize = 32;
 /// Concurrent starts: they compete with the starts that calls wait for.
-const STARTS: usize = 8;
+const MAX_STARTS: usize = 8;
 /// Cool-down before the same prewarm may run again: by then the VM's next report shows its result,
 /// and a failing registry or engine is not retried with every call. The slot stays occupied during
 /// the cool-down.
-const PAUSE: Duration = Duration::from_secs(10);
+const COOL_DOWN: Duration = Duration::from_secs(10);
 
-type Work = (Errand, VmId, VersionKey);
+type PrewarmKey = (Prewarm, VmId, VersionKey);
 
 /// Runs prewarms; one per gateway.
 #[derive(Debug)]
-pub(crate) struct Errands {
-    at_work: Arc<Mutex<HashSet<Work>>>,
+pub(crate) struct Prewarmer {
+    in_progress: Arc<Mutex<HashSet<PrewarmKey>>>,
     stop: CancellationToken,
 }
 
-impl Errands {
+impl Prewarmer {
     /// No prewarms yet; cancelling `stop` ends all of them.
     pub(crate) fn new(stop: CancellationToken) -> Self {
-        Self { at_work: Arc::default(), stop }
+        Self { in_progress: Arc::default(), stop }
     }
 
     /// Starts a prewarm of this VM for the function, unless the same one runs or the limit is
     /// reached.
     pub(crate) fn begin(
         &self,
-        errand: Errand,
+        prewarm: Prewarm,
         member: Arc<Member>,
         route: &Route,
         metrics: &PlacementMetrics,
     ) {
         // A VM that is made ready keeps `minInstances` from then on, and those belong on the VMs
         // that the deployment chose.
-        if errand == Errand::Ready && route.version.spec.min_instances > 0 {
+        if prewarm == Prewarm::StartInstance && route.version.spec.min_instances > 0 {
             return;
         }
-        let work = (errand, member.id.clone(), route.key);
+        let work = (prewarm, member.id.clone(), route.key);
         {
-            let mut at_work = self.at_work.lock();
-            if at_work.contains(&work) {
+            let mut in_progress = self.in_progress.lock();
+            if in_progress.contains(&work) {
                 return;
             }
-            if at_work.iter().filter(|(kind, ..)| *kind == errand).count() >= most(errand) {
+            if in_progress.iter().filter(|(kind, ..)| *kind == prewarm).count()
+                >= max_concurrent(prewarm)
+            {
                 return;
             }
-            at_work.insert(work.clone());
+            in_progress.insert(work.clone());
         }
-        metrics.errand(errand);
-        let at_work = Arc::clone(&self.at_work);
+        metrics.prewarm(prewarm);
+        let in_progress = Arc::clone(&self.in_progress);
         let version = Arc::clone(&route.version);
         // Not tracked: nothing waits for it, and it ends with the gateway.
         tokio::spawn(self.stop.clone().run_until_cancelled_owned(async move {
-            let done = match errand {
-                Errand::Fetch => member.vm.fetch(Arc::clone(&version)).await,
-                Errand::Ready => member.vm.ensure_ready(Arc::clone(&version)).await,
+            let done = match prewarm {
+                Prewarm::PullImage => member.vm.fetch(Arc::clone(&version)).await,
+                Prewarm::StartInstance => member.vm.ensure_ready(Arc::clone(&version)).await,
             };
             if let Err(err) = done {
                 let function = &version.function;
                 let vm = &member.id;
                 let error = Chain(&err);
-                tracing::debug!(%function, %vm, ?errand, %error, "Prewarming failed; a later call may try again.");
+                tracing::debug!(%function, %vm, ?prewarm, %error, "Prewarming failed; a later call may try again.");
             }
-            tokio::time::sleep(PAUSE).await;
-            at_work.lock().remove(&work);
+            tokio::time::sleep(COOL_DOWN).await;
+            in_progress.lock().remove(&work);
         }));
     }
 }
 
-fn most(errand: Errand) -> usize {
-    match errand {
-        Errand::Fetch => FETCHES,
-        Errand::Ready => STARTS,
+fn max_concurrent(prewarm: Prewarm) -> usize {
+    match prewarm {
+        Prewarm::PullImage => MAX_PULLS,
+        Prewarm::StartInstance => MAX_STARTS,
     }
 }
 
@@ -103,7 +105,7 @@ fn most(errand: Errand) -> usize {
 mod tests {
     use super::*;
     use crate::{
-        fleet::Care,
+        fleet::HealthPolicy,
         observe::metrics::Metrics,
         routes::Routes,
         testing::{self, FakeVm},
@@ -123,36 +125,36 @@ mod tests {
         let versions = (0..20).map(|n| testing::version(&format!("f{n}"), 1)).collect();
         let routes = Routes::new(versions, Vec::new(), Arc::clone(&metrics));
         let vm = FakeVm::new("a");
-        let member = Arc::new(Member::at_home(Arc::clone(&vm) as _, &Care::default()));
+        let member = Arc::new(Member::local(Arc::clone(&vm) as _, &HealthPolicy::default()));
         let stop = CancellationToken::new();
-        let errands = Errands::new(stop.clone());
-        let begin = |errand, name: &str| {
+        let prewarmer = Prewarmer::new(stop.clone());
+        let begin = |prewarm, name: &str| {
             let route = Arc::clone(routes.table().named(name).unwrap());
-            errands.begin(errand, Arc::clone(&member), &route, &metrics.placement);
+            prewarmer.begin(prewarm, Arc::clone(&member), &route, &metrics.placement);
         };
         for _ in 0..3 {
-            begin(Errand::Ready, "f0");
-            begin(Errand::Fetch, "f0");
+            begin(Prewarm::StartInstance, "f0");
+            begin(Prewarm::PullImage, "f0");
         }
         settle().await;
         assert_eq!((vm.ready(), vm.fetched()), (vec!["f0@1".to_owned()], 1));
 
         for n in 0..20 {
-            begin(Errand::Ready, &format!("f{n}"));
-            begin(Errand::Fetch, &format!("f{n}"));
+            begin(Prewarm::StartInstance, &format!("f{n}"));
+            begin(Prewarm::PullImage, &format!("f{n}"));
         }
         settle().await;
-        assert_eq!((vm.ready().len(), vm.fetched()), (STARTS, 20));
+        assert_eq!((vm.ready().len(), vm.fetched()), (MAX_STARTS, 20));
 
-        advance(PAUSE).await;
+        advance(COOL_DOWN).await;
         settle().await;
-        begin(Errand::Ready, "f0");
+        begin(Prewarm::StartInstance, "f0");
         settle().await;
-        assert_eq!(vm.ready().len(), STARTS + 1, "it may run again after the pause");
+        assert_eq!(vm.ready().len(), MAX_STARTS + 1, "it may run again after the pause");
 
         stop.cancel();
-        begin(Errand::Ready, "f1");
+        begin(Prewarm::StartInstance, "f1");
         settle().await;
-        assert_eq!(vm.ready().len(), STARTS + 1, "stopped");
+        assert_eq!(vm.ready().len(), MAX_STARTS + 1, "stopped");
     }
 }

@@ -85,13 +85,13 @@ impl Retention {
         let grace = SignedDuration::try_from(self.keep.grace).unwrap_or(SignedDuration::MAX);
         let before = Timestamp::now().checked_sub(grace).unwrap_or(Timestamp::MIN);
         for _ in 0..TIMES {
-            let images = self.store.take_unneeded(before, AT_ONCE).await?;
+            let images = self.store.claim_unneeded_images(before, AT_ONCE).await?;
             if images.is_empty() {
                 return Ok(());
             }
             let outcomes = images.into_iter().map(|image| self.remove(image));
             let outcomes = join_all(outcomes).await;
-            self.store.taken(&outcomes, Timestamp::now()).await?;
+            self.store.record_removals(&outcomes, Timestamp::now()).await?;
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
 /// Longest wait for the store; no call waits for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause while the store is unavailable.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -49,11 +49,11 @@ impl Aborts {
         let terms = &split.terms;
         let Some(why) = split.breach() else { return Ok(()) };
         let change = self.routes.change().await;
-        let asked = self.store.abort_split(&terms.function, terms.since, why);
-        let asked = timeout(PATIENCE, asked).await;
+        let answer = self.store.abort_split(&terms.function, terms.since, why);
+        let answer = timeout(QUERY_TIMEOUT, answer).await;
         let function = &terms.function;
         let stable = terms.stable;
-        match asked {
+        match answer {
             Ok(Ok(is_ours)) => {
                 // If another gateway ended the split first, the store has its record, which `sync`
                 // will read.

@@ -5,17 +5,17 @@
 //!
 //! ```text
 //! store.changes() ─▶ Routes | Members | Draining | Resync ─┐
-//! every BEAT: heartbeat, members, drains ──────────────────┼─▶ read again ─▶ routes, roster, builders
+//! every HEARTBEAT_INTERVAL: heartbeat, members, drains ──────────────────┼─▶ read again ─▶ routes, membership, builders
 //! from time to time: routes ────────────────────────────────┘
-//! every RENEW: new passes
+//! every RENEW_EVERY: new passes
 //! ```
 
 use crate::deploy::builders::Builders;
 use crate::fleet::Fleet;
-use crate::fleet::membership::Roster;
+use crate::fleet::membership::FleetMembership;
 use crate::routes::Routes;
-use crate::store_health::StoreWatch;
-use epsilon_api::{chain::Chain, error::ErrorBody, fleet::BEAT, ids::GatewayId};
+use crate::store_health::StoreHealth;
+use epsilon_api::{chain::Chain, error::ErrorBody, fleet::HEARTBEAT_INTERVAL, ids::GatewayId};
 use epsilon_fleet_link::clock::Clock;
 use epsilon_fleet_link::gateway_token;
 use epsilon_store::{Change, Gateway, Store, StoreError};
@@ -26,10 +26,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// Longest wait for one query of the store. No call waits for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The clock of passes approaches the wall clock by at most this much per heartbeat: members
 /// receive it as often, and one that has missed ten of its own heartbeats still accepts our passes.
-const STEP: Duration = Duration::from_secs(2);
+const CLOCK_STEP: Duration = Duration::from_secs(2);
 /// Reading all routes takes at most this fraction of the time, if no change is announced.
 const ROUTES_SHARE: u32 = 200;
 const ROUTES_AT_LEAST: Duration = Duration::from_secs(5);
@@ -37,17 +37,17 @@ const ROUTES_AT_LEAST: Duration = Duration::from_secs(5);
 const GONE_AFTER: Duration = Duration::from_secs(60);
 
 /// Longest that a gateway's shutdown waits for a store that does not answer.
-const LAST_BEAT_LIMIT: Duration = Duration::from_secs(1);
+const FINAL_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The task that follows the store.
 #[derive(Debug)]
 pub(crate) struct Sync {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) watch: Arc<StoreWatch>,
+    pub(crate) watch: Arc<StoreHealth>,
     pub(crate) routes: Arc<Routes>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) builders: Arc<Builders>,
-    pub(crate) roster: Roster,
+    pub(crate) membership: FleetMembership,
     /// This gateway's record; the time is filled in for each heartbeat.
     pub(crate) me: Gateway,
     pub(crate) others: Others,
@@ -57,33 +57,33 @@ pub(crate) struct Sync {
 
 impl Sync {
     /// The final heartbeat, to be sent when this gateway has shut down.
-    pub(crate) fn last_beat(&self) -> LastBeat {
-        LastBeat { store: Arc::clone(&self.store), me: self.me.clone() }
+    pub(crate) fn final_heartbeat(&self) -> FinalHeartbeat {
+        FinalHeartbeat { store: Arc::clone(&self.store), me: self.me.clone() }
     }
 
     /// Runs until it is dropped.
     pub(crate) async fn run(mut self) {
         let mut changes = self.store.changes();
-        let mut renew = interval(gateway_token::RENEW);
-        let mut beat = interval(BEAT);
+        let mut renew = interval(gateway_token::RENEW_EVERY);
+        let mut heartbeat = interval(HEARTBEAT_INTERVAL);
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut routes_at = Instant::now() + ROUTES_AT_LEAST;
         loop {
             // Cancel-safe: the stream keeps its changes, and intervals keep their times.
             tokio::select! {
                 biased; // passes first: calls fail without them
-                _ = renew.tick() => self.roster.renew_passes(),
+                _ = renew.tick() => self.membership.renew_passes(),
                 Some(change) = changes.next() => match change {
                     Change::Routes => drop(self.read_routes().await),
                     Change::Members => drop(self.read_members().await),
                     Change::Draining => drop(self.read_draining().await),
                     Change::Resync => self.read_all().await,
                 },
-                _ = beat.tick() => {
+                _ = heartbeat.tick() => {
                     // If the store does not accept the heartbeat, it does not answer queries
                     // either, unless only its disk is full.
-                    if self.beat().await.is_ok() || self.watch.since().full.is_some() {
+                    if self.send_heartbeat().await.is_ok() || self.watch.since().full.is_some() {
                         let _ = (self.read_draining().await, self.read_members().await);
                     }
                     if Instant::now() >= routes_at {
@@ -101,76 +101,79 @@ impl Sync {
         let _ = (self.read_routes().await, self.read_members().await, self.read_draining().await);
     }
 
-    async fn beat(&mut self) -> Result<(), Away> {
+    async fn send_heartbeat(&mut self) -> Result<(), StoreUnavailable> {
         self.me.seen_at = Timestamp::now();
-        self.ask(self.store.gateway_beat(&self.me)).await?;
-        self.watch.wrote();
+        self.query(self.store.gateway_heartbeat(&self.me)).await?;
+        self.watch.mark_writable();
         // Not while the store is unavailable: members do not receive the step then.
-        self.clock.approach(self.me.seen_at, STEP);
-        let gateways = self.ask(self.store.gateways()).await?;
+        self.clock.approach(self.me.seen_at, CLOCK_STEP);
+        let gateways = self.query(self.store.gateways()).await?;
         for gone in self.others.gone(&gateways, Instant::now()) {
             let failed = fail_unfinished(&*self.store, &gone);
-            let failed = self.ask(failed).await?;
+            let failed = self.query(failed).await?;
             tracing::warn!(gateway = %gone, failed, "Gateway sends no heartbeats any more; its deployments are marked as failed.");
         }
         Ok(())
     }
 
     /// Reads the active versions. Other changes of the table wait meanwhile.
-    pub(crate) async fn read_routes(&self) -> Result<(), Away> {
+    pub(crate) async fn read_routes(&self) -> Result<(), StoreUnavailable> {
         let change = self.routes.change().await;
-        let versions = self.ask(self.store.snapshot()).await?;
-        let traffic = self.ask(self.store.traffic()).await?;
-        change.follow(versions, traffic, &self.fleet);
+        let versions = self.query(self.store.snapshot()).await?;
+        let traffic = self.query(self.store.traffic()).await?;
+        change.sync_from_store(versions, traffic, &self.fleet);
         Ok(())
     }
 
     /// Reads the members of the fleet.
-    pub(crate) async fn read_members(&mut self) -> Result<(), Away> {
-        let members = self.ask(self.store.members()).await?;
+    pub(crate) async fn read_members(&mut self) -> Result<(), StoreUnavailable> {
+        let members = self.query(self.store.members()).await?;
         self.builders.set(members.iter().map(|member| &member.join));
-        for id in self.roster.set(&members) {
+        for id in self.membership.set(&members) {
             tracing::info!(member = %id, "Member gave no sign of life for too long; removed from the fleet.");
-            self.ask(self.store.leave(&id)).await?;
+            self.query(self.store.leave(&id)).await?;
         }
         Ok(())
     }
 
     /// Reads which VMs the operator wants drained.
-    pub(crate) async fn read_draining(&mut self) -> Result<(), Away> {
-        let draining = self.ask(self.store.draining()).await?;
-        self.roster.drain(draining.into_iter().collect());
+    pub(crate) async fn read_draining(&mut self) -> Result<(), StoreUnavailable> {
+        let draining = self.query(self.store.draining()).await?;
+        self.membership.drain(draining.into_iter().collect());
         Ok(())
     }
 
-    async fn ask<T>(&self, answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, Away> {
-        let answer = timeout(PATIENCE, answer).await;
+    async fn query<T>(
+        &self,
+        answer: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreUnavailable> {
+        let answer = timeout(QUERY_TIMEOUT, answer).await;
         match &answer {
-            Ok(Ok(_)) => self.watch.answered(),
-            Ok(Err(StoreError::Unavailable(_))) | Err(_) => self.watch.silent(),
-            Ok(Err(StoreError::Full(_))) => self.watch.full(),
+            Ok(Ok(_)) => self.watch.mark_answered(),
+            Ok(Err(StoreError::Unavailable(_))) | Err(_) => self.watch.mark_unavailable(),
+            Ok(Err(StoreError::Full(_))) => self.watch.mark_full(),
             Ok(Err(error)) => {
                 tracing::error!(error = %Chain(error), "Store query failed; going on with the known state.")
             }
         }
-        answer.map_err(|_| Away)?.map_err(|_| Away)
+        answer.map_err(|_| StoreUnavailable)?.map_err(|_| StoreUnavailable)
     }
 }
 
-/// See [`Sync::last_beat`].
+/// See [`Sync::final_heartbeat`].
 #[derive(Debug)]
-pub(crate) struct LastBeat {
+pub(crate) struct FinalHeartbeat {
     store: Arc<dyn Store>,
     me: Gateway,
 }
 
-impl LastBeat {
+impl FinalHeartbeat {
     /// Dates this gateway's last heartbeat so far back that `epsilon store copy` does not wait for
     /// it. Other gateways watch for changes of the time, not for its value. Send it after the
     /// shutdown.
-    pub(crate) async fn say(mut self) {
+    pub(crate) async fn send(mut self) {
         self.me.seen_at = Timestamp::now().checked_sub(GONE_AFTER).unwrap_or(Timestamp::MIN);
-        match timeout(LAST_BEAT_LIMIT, self.store.gateway_beat(&self.me)).await {
+        match timeout(FINAL_HEARTBEAT_TIMEOUT, self.store.gateway_heartbeat(&self.me)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 let error = Chain(&error);
@@ -185,18 +188,18 @@ impl LastBeat {
 
 /// The store gave no answer, which has been logged and recorded.
 #[derive(Debug)]
-pub(crate) struct Away;
+pub(crate) struct StoreUnavailable;
 
 /// The other gateways' last heartbeats, and when this gateway saw them change: wall clocks differ
 /// and jump, this one does not.
 #[derive(Debug, Default)]
-pub(crate) struct Others(HashMap<GatewayId, Beat>);
+pub(crate) struct Others(HashMap<GatewayId, LastSign>);
 
 #[derive(Debug)]
-struct Beat {
+struct LastSign {
     sign: Timestamp,
     at: Instant,
-    told: bool,
+    is_reported: bool,
 }
 
 impl Others {
@@ -205,13 +208,13 @@ impl Others {
         self.0.retain(|id, _| gateways.iter().any(|gateway| gateway.id == *id));
         let mut gone = Vec::new();
         for Gateway { id, seen_at, .. } in gateways {
-            let fresh = || Beat { sign: *seen_at, at: now, told: false };
-            let beat = self.0.entry(id.clone()).or_insert_with(fresh);
-            if beat.sign != *seen_at {
-                *beat = fresh();
+            let fresh = || LastSign { sign: *seen_at, at: now, is_reported: false };
+            let last_sign = self.0.entry(id.clone()).or_insert_with(fresh);
+            if last_sign.sign != *seen_at {
+                *last_sign = fresh();
             }
-            if !beat.told && now.duration_since(beat.at) >= GONE_AFTER {
-                beat.told = true;
+            if !last_sign.is_reported && now.duration_since(last_sign.at) >= GONE_AFTER {
+                last_sign.is_reported = true;
                 gone.push(id.clone());
             }
         }

@@ -79,48 +79,48 @@ impl Window {
 /// Switches all calls of a split to the stable version at once, and notifies the task that ends the
 /// split.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Fuse {
-    is_blown: Arc<AtomicBool>,
-    news: Arc<Notify>,
+pub(crate) struct AbortSwitch {
+    is_tripped: Arc<AtomicBool>,
+    notify: Arc<Notify>,
 }
 
-impl Fuse {
-    /// A switch that notifies `news`.
-    pub(crate) fn new(news: &Arc<Notify>) -> Self {
-        Self { is_blown: Arc::default(), news: Arc::clone(news) }
+impl AbortSwitch {
+    /// A switch that notifies `notify`.
+    pub(crate) fn new(notify: &Arc<Notify>) -> Self {
+        Self { is_tripped: Arc::default(), notify: Arc::clone(notify) }
     }
 
-    pub(crate) fn is_blown(&self) -> bool {
-        self.is_blown.load(Ordering::Relaxed)
+    pub(crate) fn is_tripped(&self) -> bool {
+        self.is_tripped.load(Ordering::Relaxed)
     }
 
-    fn blow(&self) {
-        self.is_blown.store(true, Ordering::Relaxed);
-        self.news.notify_one();
+    fn trip(&self) {
+        self.is_tripped.store(true, Ordering::Relaxed);
+        self.notify.notify_one();
     }
 }
 
 /// The error window of one version, and what happens when it exceeds the limit.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(crate) struct ErrorWindow {
     version: VersionNumber,
     rule: AbortRule,
     /// None for the stable version: there is no better version to switch to.
-    fuse: Option<Fuse>,
+    abort_switch: Option<AbortSwitch>,
     window: Mutex<Window>,
     breach: OnceLock<Aborted>,
     metrics: Arc<VersionMetrics>,
 }
 
-impl Tally {
+impl ErrorWindow {
     pub(crate) fn new(
         version: VersionNumber,
         rule: AbortRule,
-        fuse: Option<Fuse>,
+        abort_switch: Option<AbortSwitch>,
         metrics: Arc<VersionMetrics>,
     ) -> Self {
         let window = Mutex::new(Window::new(rule.window(), Instant::now()));
-        Self { version, rule, fuse, window, breach: OnceLock::new(), metrics }
+        Self { version, rule, abort_switch, window, breach: OnceLock::new(), metrics }
     }
 
     /// Counts a call that ended with this status.
@@ -131,14 +131,14 @@ impl Tally {
         let failed = status >= 500;
         self.metrics.ended(failed);
         let Counts { calls, failed } = self.window.lock().note(failed, Instant::now());
-        let Some(fuse) = &self.fuse else { return };
-        if self.rule.is_broken_by(failed, calls) && self.breach.get().is_none() {
+        let Some(abort_switch) = &self.abort_switch else { return };
+        if self.rule.is_violated_by(failed, calls) && self.breach.get().is_none() {
             let at = Timestamp::now();
             let version = self.version;
             let limit = self.rule.above;
             // Of two calls that end at the same time, one sets the reason.
             let _ = self.breach.set(Aborted { at, version, calls, failed, limit });
-            fuse.blow();
+            abort_switch.trip();
         }
     }
 
@@ -190,41 +190,41 @@ mod tests {
         a_clock_that_goes_back_counts_on: [(5, true), (1, false)], 5 => (2, 1);
     }
 
-    fn tally(fuse: Option<Fuse>) -> Tally {
+    fn error_window(abort_switch: Option<AbortSwitch>) -> ErrorWindow {
         let metrics = TrafficMetrics::new(&Registry::new()).unwrap();
         let version = testing::version("pay", 4);
         let rule = AbortRule { above: Rate::percent(10), window_ms: 60_000, min_calls: 10 };
-        Tally::new(version.number, rule, fuse, metrics.version(&version.id()))
+        ErrorWindow::new(version.number, rule, abort_switch, metrics.version(&version.id()))
     }
 
     #[tokio::test]
     async fn a_failing_version_blows_its_fuse_once() {
-        let news = Arc::new(Notify::new());
-        let fuse = Fuse::default();
-        let fuse = Fuse { news: Arc::clone(&news), ..fuse };
-        let tally = tally(Some(fuse.clone()));
+        let notify = Arc::new(Notify::new());
+        let abort_switch = AbortSwitch::default();
+        let abort_switch = AbortSwitch { notify: Arc::clone(&notify), ..abort_switch };
+        let error_window = error_window(Some(abort_switch.clone()));
         for status in [200, 404, 200, 429, 302, 200, 200, 500, 499] {
-            tally.ended(status);
+            error_window.ended(status);
         }
-        assert!(!fuse.is_blown(), "one of eight; errors of callers do not count");
-        tally.ended(502);
-        assert!(!fuse.is_blown(), "nine calls are too few");
-        tally.ended(503);
-        assert!(fuse.is_blown());
-        let breach = tally.breach().unwrap().clone();
+        assert!(!abort_switch.is_tripped(), "one of eight; errors of callers do not count");
+        error_window.ended(502);
+        assert!(!abort_switch.is_tripped(), "nine calls are too few");
+        error_window.ended(503);
+        assert!(abort_switch.is_tripped());
+        let breach = error_window.breach().unwrap().clone();
         assert_eq!((breach.version.get(), breach.calls, breach.failed), (4, 10, 3));
-        news.notified().await;
-        tally.ended(500);
-        assert_eq!(tally.breach(), Some(&breach), "the first reason stays");
+        notify.notified().await;
+        error_window.ended(500);
+        assert_eq!(error_window.breach(), Some(&breach), "the first reason stays");
     }
 
     #[tokio::test]
     async fn the_stable_version_is_not_judged() {
-        let tally = tally(None);
+        let error_window = error_window(None);
         for _ in 0..100 {
-            tally.ended(500);
+            error_window.ended(500);
         }
-        assert!(tally.breach().is_none());
-        assert_eq!(tally.counts(), Counts { calls: 100, failed: 100 });
+        assert!(error_window.breach().is_none());
+        assert_eq!(error_window.counts(), Counts { calls: 100, failed: 100 });
     }
 }

@@ -33,7 +33,7 @@ pub(crate) mod unsupported;
 pub(crate) use receive::Received;
 
 use crate::deploy::Deploys;
-use crate::deploy::progress::Story;
+use crate::deploy::progress::Progress;
 use crate::deploy::queue::{Queue, Turn};
 use command::{Git, GitError};
 use config::Config;
@@ -58,8 +58,8 @@ pub(crate) struct GitHost {
     /// Makes pushes of one project run one after another.
     turns: Queue,
     /// The last pushed commit of each project, and when.
-    before: Mutex<HashMap<ProjectName, (Instant, String)>>,
-    places: Arc<Semaphore>,
+    last_pushes: Mutex<HashMap<ProjectName, (Instant, String)>>,
+    slots: Arc<Semaphore>,
     deploys: Arc<Deploys>,
     max_source: Bytes,
     /// Cancels pushes that do not serve yet when the gateway has stopped.
@@ -101,15 +101,15 @@ impl GitHost {
         let branch = &config.branch;
         let lookup = config.lookup_timeout;
         let repositories = Repositories::new(data, Arc::clone(&git), branch, lookup);
-        let places = Arc::new(Semaphore::new(config.max_requests));
+        let slots = Arc::new(Semaphore::new(config.max_requests));
         let turns = Queue::default();
         Self {
             config,
             git,
             repositories,
             turns,
-            before: Mutex::default(),
-            places,
+            last_pushes: Mutex::default(),
+            slots,
             deploys,
             max_source,
             cancel,
@@ -118,41 +118,42 @@ impl GitHost {
     }
 
     /// The right to run one git process; released when it has ended.
-    async fn place(&self) -> Result<OwnedSemaphorePermit, Refused> {
+    async fn take_slot(&self) -> Result<OwnedSemaphorePermit, Refused> {
         if !self.config.enabled {
             return Err(Refused::Off);
         }
         self.git.ready().await?;
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        place.map_err(|_| Refused::Busy(self.config.max_requests))
+        let slot = Arc::clone(&self.slots).try_acquire_owned();
+        slot.map_err(|_| Refused::Busy(self.config.max_requests))
     }
 
     /// The right of one push to change branches and deploy. Waits at most for the time limit of a
     /// deployment.
-    async fn turn(&self, project: &ProjectName, story: &Story) -> Option<Turn> {
-        let turn = self.turns.wait(format!("{project} (git push)"), story);
+    async fn turn(&self, project: &ProjectName, progress: &Progress) -> Option<Turn> {
+        let turn = self.turns.wait(format!("{project} (git push)"), progress);
         tokio::time::timeout(self.deploys.limit, turn).await.ok()
     }
 
     /// Waits for a running push, so that a client that reads the branches sees its result. If the
     /// wait is too long, the push is refused later because the branches have moved.
-    async fn settled(&self, project: &ProjectName) {
-        let (story, _) = Story::new(Arc::clone(&self.deploys.metrics));
-        drop(self.turn(project, &story).await);
+    async fn wait_for_push(&self, project: &ProjectName) {
+        let (progress, _) = Progress::new(Arc::clone(&self.deploys.metrics));
+        drop(self.turn(project, &progress).await);
     }
 
     /// Records the commit that a push left the project at.
-    fn left(&self, project: &ProjectName, commit: &str) {
-        let mut before = self.before.lock();
-        before.retain(|_, (when, _)| when.elapsed() < LATELY);
-        before.insert(project.clone(), (Instant::now(), commit.to_owned()));
+    fn record_push(&self, project: &ProjectName, commit: &str) {
+        let mut last_pushes = self.last_pushes.lock();
+        last_pushes.retain(|_, (when, _)| when.elapsed() < RECENT);
+        last_pushes.insert(project.clone(), (Instant::now(), commit.to_owned()));
     }
 
     /// A note for the next pusher about a recent push: git waited silently until that one had
     /// ended.
-    fn lately(&self, project: &ProjectName) -> Option<String> {
-        let before = self.before.lock();
-        let (when, commit) = before.get(project).filter(|(when, _)| when.elapsed() < LATELY)?;
+    fn recent_push(&self, project: &ProjectName) -> Option<String> {
+        let last_pushes = self.last_pushes.lock();
+        let (when, commit) =
+            last_pushes.get(project).filter(|(when, _)| when.elapsed() < RECENT)?;
         let seconds = when.elapsed().as_secs();
         Some(format!("this push waited for another one, of {commit}, that ended {seconds} s ago"))
     }
@@ -163,6 +164,6 @@ impl GitHost {
 }
 
 /// How long a push is mentioned to the next pusher.
-const LATELY: Duration = Duration::from_secs(60);
+const RECENT: Duration = Duration::from_secs(60);
 /// Longest time for git to exit after its output was read.
-const ENDING: Duration = Duration::from_secs(60);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -37,7 +37,7 @@ mod status;
 
 #[cfg(test)]
 #[path = "../../tests/support/hub.rs"]
-mod hub;
+mod fake_github;
 
 use super::git::command::Git;
 use crate::control::error::ApiError;
@@ -51,7 +51,7 @@ use epsilon_api::{
     units::Bytes,
 };
 use epsilon_store::{Delivery, Store};
-use error::Refused;
+use error::Rejection;
 use event::{Event, Push};
 use futures_util::FutureExt;
 use http::{HeaderMap, header::CONTENT_TYPE};
@@ -61,7 +61,7 @@ use metrics::{HookMetrics, Outcome};
 use payload::Payloads;
 use project::Hook;
 use prometheus::Registry;
-use queue::{Lanes, Placed};
+use queue::{Enqueued, ProjectQueues};
 use sha2::{Digest, Sha256};
 use signature::Signature;
 use status::Statuses;
@@ -77,7 +77,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const EVENT: &str = "x-github-event";
 const DELIVERY: &str = "x-github-delivery";
 /// Longest delivery id; GitHub's are UUIDs.
-const LONGEST_ID: usize = 64;
+const MAX_ID: usize = 64;
 
 /// Handles the deliveries of all projects.
 #[derive(Debug)]
@@ -85,9 +85,9 @@ pub(crate) struct Hooks {
     hooks: BTreeMap<ProjectName, Arc<Hook>>,
     limits: Limits,
     payloads: Payloads,
-    lanes: Lanes<Job>,
+    queues: ProjectQueues<Job>,
     /// Limits the running jobs.
-    places: Semaphore,
+    slots: Semaphore,
     git: Git,
     /// Folder of the fetched commits.
     folder: PathBuf,
@@ -137,8 +137,8 @@ impl Hooks {
                 limits.payload_memory,
             ),
             limits,
-            lanes: Lanes::new(),
-            places: Semaphore::new(limits.at_once),
+            queues: ProjectQueues::new(),
+            slots: Semaphore::new(limits.at_once),
             git,
             folder,
             max_source,
@@ -152,7 +152,7 @@ impl Hooks {
     }
 
     /// Checks secrets and tokens at the start, and logs those that cannot be used.
-    pub(crate) async fn look(&self) {
+    pub(crate) async fn check_secrets(&self) {
         for (project, hook) in &self.hooks {
             let usable = match hook.secret().await {
                 Ok(_) => hook.token().await.map(drop),
@@ -178,9 +178,9 @@ impl Hooks {
     ) -> Result<HookAnswer, ApiError> {
         let (outcome, answer) = match self.take(project, headers, body).await {
             Ok(answer) => (Outcome::of(&answer), Ok(answer)),
-            Err(Refused { outcome, error }) => (outcome, Err(error)),
+            Err(Rejection { outcome, error }) => (outcome, Err(error)),
         };
-        self.metrics.came(outcome);
+        self.metrics.delivered(outcome);
         let event = text(headers, EVENT).unwrap_or_default();
         let delivery = text(headers, DELIVERY).unwrap_or_default();
         let outcome = outcome.as_str();
@@ -204,7 +204,7 @@ impl Hooks {
         project: &ProjectName,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<HookAnswer, Refused> {
+    ) -> Result<HookAnswer, Rejection> {
         let hook = self.hooks.get(project).ok_or_else(|| error::no_hook(project))?;
         let signature = Signature::of(headers).ok_or_else(error::unsigned)?;
         let secret = hook.secret().await.map_err(|err| {
@@ -212,7 +212,7 @@ impl Hooks {
             let message = "the secret of this webhook cannot be used; the gateway's log has the cause";
             error::unable("HOOK_NOT_READY", message)
         })?;
-        let payload = self.payloads.read(body).await.map_err(error::unread)?;
+        let payload = self.payloads.read(body).await.map_err(error::payload)?;
         if !signature.is_of(&payload.bytes, &secret) {
             return Err(error::unsigned());
         }
@@ -255,7 +255,7 @@ impl Hooks {
         delivery: String,
         digest: String,
         now: Timestamp,
-    ) -> Result<HookAnswer, Refused> {
+    ) -> Result<HookAnswer, Rejection> {
         if self.close.is_cancelled() {
             let message = "this gateway stops; redeliver in a moment";
             return Err(error::unable("HOOK_NOT_READY", message));
@@ -273,21 +273,21 @@ impl Hooks {
             source,
             seen_at: now,
         };
-        let noted =
+        let recorded =
             self.store.begin_delivery(&delivery, &self.deploys.gateway, self.limits.remember);
-        if let Some(earlier) = noted.await.map_err(|err| error::by_store(&err))? {
+        if let Some(earlier) = recorded.await.map_err(|err| error::by_store(&err))? {
             return Err(error::replayed(&earlier));
         }
         let what = format!("{} at {}", push.name(), push.short());
         let statuses = Statuses::of(hook, &id, self.limits, &self.metrics, &self.background);
         let job = Job { id: id.clone(), hook: Arc::clone(hook), push, statuses };
         job.accepted();
-        let message = match self.lanes.place(&hook.project, job) {
-            Placed::Begin(job) => {
+        let message = match self.queues.enqueue(&hook.project, job) {
+            Enqueued::Begin(job) => {
                 self.background.spawn(Arc::clone(self).work(job));
                 format!("{what} is being deployed")
             }
-            Placed::Waits(replaced) => {
+            Enqueued::Waits(replaced) => {
                 if let Some(replaced) = replaced {
                     let hooks = Arc::clone(self);
                     self.background.spawn(async move { replaced.superseded(&hooks).await });
@@ -303,16 +303,16 @@ impl Hooks {
         let project = first.hook.project.clone();
         let mut next = Some(first);
         while let Some(job) = next {
-            let _place = tokio::select! {
+            let _slot = tokio::select! {
                 biased; // a gateway that stops ends the job, with a slot or without
                 () = self.close.cancelled() => None,
-                place = self.places.acquire() => place.ok(),
+                slot = self.slots.acquire() => slot.ok(),
             };
             // A bug in one job must not block the following pushes.
             if AssertUnwindSafe(job.run(&self)).catch_unwind().await.is_err() {
                 tracing::error!(%project, "Webhook's deployment ended in a panic, which is logged above.");
             }
-            next = self.lanes.next(&project);
+            next = self.queues.next(&project);
         }
     }
 }
@@ -341,7 +341,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 }
 
 fn is_id(text: &str) -> bool {
-    (1..=LONGEST_ID).contains(&text.len())
+    (1..=MAX_ID).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 

@@ -55,7 +55,7 @@ impl<'a> Started<'a> {
     pub(crate) async fn settle(self) {
         let change = self.routes.change().await;
         for version in &self.versions {
-            change.let_go(version, self.fleet);
+            change.retire_unless_active(version, self.fleet);
         }
     }
 }

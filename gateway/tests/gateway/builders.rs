@@ -7,13 +7,13 @@ use bytes::Bytes;
 use epsilon_api::{
     admin::{Data, DeployEvent},
     body::{self, CallBody},
-    build::{BuildNews, BuilderStatus, STATUS_PATH},
+    build::{BuildMessage, BuilderStatus, STATUS_PATH},
     fleet::{Join, Joined, MemberKind, PROTOCOL},
     ids::VmId,
     units::{self, MilliCores},
 };
-use epsilon_fleet_link::door::{Door, Ending, Limits};
-use epsilon_fleet_link::gateway_token::Checker;
+use epsilon_fleet_link::door::{AuthenticatedListener, Limits, Shutdown};
+use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_gateway::config::Settings;
 use futures_util::stream;
 use http::{Method, Request, Response};
@@ -25,14 +25,14 @@ use std::{sync::Arc, time::Instant};
 /// A builder that answers every archive with the same digest.
 struct Site {
     join: Join,
-    checker: Arc<Checker>,
-    ending: Ending,
+    verifier: Arc<Verifier>,
+    shutdown: Shutdown,
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        self.ending.close.cancel();
-        self.ending.cut.cancel();
+        self.shutdown.close.cancel();
+        self.shutdown.cut.cancel();
     }
 }
 
@@ -40,23 +40,24 @@ impl Site {
     /// Digest of the built function `hello`.
     fn open(digest: &'static str) -> Self {
         let id = VmId::parse("builder-1").unwrap();
-        let checker = Arc::new(Checker::new(id.clone()));
+        let verifier = Arc::new(Verifier::new(id.clone()));
         let limits = Limits { connections: 9, head: PATIENCE, idle: PATIENCE };
-        let ending = Ending::default();
+        let shutdown = Shutdown::default();
         let any = "127.0.0.1:0".parse().unwrap();
-        let door = Door::bind(any, None, limits, ending.clone()).unwrap();
+        let listener = AuthenticatedListener::bind(any, None, limits, shutdown.clone()).unwrap();
         let join = Join {
             protocol: PROTOCOL,
             kind: MemberKind::Builder,
             id,
-            address: door.address().to_string(),
+            address: listener.address().to_string(),
             tls: false,
             memory_bytes: units::Bytes(0),
             cpu: MilliCores::ONE,
         };
-        let serving = door.serve(Arc::clone(&checker), move |request, _| build(request, digest));
-        ending.tasks.spawn(serving);
-        Self { join, checker, ending }
+        let serving =
+            listener.serve(Arc::clone(&verifier), move |request, _| build(request, digest));
+        shutdown.tasks.spawn(serving);
+        Self { join, verifier, shutdown }
     }
 }
 
@@ -67,7 +68,7 @@ async fn build(request: Request<Incoming>, digest: &'static str) -> Response<Cal
     }
     let lines = stream::once(async move {
         request.into_body().collect().await?;
-        let line = BuildNews::Built(built("shop", &[("hello", digest)])).to_line();
+        let line = BuildMessage::Built(built("shop", &[("hello", digest)])).to_line();
         Ok::<_, hyper::Error>(Frame::data(Bytes::from(line)))
     });
     Response::new(body::boxed(StreamBody::new(lines)))
@@ -85,7 +86,7 @@ async fn join(world: &World, site: &Site) -> String {
     let reply = say(world, "join", token.trim(), &site.join).await;
     assert_eq!(reply.status, 200, "{reply:?}");
     let Data { data: joined, .. } = serde_json::from_str::<Data<Joined>>(&reply.body).unwrap();
-    site.checker.trust(&joined.welcome.gateways);
+    site.verifier.trust(&joined.welcome.gateways);
     joined.credential.reveal().clone()
 }
 
@@ -184,23 +185,23 @@ async fn builders_are_listed_and_asked_how_they_are() {
     let site = Site::open("1");
     join(&world, &site).await;
     eventually_deploys(&world, "sha256:1").await;
-    let told = listed().await;
-    assert_eq!(told[0]["id"], "builder-1");
-    assert_eq!((&told[0]["reachable"], &told[0]["version"]), (&true.into(), &"9.9.9".into()));
-    assert_eq!((&told[0]["builds"], &told[0]["builds_from_here"]), (&3.into(), &0.into()));
+    let infos = listed().await;
+    assert_eq!(infos[0]["id"], "builder-1");
+    assert_eq!((&infos[0]["reachable"], &infos[0]["version"]), (&true.into(), &"9.9.9".into()));
+    assert_eq!((&infos[0]["builds"], &infos[0]["builds_from_here"]), (&3.into(), &0.into()));
     // The builder was killed: it stays listed for a while.
     drop(site);
     let began = Instant::now();
     loop {
-        let told = listed().await;
-        if told[0]["reachable"] == false {
+        let infos = listed().await;
+        if infos[0]["reachable"] == false {
             assert_eq!(
-                (&told[0]["version"], told[0]["cause"].is_string()),
+                (&infos[0]["version"], infos[0]["cause"].is_string()),
                 (&().into(), true),
-                "{told}"
+                "{infos}"
             );
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "{told}");
+        assert!(began.elapsed() < PATIENCE, "{infos}");
     }
 }

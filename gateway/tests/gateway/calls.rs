@@ -198,12 +198,12 @@ async fn a_client_that_leaves_mid_download_frees_the_place() {
 #[tokio::test]
 async fn a_client_that_leaves_mid_upload_breaks_the_body() {
     let world = World::with(&["up"]).await;
-    let (tell, mut told) = mpsc::channel(1);
+    let (sender, mut receiver) = mpsc::channel(1);
     world.vm.script("up", move |call| {
-        let tell = tell.clone();
+        let sender = sender.clone();
         async move {
             let read = call.request.into_body().collect().await;
-            tell.send(read.is_err()).await.unwrap();
+            sender.send(read.is_err()).await.unwrap();
             ok("never seen")
         }
     });
@@ -215,7 +215,7 @@ async fn a_client_that_leaves_mid_upload_breaks_the_body() {
     eventually(1, || world.vm.active()).await;
     drop(caller);
     // Either the function's body fails, or the call is dropped before the function reads it.
-    if let Ok(Some(broken)) = tokio::time::timeout(Duration::from_secs(5), told.recv()).await {
+    if let Ok(Some(broken)) = tokio::time::timeout(Duration::from_secs(5), receiver.recv()).await {
         assert!(broken);
     }
     eventually(0, || world.vm.active()).await;

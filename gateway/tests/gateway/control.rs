@@ -461,7 +461,7 @@ async fn other_gateway_s_key(world: &World, silence: SignedDuration) -> (String,
         control_url: "http://10.0.0.5:8081".into(),
         seen_at: Timestamp::now() - silence,
     };
-    world.store.gateway_beat(&gateway).await.unwrap();
+    world.store.gateway_heartbeat(&gateway).await.unwrap();
     let hash = Sha256::digest(&secret).iter().map(|byte| format!("{byte:02x}")).collect();
     let created_at = gateway.seen_at;
     let key = Key { id: id.into(), role: KeyRole::Admin, hash, created_at };

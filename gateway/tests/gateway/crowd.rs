@@ -41,7 +41,7 @@ async fn crowd(to: SocketAddr, request: &str, wanted: usize) -> Vec<TcpStream> {
 }
 
 /// Waits until the oldest connection has been idle long enough to be closed for a new one.
-async fn settled(since: Instant) {
+async fn wait_until_idle(since: Instant) {
     while since.elapsed() < Duration::from_millis(1100) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -64,7 +64,7 @@ async fn idle_connections_block_neither_listener() {
     {
         let began = Instant::now();
         let crowd = crowd(to, request, 1000).await;
-        settled(began).await;
+        wait_until_idle(began).await;
         for _ in 0..20 {
             let took = health(to, request).await;
             assert!(took < Duration::from_millis(500), "{took:?}");
@@ -81,7 +81,7 @@ async fn the_longest_idle_connection_is_closed_first() {
     let began = Instant::now();
     let mut older = idle(world.public, HEALTH).await;
     let _newer = idle(world.public, HEALTH).await;
-    settled(began).await;
+    wait_until_idle(began).await;
     let _fresh = idle(world.public, HEALTH).await;
     assert_eq!(patient(older.read(&mut [0; 9])).await.unwrap(), 0, "closed");
     assert_eq!(world.vm.active(), 1);
@@ -114,7 +114,7 @@ async fn a_full_gateway_still_answers_health_checks() {
 async fn a_tunnel_is_at_work_however_silent_it_is() {
     let world = World::start(&["ws"], Settings { max_connections: 1, ..Settings::default() }).await;
     let mut socket = crate::calls::open_socket(&world).await;
-    settled(Instant::now()).await;
+    wait_until_idle(Instant::now()).await;
     let answer = read_to_close(&mut open(world.public, HEALTH).await).await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     socket.write_all(b"ping").await.unwrap();

@@ -22,7 +22,7 @@ use std::{
 };
 
 /// The events of a deployment, one line each, without times and ids.
-fn story(events: &[DeployEvent]) -> Vec<String> {
+fn event_lines(events: &[DeployEvent]) -> Vec<String> {
     let line = |event: &DeployEvent| match event {
         DeployEvent::Accepted { .. } => "accepted".to_owned(),
         DeployEvent::StepStarted { step, detail } => format!("> {step} {detail}"),
@@ -41,7 +41,7 @@ fn story(events: &[DeployEvent]) -> Vec<String> {
 }
 
 fn last(events: &[DeployEvent]) -> String {
-    story(events).pop().unwrap_or_default()
+    event_lines(events).pop().unwrap_or_default()
 }
 
 /// State of the newest deployment in the store.
@@ -57,9 +57,9 @@ async fn a_push_reports_each_step_until_activation() {
     let world = World::with(&[]).await;
     world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
     *world.builder.lines.lock().unwrap() = vec!["added 57 packages".into()];
-    let told = world.deploy("shop", &[("hello", "1"), ("pay", "1")]).await;
+    let reported = world.deploy("shop", &[("hello", "1"), ("pay", "1")]).await;
     assert_eq!(
-        story(&told),
+        event_lines(&reported),
         [
             "accepted",
             "| added 57 packages",
@@ -72,7 +72,7 @@ async fn a_push_reports_each_step_until_activation() {
     );
     assert_eq!(world.vm.ready(), ["hello@1", "pay@1"]);
     assert_eq!(world.get("/hello").await.body, "1");
-    let DeployEvent::Done { deployment } = told.last().unwrap() else { panic!("{told:?}") };
+    let DeployEvent::Done { deployment } = reported.last().unwrap() else { panic!("{reported:?}") };
     assert_eq!(deployment.functions[0].url, format!("http://{}/hello", world.public));
 }
 
@@ -83,22 +83,25 @@ async fn functions_missing_in_source_are_listed() {
     world.deploy("shop", &[("bad", "1"), ("hello", "1"), ("old", "1")]).await;
     let note =
         "| note: still served, not in this source: `bad`, `old`; `epsilon delete bad` ends it";
-    let told = story(&world.deploy("shop", &[("hello", "2")]).await);
-    assert!(told.iter().any(|line| line == note), "{told:?}");
+    let reported = event_lines(&world.deploy("shop", &[("hello", "2")]).await);
+    assert!(reported.iter().any(|line| line == note), "{reported:?}");
     // Deployment of selected functions only: the others are not mentioned.
     world.builder.next(Ok(built("shop", &[("hello", "3")])));
-    let told = world.ask(Method::POST, "/v1/deployments?only=hello", "x").await.body;
-    assert!(told.contains("1 function changed") && !told.contains("still served"), "{told}");
+    let reported = world.ask(Method::POST, "/v1/deployments?only=hello", "x").await.body;
+    assert!(
+        reported.contains("1 function changed") && !reported.contains("still served"),
+        "{reported}"
+    );
 }
 
 #[tokio::test]
 async fn nothing_changed_is_no_new_version() {
     let world = World::with(&["hello", "pay"]).await;
-    let told = world.deploy("shop", &[("hello", "1"), ("pay", "1")]).await;
-    assert_eq!(last(&told), "done hello@1 pay@1");
+    let reported = world.deploy("shop", &[("hello", "1"), ("pay", "1")]).await;
+    assert_eq!(last(&reported), "done hello@1 pay@1");
     assert!(world.vm.ready().is_empty() && world.vm.retired().is_empty());
-    let told = world.deploy("shop", &[("hello", "1"), ("pay", "2")]).await;
-    assert_eq!(last(&told), "done hello@1 pay@2*");
+    let reported = world.deploy("shop", &[("hello", "1"), ("pay", "2")]).await;
+    assert_eq!(last(&reported), "done hello@1 pay@2*");
     assert_eq!(
         (world.vm.ready(), world.vm.retired()),
         (vec!["pay@2".into()], vec!["pay@1".into()])
@@ -112,9 +115,9 @@ async fn one_function_that_does_not_start_stops_all() {
     let world = World::with(&["hello", "pay"]).await;
     world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
     world.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key\n    at pay.js:1:7".into());
-    let told = world.deploy("shop", &[("hello", "2"), ("pay", "2")]).await;
+    let reported = world.deploy("shop", &[("hello", "2"), ("pay", "2")]).await;
     assert_eq!(
-        last(&told),
+        last(&reported),
         "failed FUNCTION_INIT_FAILED `pay` could not be loaded: Error: no key\n    at pay.js:1:7"
     );
     assert_eq!(world.get("/hello").await.body, "1");
@@ -141,9 +144,9 @@ async fn a_failed_build_says_why() {
         message: "no package is named `lefd-pad`".into(),
         hint: None,
     }));
-    let told = events(world.push().await).await;
+    let reported = events(world.push().await).await;
     assert_eq!(
-        story(&told),
+        event_lines(&reported),
         ["accepted", "failed DEPENDENCIES_FAILED no package is named `lefd-pad`"]
     );
     assert_eq!(newest(&world).await, (DeploymentState::Failed, Some("DEPENDENCIES_FAILED".into())));
@@ -153,8 +156,8 @@ async fn a_failed_build_says_why() {
 #[tokio::test]
 async fn a_function_of_another_project_is_a_conflict() {
     let world = World::with(&["hello"]).await;
-    let told = world.deploy("bank", &[("loan", "1"), ("hello", "9")]).await;
-    assert_eq!(last(&told), "failed NAME_TAKEN function `hello` belongs to project `shop`");
+    let reported = world.deploy("bank", &[("loan", "1"), ("hello", "9")]).await;
+    assert_eq!(last(&reported), "failed NAME_TAKEN function `hello` belongs to project `shop`");
     assert_eq!(world.get("/loan").await.status, 404);
 }
 
@@ -165,22 +168,22 @@ async fn a_large_deployment_starts_a_few_at_once() {
     world.vm.gate.forget_permits(1000);
     let names: Vec<_> = (0..12).map(|n| format!("many-{n}")).collect();
     let functions: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
-    let (told, ()) = tokio::join!(world.deploy("shop", &functions), async {
+    let (reported, ()) = tokio::join!(world.deploy("shop", &functions), async {
         for ended in 0..12 {
             let begun = (ended + 4).min(12);
             eventually(begun, || world.vm.ready().len()).await;
             world.vm.gate.add_permits(1);
         }
     });
-    assert!(last(&told).starts_with("done "), "{told:?}");
+    assert!(last(&reported).starts_with("done "), "{reported:?}");
 }
 
 #[tokio::test]
 async fn a_deployment_that_panics_fails() {
     let world = World::with(&["hello"]).await;
     // The builder was not asked for a build.
-    let told = events(world.push().await).await;
-    assert_eq!(last(&told), "failed INTERNAL the platform failed; its log has the cause");
+    let reported = events(world.push().await).await;
+    assert_eq!(last(&reported), "failed INTERNAL the platform failed; its log has the cause");
     assert_eq!(newest(&world).await, (DeploymentState::Failed, Some("INTERNAL".into())));
     assert_eq!(last(&world.deploy("shop", &[("hello", "2")]).await), "done hello@2*");
 }
@@ -198,8 +201,8 @@ async fn a_serving_deployment_is_done_despite_lost_answer() {
         world.store.activate(&id, Timestamp::now()).await.unwrap();
         world.vm.gate.add_permits(1000);
     };
-    let (told, ()) = tokio::join!(world.deploy("shop", &[("hello", "1")]), activated);
-    assert_eq!(last(&told), "done hello@1*");
+    let (reported, ()) = tokio::join!(world.deploy("shop", &[("hello", "1")]), activated);
+    assert_eq!(last(&reported), "done hello@1*");
     assert_eq!(world.get("/hello").await.body, "1");
     assert_eq!(newest(&world).await, (DeploymentState::Done, None));
 }
@@ -273,8 +276,8 @@ async fn a_deployment_has_a_limit() {
     let settings = Settings { deploy_timeout: Duration::from_millis(50), ..Settings::default() };
     let world = World::start(&[], settings).await;
     world.builder.close_gate();
-    let told = events(world.push().await).await;
-    assert!(last(&told).starts_with("failed DEPLOYMENT_TIMEOUT"), "{told:?}");
+    let reported = events(world.push().await).await;
+    assert!(last(&reported).starts_with("failed DEPLOYMENT_TIMEOUT"), "{reported:?}");
 }
 
 #[tokio::test]

@@ -100,10 +100,10 @@ async fn a_forgotten_version_is_announced_again() {
     home.forget_silently();
     let reply = world.call(Method::POST, "/pay", "not lost").await;
     assert_eq!((reply.status.as_u16(), &*reply.body), (200, next.id.as_str()));
-    let told =
+    let seen_by =
         |agent: &Agent| agent.orders().iter().filter(|one| *one == "PUT /v1/version pay@1").count();
     let began = Instant::now();
-    while told(home) < 2 {
+    while seen_by(home) < 2 {
         assert_eq!(world.get("/pay").await.status, 200);
         assert!(began.elapsed() < PATIENCE, "{:?}", home.orders());
     }
@@ -147,7 +147,7 @@ async fn a_killed_vm_loses_only_its_running_calls() {
     assert_eq!((lost.status.as_u16(), &*lost.code()), (502, "FUNCTION_CRASHED"));
     assert!(lost.body.contains("the VM that ran `pay` was lost"), "{}", lost.body);
     let began = Instant::now();
-    world.stands(home.id.as_str(), "out").await;
+    world.wait_for_standing(home.id.as_str(), "out").await;
     assert!(began.elapsed() < Duration::from_secs(1));
     assert_eq!(world.vm(home.id.as_str()).await.unwrap()["reason"], "refused");
     let up = format!(r#"epsilon_vm_up{{vm="{}"}} 0"#, home.id);
@@ -162,14 +162,14 @@ async fn a_silent_vm_is_out_until_it_reports() {
         says_its_name(agent, "pay");
     }
     let home = if world.get("/pay").await.body == "vm-a" { &a } else { &b };
-    home.hush(true);
+    home.silence(true);
     let began = Instant::now();
-    world.stands(home.id.as_str(), "out").await;
+    world.wait_for_standing(home.id.as_str(), "out").await;
     let took = began.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
     assert_ne!(world.get("/pay").await.body, home.id.as_str());
-    home.hush(false);
-    world.stands(home.id.as_str(), "ready").await;
+    home.silence(false);
+    world.wait_for_standing(home.id.as_str(), "ready").await;
     assert_eq!(world.get("/pay").await.body, home.id.as_str());
 }
 
@@ -178,11 +178,11 @@ async fn a_vm_that_comes_back_elsewhere_takes_its_place() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     agent.kill().await;
-    world.stands("vm-a", "out").await;
+    world.wait_for_standing("vm-a", "out").await;
     let again = Agent::start("vm-a", &world, ([127, 0, 0, 1], 0).into(), None).await;
     assert_ne!(again.address, agent.address);
     says_its_name(&again, "pay");
-    world.stands("vm-a", "ready").await;
+    world.wait_for_standing("vm-a", "ready").await;
     let vm = world.vm("vm-a").await.unwrap();
     assert_eq!(vm["address"], again.address.to_string());
     assert_eq!(world.get("/pay").await.body, "vm-a");
@@ -225,7 +225,7 @@ async fn a_drain_reaches_the_agent_and_prewarms_others() {
 
     world.ask(Method::POST, &format!("/v1/vms/{id}/undrain"), "").await;
     eventually(false, || home.vm.draining.load(SeqCst)).await;
-    world.stands(id, "ready").await;
+    world.wait_for_standing(id, "ready").await;
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn a_self_draining_vm_gets_no_new_calls() {
     home.vm.ready.lock().unwrap().push(fake::version("pay", 1).id());
     let other = if home.id == a.id { &b } else { &a };
     home.vm.draining.store(true, SeqCst);
-    world.stands(home.id.as_str(), "draining").await;
+    world.wait_for_standing(home.id.as_str(), "draining").await;
     assert_eq!(world.get("/pay").await.body, other.id.as_str());
     eventually(true, || other.was_asked("POST /v1/ready pay@1")).await;
     assert!(
@@ -254,7 +254,7 @@ async fn a_returning_vm_retires_old_versions() {
     let first = Agent::join("vm-a", &world).await;
     let address = first.address;
     first.kill().await;
-    world.stands("vm-a", "out").await;
+    world.wait_for_standing("vm-a", "out").await;
     let reply = world.ask(Method::DELETE, "/v1/functions/pay", "").await;
     assert_eq!(reply.status, 200);
     let again = Agent::start("vm-a", &world, address, None).await;
@@ -401,9 +401,9 @@ async fn calls_waiting_for_an_announcement_fail_together() {
     agent.refuse_orders(true);
     let replies = futures_util::future::join_all((0..20).map(|_| world.get("/pay"))).await;
     assert!(replies.iter().all(|reply| reply.status == 503), "{replies:?}");
-    let told = agent.orders().len();
+    let requests = agent.orders().len();
     // A request after the failure tries again, with all the attempts of a call.
-    assert!(told <= 4, "{told} times");
+    assert!(requests <= 4, "{requests} times");
 }
 
 #[tokio::test]
@@ -439,9 +439,9 @@ async fn connections_to_a_vm_are_kept() {
     assert!(agent.connections() <= before + 2, "{before} → {}", agent.connections());
 }
 
-struct Door<'a>(&'a World);
+struct FleetApi<'a>(&'a World);
 
-impl Door<'_> {
+impl FleetApi<'_> {
     async fn ask(&self, key: &str, verb: &str, body: &str) -> (u16, String) {
         let path = format!("/v1/fleet/{verb}");
         let reply = self.0.ask_with(&format!("Bearer {key}"), Method::POST, &path, body).await;
@@ -478,42 +478,42 @@ fn text(join: &Join) -> String {
 #[tokio::test]
 async fn who_may_join_and_what_is_said_to_others() {
     let world = World::fleet(&[]).await;
-    let door = Door(&world);
-    let token = door.token();
+    let api = FleetApi(&world);
+    let token = api.token();
     let good = text(&join("vm-x", "127.0.0.1:9"));
     let refused = |code: u16, text: &str| (code, text.to_owned());
 
     for key in ["", "nonsense", world.key.as_str()] {
-        assert_eq!(door.ask(key, "join", &good).await, refused(401, "UNAUTHORIZED"), "{key}");
-        assert_eq!(door.ask(key, "beat", &good).await, refused(401, "UNAUTHORIZED"), "{key}");
-        assert_eq!(door.ask(key, "leave", "").await, refused(401, "UNAUTHORIZED"), "{key}");
+        assert_eq!(api.ask(key, "join", &good).await, refused(401, "UNAUTHORIZED"), "{key}");
+        assert_eq!(api.ask(key, "beat", &good).await, refused(401, "UNAUTHORIZED"), "{key}");
+        assert_eq!(api.ask(key, "leave", "").await, refused(401, "UNAUTHORIZED"), "{key}");
     }
-    assert_eq!(door.ask(&token, "beat", &good).await, refused(401, "UNAUTHORIZED"));
+    assert_eq!(api.ask(&token, "beat", &good).await, refused(401, "UNAUTHORIZED"));
 
     for (other, code) in [(PROTOCOL + 1, 409), (0, 409)] {
         let odd = Join { protocol: other, ..join("vm-x", "127.0.0.1:9") };
-        assert_eq!(door.ask(&token, "join", &text(&odd)).await, refused(code, "PROTOCOL_MISMATCH"));
+        assert_eq!(api.ask(&token, "join", &text(&odd)).await, refused(code, "PROTOCOL_MISMATCH"));
     }
     for address in ["", "127.0.0.1", ":8082", "host:port", "127.0.0.1:0"] {
         let odd = text(&join("vm-x", address));
-        assert_eq!(door.ask(&token, "join", &odd).await, refused(422, "INVALID_BODY"), "{address}");
+        assert_eq!(api.ask(&token, "join", &odd).await, refused(422, "INVALID_BODY"), "{address}");
     }
     let odd = good.replace("\"tls\"", "\"tsl\"");
-    assert_eq!(door.ask(&token, "join", &odd).await, refused(422, "UNKNOWN_FIELD"));
+    assert_eq!(api.ask(&token, "join", &odd).await, refused(422, "UNKNOWN_FIELD"));
     assert!(world.store.members().await.unwrap().is_empty(), "none of these joined");
 }
 
 #[tokio::test]
 async fn a_credential_belongs_to_one_member() {
     let world = World::fleet(&[]).await;
-    let door = Door(&world);
+    let api = FleetApi(&world);
     let (a, b) = (Agent::join("vm-a", &world).await, Agent::join("vm-b", &world).await);
     let me = |agent: &Agent| text(&join(agent.id.as_str(), &agent.address.to_string()));
-    assert_eq!(door.ask(&a.credential(), "beat", &me(&a)).await.0, 200);
-    assert_eq!(door.ask(&a.credential(), "beat", &me(&b)).await.0, 401, "another's");
+    assert_eq!(api.ask(&a.credential(), "beat", &me(&a)).await.0, 200);
+    assert_eq!(api.ask(&a.credential(), "beat", &me(&b)).await.0, 401, "another's");
     let moved = text(&join("vm-a", "127.0.0.1:9"));
     assert_eq!(
-        door.ask(&a.credential(), "beat", &moved).await.0,
+        api.ask(&a.credential(), "beat", &moved).await.0,
         401,
         "a new address requires joining again"
     );
@@ -522,21 +522,21 @@ async fn a_credential_belongs_to_one_member() {
     assert_eq!(reply.status, 401, "a VM's credential is no admin key");
 
     let credential = a.credential();
-    assert_eq!(door.ask(&credential, "leave", "").await.0, 204);
-    assert_eq!(door.ask(&credential, "beat", &me(&a)).await.0, 401);
+    assert_eq!(api.ask(&credential, "leave", "").await.0, 204);
+    assert_eq!(api.ask(&credential, "beat", &me(&a)).await.0, 401);
 }
 
 #[tokio::test]
 async fn two_machines_cannot_have_one_id() {
     let world = World::fleet(&[]).await;
     let agent = Agent::join("vm-a", &world).await;
-    let door = Door(&world);
+    let api = FleetApi(&world);
     let copy = text(&join("vm-a", "127.0.0.1:9"));
-    assert_eq!(door.ask(&door.token(), "join", &copy).await, (409, "ID_TAKEN".to_owned()));
+    assert_eq!(api.ask(&api.token(), "join", &copy).await, (409, "ID_TAKEN".to_owned()));
     agent.kill().await;
-    world.stands("vm-a", "out").await;
+    world.wait_for_standing("vm-a", "out").await;
     let began = Instant::now();
-    while door.ask(&door.token(), "join", &copy).await.0 != 200 {
+    while api.ask(&api.token(), "join", &copy).await.0 != 200 {
         assert!(began.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -545,19 +545,19 @@ async fn two_machines_cannot_have_one_id() {
 #[tokio::test]
 async fn member_ids_are_unique_across_kinds() {
     let world = World::fleet(&[]).await;
-    let door = Door(&world);
-    let token = door.token_of(MemberKind::Builder);
+    let api = FleetApi(&world);
+    let token = api.token_of(MemberKind::Builder);
     let builder =
         |id: &str, address: &str| text(&Join { kind: MemberKind::Builder, ..join(id, address) });
     let taken = (409, "ID_TAKEN".to_owned());
-    assert_eq!(door.ask(&token, "join", &builder("b", "127.0.0.1:9")).await.0, 200);
-    assert_eq!(door.ask(&token, "join", &builder("b", "127.0.0.1:10")).await, taken);
-    assert_eq!(door.ask(&door.token(), "join", &text(&join("b", "127.0.0.1:9"))).await, taken);
-    assert_eq!(door.ask(&token, "join", &builder("b", "127.0.0.1:9")).await.0, 200, "again");
+    assert_eq!(api.ask(&token, "join", &builder("b", "127.0.0.1:9")).await.0, 200);
+    assert_eq!(api.ask(&token, "join", &builder("b", "127.0.0.1:10")).await, taken);
+    assert_eq!(api.ask(&api.token(), "join", &text(&join("b", "127.0.0.1:9"))).await, taken);
+    assert_eq!(api.ask(&token, "join", &builder("b", "127.0.0.1:9")).await.0, 200, "again");
     let agent = Agent::join("vm-a", &world).await;
-    assert_eq!(door.ask(&token, "join", &builder("vm-a", "127.0.0.1:9")).await, taken);
+    assert_eq!(api.ask(&token, "join", &builder("vm-a", "127.0.0.1:9")).await, taken);
     let same_place = builder("vm-a", &agent.address.to_string());
-    assert_eq!(door.ask(&token, "join", &same_place).await, taken);
+    assert_eq!(api.ask(&token, "join", &same_place).await, taken);
 }
 
 #[tokio::test]
@@ -566,17 +566,17 @@ async fn slow_clients_and_strangers_block_no_joins() {
     let store = crate::world::open(&folder).await;
     let world =
         World::gateway(store, &[], Settings { max_joining: 1, ..Settings::default() }).await;
-    let door = Door(&world);
+    let api = FleetApi(&world);
     let mut slow = TcpStream::connect(world.control).await.unwrap();
     let head = format!(
         "POST /v1/fleet/join HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {}\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n",
-        door.token()
+        api.token()
     );
     slow.write_all(head.as_bytes()).await.unwrap();
     read_until(&mut slow, "100 Continue").await; // accepted, and the gateway waits for the body
     let good = text(&join("vm-x", "127.0.0.1:9"));
-    assert_eq!(door.ask("nonsense", "join", &good).await, (401, "UNAUTHORIZED".to_owned()));
-    assert_eq!(door.ask(&door.token(), "join", &good).await.0, 200);
+    assert_eq!(api.ask("nonsense", "join", &good).await, (401, "UNAUTHORIZED".to_owned()));
+    assert_eq!(api.ask(&api.token(), "join", &good).await.0, 200);
 }
 
 #[tokio::test]
@@ -589,7 +589,7 @@ async fn with_certificates_all_of_it_goes_over_tls() {
     let agent = Agent::start("vm-a", &world, any, Some(&files)).await;
     agent.vm.script("pay", echo);
     // Plain HTTP is allowed from this machine.
-    world.stands("vm-a", "ready").await;
+    world.wait_for_standing("vm-a", "ready").await;
     for _ in 0..2 {
         assert_eq!(world.call(Method::POST, "/pay/x", "hello").await.body, "/x hello");
     }
@@ -613,20 +613,20 @@ async fn load_balancers_learn_of_an_ended_certificate() {
     let one = World::gateway(open().await, &["pay"], tls::settings(&files)).await;
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let _agent = Agent::start("vm-a", &one, any, Some(&files)).await;
-    one.stands("vm-a", "ready").await;
+    one.wait_for_standing("vm-a", "ready").await;
     let healthy = health(&one).await;
     assert_eq!((healthy[0].0, &healthy[0].1), (200, &serde_json::json!({"status": "ok"})));
     assert_eq!(healthy[1].1["vms"], serde_json::json!({"known": 1, "heard": 1}));
 
     let ended = Files { certificate: folder.path().join("ended.pem"), ..files };
     let two = World::gateway(open().await, &[], tls::settings(&ended)).await;
-    let told = health(&two).await;
-    for ((status, data), want) in told.iter().zip([503, 200]) {
+    let reports = health(&two).await;
+    for ((status, data), want) in reports.iter().zip([503, 200]) {
         assert_eq!((*status, &data["status"]), (want, &"unavailable".into()), "{data}");
         assert_eq!(data["reason"], "a certificate of this gateway has expired");
         assert!(!data.to_string().contains("127.0.0.1"), "{data}");
     }
-    assert_eq!(told[1].1["vms"], serde_json::json!({"known": 1, "heard": 0}));
+    assert_eq!(reports[1].1["vms"], serde_json::json!({"known": 1, "heard": 0}));
     // The cause is shown to the holder of the key.
     let vm = two.vm("vm-a").await.unwrap();
     assert_eq!(vm["standing"], "starting");
@@ -638,9 +638,9 @@ async fn load_balancers_learn_of_an_ended_certificate() {
 async fn a_gateway_without_reports_is_unavailable() {
     let world = World::fleet(&["pay"]).await;
     assert_eq!(health(&world).await[1].1["status"], "ok", "a fleet may start without a VM");
-    let door = Door(&world);
+    let api = FleetApi(&world);
     let gone = text(&join("vm-gone", "127.0.0.1:9"));
-    assert_eq!(door.ask(&door.token(), "join", &gone).await.0, 200);
+    assert_eq!(api.ask(&api.token(), "join", &gone).await.0, 200);
     let began = Instant::now();
     loop {
         let [public, control] = health(&world).await;
@@ -674,17 +674,17 @@ async fn plain_http_is_accepted_only_from_this_machine() {
     let key = Key { id: "0".into(), role, hash: "none".into(), created_at: now };
     store.join(&Member { join: early, joined_at: now, seen_at: now }, &key).await.unwrap();
     let world = World::gateway(store, &[], tls::settings(&files)).await;
-    let door = Door(&world);
+    let api = FleetApi(&world);
     let refused = (409, "TLS_REQUIRED".to_owned());
     for address in ["192.0.2.7:8082", "gateway.internal:8082", "[2001:db8::1]:8082"] {
         let plain = text(&join("vm-x", address));
-        assert_eq!(door.ask(&door.token(), "join", &plain).await, refused, "{address}");
+        assert_eq!(api.ask(&api.token(), "join", &plain).await, refused, "{address}");
         let secure = text(&Join { tls: true, ..join("vm-x", address) });
-        assert_eq!(door.ask(&door.token(), "join", &secure).await.0, 200, "{address}");
+        assert_eq!(api.ask(&api.token(), "join", &secure).await.0, 200, "{address}");
     }
     for address in ["127.0.0.1:9", "[::1]:9"] {
         let here = text(&join("vm-y", address));
-        assert_eq!(door.ask(&door.token(), "join", &here).await.0, 200, "{address}");
+        assert_eq!(api.ask(&api.token(), "join", &here).await.0, 200, "{address}");
     }
     while world.vm("vm-y").await.is_none() {}
     assert!(world.vm("vm-early").await.is_none(), "the gateway no longer connects to it");
@@ -693,9 +693,9 @@ async fn plain_http_is_accepted_only_from_this_machine() {
 #[tokio::test]
 async fn a_vm_requiring_tls_is_unusable_without_it() {
     let world = World::fleet(&[]).await;
-    let door = Door(&world);
+    let api = FleetApi(&world);
     let secure = Join { tls: true, ..join("vm-a", "127.0.0.1:9") };
-    assert_eq!(door.ask(&door.token(), "join", &text(&secure)).await.0, 200);
+    assert_eq!(api.ask(&api.token(), "join", &text(&secure)).await.0, 200);
     let _heard = Agent::join("vm-b", &world).await;
     assert!(world.vm("vm-a").await.is_none());
 }

@@ -46,7 +46,7 @@ async fn functions_of_one_deployment_change_together(url: &str) {
         agent.vm.script(name, |call| async move { ok(call.version.number.to_string()) });
     }
     for world in [&one, &two] {
-        world.stands("vm-a", "ready").await;
+        world.wait_for_standing("vm-a", "ready").await;
     }
     let stop = AtomicBool::new(false);
     let calling = async |world: &World| {
@@ -92,8 +92,8 @@ async fn what_one_changes_the_other_follows(url: &str) {
         says_its_version(agent);
     }
     for world in [&one, &two] {
-        world.stands("vm-a", "ready").await;
-        world.stands("vm-b", "ready").await;
+        world.wait_for_standing("vm-a", "ready").await;
+        world.wait_for_standing("vm-b", "ready").await;
         answers(world, "1").await;
     }
     one.deploy("shop", &[("pay", "2")]).await;
@@ -105,9 +105,9 @@ async fn what_one_changes_the_other_follows(url: &str) {
     answers(&one, "1").await;
 
     one.ask(Method::POST, "/v1/vms/vm-a/drain", "").await;
-    two.stands("vm-a", "draining").await;
+    two.wait_for_standing("vm-a", "draining").await;
     two.ask(Method::POST, "/v1/vms/vm-a/undrain", "").await;
-    one.stands("vm-a", "ready").await;
+    one.wait_for_standing("vm-a", "ready").await;
 
     two.ask(Method::DELETE, "/v1/functions/pay", "").await;
     let began = Instant::now();
@@ -143,8 +143,8 @@ async fn vms_of_every_gateway_get_versions_with_their_parts() {
         });
     }
     for world in [&one, &two] {
-        world.stands("vm-a", "ready").await;
-        world.stands("vm-b", "ready").await;
+        world.wait_for_standing("vm-a", "ready").await;
+        world.wait_for_standing("vm-b", "ready").await;
     }
     one.deploy("shop", &[("pay", "2")]).await;
     let want = serde_json::to_string(&Some(parts("2"))).unwrap();
@@ -162,7 +162,7 @@ async fn no_gateway_serves_half_a_deployment() {
 async fn deployments_of_one_project_queue_across_gateways() {
     let (one, two) = two(&Postgres::shared().database().await).await;
     let agent = Agent::join("vm-a", &one).await;
-    two.stands("vm-a", "ready").await;
+    two.wait_for_standing("vm-a", "ready").await;
     says_its_version(&agent);
     // The first deployment waits while its version starts.
     agent.vm.gate.forget_permits(1000);
@@ -172,17 +172,17 @@ async fn deployments_of_one_project_queue_across_gateways() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         two.builder.next(Ok(built("shop", &[("pay", "3")])));
-        let mut story = two.push().await.into_body();
-        let mut told = String::new();
-        while let Some(frame) = patient(story.frame()).await {
+        let mut events = two.push().await.into_body();
+        let mut text = String::new();
+        while let Some(frame) = patient(events.frame()).await {
             let line = String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap();
-            told.push_str(&line);
+            text.push_str(&line);
             if line.contains("on another gateway") {
                 assert!(!agent.was_asked("POST /v1/ready pay@3"), "{:?}", agent.orders());
                 agent.vm.gate.add_permits(1000);
             }
         }
-        told
+        text
     };
     let (first, second) = tokio::join!(first, second);
     assert!(matches!(first.last(), Some(DeployEvent::Done { .. })), "{first:?}");
@@ -205,8 +205,8 @@ async fn a_later_gateway_finds_members_and_drains() {
     let two = World::gateway(open(url).await, &[], Settings::default()).await;
     // Its first call waits in the kernel's queue until the VMs have reported.
     assert_eq!(two.get("/pay").await.body, "1");
-    two.stands("vm-a", "ready").await;
-    two.stands("vm-b", "draining").await;
+    two.wait_for_standing("vm-a", "ready").await;
+    two.wait_for_standing("vm-b", "draining").await;
     answers(&two, "1").await;
 }
 
@@ -248,7 +248,7 @@ async fn calls_go_on_during_a_store_outage() {
     assert_eq!(world.get("/pay").await.body, "1");
     // The loss of a VM is still noticed.
     agent.kill().await;
-    world.stands("vm-a", "out").await;
+    world.wait_for_standing("vm-a", "out").await;
 
     server.start_again();
     let began = Instant::now();

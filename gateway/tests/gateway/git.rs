@@ -130,7 +130,7 @@ impl Pushing {
     }
 
     /// Reads lines until one contains this text.
-    async fn says(&mut self, what: &str) {
+    async fn wait_for_line(&mut self, what: &str) {
         let mut seen = Vec::new();
         loop {
             let line = patient(self.lines.next_line()).await.unwrap();
@@ -488,7 +488,7 @@ async fn who_hangs_up_while_it_builds_cancels() {
     let dev = Dev::with("1").await;
     world.builder.close_gate();
     let mut pushing = Pushing::start(&dev, &world, &["main"]);
-    pushing.says("deploying").await;
+    pushing.wait_for_line("deploying").await;
     eventually(1, || world.builder.begun()).await;
     kill(&mut pushing).await;
     eventually(1, || *world.builder.cancelled.lock().unwrap()).await;
@@ -506,7 +506,7 @@ async fn hanging_up_after_activation_changes_nothing() {
     let dev = Dev::with("1").await;
     next(&world, "1");
     let mut pushing = Pushing::start(&dev, &world, &["main"]);
-    pushing.says("activate").await;
+    pushing.wait_for_line("activate").await;
     kill(&mut pushing).await;
     let began = Instant::now();
     let head = Some(dev.head().await);
@@ -612,7 +612,7 @@ async fn the_later_of_two_pushes_is_refused() {
     let first = Pushing::start(&one, &world, &["main"]);
     eventually(2, || world.builder.begun()).await;
     std::fs::write(go, "").unwrap();
-    later.says("waiting for an earlier deployment of shop (git push)").await;
+    later.wait_for_line("waiting for an earlier deployment of shop (git push)").await;
     world.builder.gate.add_permits(1);
     first.end().await.fine();
     let text = later.end().await.failed();

@@ -16,15 +16,15 @@ fn settings(text: &str) -> Settings {
 }
 
 /// A world whose function `hello` answers with what it receives about its caller.
-async fn told(settings: Settings) -> World {
+async fn world_that_echoes(settings: Settings) -> World {
     let world = World::start(&["hello"], settings).await;
     world.vm.script("hello", |call| async move {
         let headers = call.request.headers();
         let one = |name: &str| headers.get(name).map_or("-", |v| v.to_str().unwrap()).to_owned();
         let names = ["for", "proto", "host", "port", "prefix"];
-        let told = names.map(|name| one(&format!("x-forwarded-{name}"))).join(" ");
+        let seen = names.map(|name| one(&format!("x-forwarded-{name}"))).join(" ");
         assert!(!headers.contains_key("x-real-ip") && !headers.contains_key("forwarded"));
-        ok(format!("{} {told}", call.request.uri()))
+        ok(format!("{} {seen}", call.request.uri()))
     });
     world
 }
@@ -41,15 +41,15 @@ const FORWARDED: &str = "host: a\r\nx-forwarded-for: 6.6.6.6, 203.0.113.7\r\nx-f
 #[tokio::test]
 async fn only_a_trusted_proxy_says_who_calls() {
     let request = format!("/hello/x HTTP/1.1\r\n{FORWARDED}");
-    let trusting = told(settings(r#"{"trusted_proxies":["127.0.0.0/8"]}"#)).await;
+    let trusting = world_that_echoes(settings(r#"{"trusted_proxies":["127.0.0.0/8"]}"#)).await;
     assert_eq!(ask(&trusting, &request).await, "/x 203.0.113.7 https shop.example 443 /hello");
-    let strict = told(settings(r#"{"trusted_proxies":["10.0.0.0/8"]}"#)).await;
+    let strict = world_that_echoes(settings(r#"{"trusted_proxies":["10.0.0.0/8"]}"#)).await;
     assert_eq!(ask(&strict, &request).await, "/x 127.0.0.1 http a - /hello");
 }
 
 #[tokio::test]
 async fn only_functions_called_by_path_get_a_prefix() {
-    let world = told(settings(r#"{"domain":"fn.example.org"}"#)).await;
+    let world = world_that_echoes(settings(r#"{"domain":"fn.example.org"}"#)).await;
     let spoken = "x-forwarded-prefix: /admin";
     for (head, prefix) in [
         (format!("/hello HTTP/1.1\r\nhost: a\r\n{spoken}"), "/hello"),
@@ -88,7 +88,7 @@ async fn a_shared_origin_drops_origin_wide_headers() {
 /// Bytes inside of a tunnel are not read as a request.
 #[tokio::test]
 async fn connect_is_answered_and_its_connection_ends() {
-    let world = told(Settings::default()).await;
+    let world = world_that_echoes(Settings::default()).await;
     let answer = world
         .raw("CONNECT a:443 HTTP/1.1\r\nhost: a:443\r\n\r\nGET /hello HTTP/1.1\r\nhost: a\r\n\r\n")
         .await;

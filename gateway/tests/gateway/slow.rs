@@ -24,7 +24,7 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 async fn size(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
     match call.request.into_body().collect().await {
         Ok(body) => ok(body.to_bytes().len().to_string()),
-        Err(err) => Err(CallError::of_request_body(&*err).unwrap_or(CallError::CallerGone)),
+        Err(err) => Err(CallError::from_body_error(&*err).unwrap_or(CallError::CallerGone)),
     }
 }
 

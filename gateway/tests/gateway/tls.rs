@@ -65,7 +65,7 @@ fn client(files: &Files, shows: bool) -> reqwest::Client {
     (if shows { builder.identity(identity()) } else { builder }).build().unwrap()
 }
 
-async fn asked(request: reqwest::RequestBuilder) -> (u16, String) {
+async fn answer_of(request: reqwest::RequestBuilder) -> (u16, String) {
     let answer = patient(request.send()).await.unwrap();
     (answer.status().as_u16(), patient(answer.text()).await.unwrap())
 }
@@ -91,7 +91,7 @@ async fn what_keys_guard_wants_tls_and_no_certificate() {
     let client = client(&files, false);
     let get = async |path: &str, key: &str| {
         let request = client.get(format!("https://{}{path}", world.control));
-        asked(if key.is_empty() { request } else { request.bearer_auth(key) }).await.0
+        answer_of(if key.is_empty() { request } else { request.bearer_auth(key) }).await.0
     };
     assert_eq!(get("/healthz", "").await, 200);
     for path in ["/metrics", "/v1/functions", "/v1/vms"] {
@@ -100,10 +100,10 @@ async fn what_keys_guard_wants_tls_and_no_certificate() {
         assert_eq!(get(path, &world.key).await, 200, "{path}");
     }
     let push = format!("https://{}/git/shop/info/refs?service=git-receive-pack", world.control);
-    assert_eq!(asked(client.get(&push)).await.0, 401);
-    assert_eq!(asked(client.get(&push).basic_auth("git", Some(&world.key))).await.0, 200);
+    assert_eq!(answer_of(client.get(&push)).await.0, 401);
+    assert_eq!(answer_of(client.get(&push).basic_auth("git", Some(&world.key))).await.0, 200);
     let hook = client.post(format!("https://{}/v1/hooks/github/shop", world.control)).body("{}");
-    assert_eq!(asked(hook).await.0, 404, "no such project: the request was accepted");
+    assert_eq!(answer_of(hook).await.0, 404, "no such project: the request was accepted");
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn members_need_a_certificate() {
         let order = async |shows: bool, verb: &str| {
             let url = format!("https://{}/v1/fleet/{verb}", world.control);
             let request = client(&files, shows).post(url).bearer_auth(token.trim());
-            asked(request.json(&join())).await
+            answer_of(request.json(&join())).await
         };
         for verb in ["join", "beat", "leave"] {
             let (status, body) = order(false, verb).await;
@@ -158,10 +158,10 @@ async fn callers_speak_tls_where_the_public_listener_does() {
         let url = |scheme: &str| format!("{scheme}://{}/hello", world.public);
         // Its health check, as a load balancer asks for it, and a call.
         let health = client(&files, false).get(format!("https://{}/", world.public));
-        assert_eq!(asked(health).await.0, 200, "{ip}");
-        let called = asked(client(&files, false).get(url("https"))).await;
+        assert_eq!(answer_of(health).await.0, 200, "{ip}");
+        let called = answer_of(client(&files, false).get(url("https"))).await;
         assert_eq!(called, (200, "https".to_owned()), "{ip}");
-        let (status, body) = asked(client(&files, false).get(url("http"))).await;
+        let (status, body) = answer_of(client(&files, false).get(url("http"))).await;
         match ip.is_loopback() {
             true => assert_eq!((status, body.as_str()), (200, "http")),
             false => assert!(status == 400 && body.contains("TLS_REQUIRED"), "{status} {body}"),

@@ -247,10 +247,10 @@ async fn a_deployment_and_a_rollback_end_a_split() {
     assert!(traffic(&world).await["split"]["since"].is_string(), "nothing changed");
 
     let events = world.deploy("shop", &[("pay", "5")]).await;
-    let told = events.iter().any(|event| {
+    let is_reported = events.iter().any(|event| {
         matches!(event, DeployEvent::Log { line } if line.contains("the split of `pay` (3=90 4=10) is over"))
     });
-    assert!(told, "{events:?}");
+    assert!(is_reported, "{events:?}");
     assert_eq!(traffic(&world).await["split"], Value::Null);
     assert_eq!(counts(&world, 10).await, BTreeMap::from([("5".to_owned(), 10)]));
 
@@ -411,7 +411,7 @@ async fn new_functions_of_other_gateways_are_found_at_once() {
     let two = World::gateway(store().await, &["pay"], Settings::default()).await;
     let agent = Agent::join("vm-a", &one).await;
     for world in [&one, &two] {
-        world.stands("vm-a", "ready").await;
+        world.wait_for_standing("vm-a", "ready").await;
     }
     for n in 0..10 {
         let name = format!("new-{n}");
@@ -439,7 +439,7 @@ async fn gateways_follow_each_others_splits() {
     let agent = Agent::join("vm-a", &one).await;
     says_its_version(&agent.vm);
     for world in [&one, &two] {
-        world.stands("vm-a", "ready").await;
+        world.wait_for_standing("vm-a", "ready").await;
     }
     for digest in ["2", "3", "4"] {
         one.deploy("shop", &[("pay", digest)]).await;

@@ -3,7 +3,7 @@
 
 use crate::{
     fake::ok,
-    hub::{self, File, Hub, Manner},
+    fake_github::{self, Behaviour, FakeGithub, File},
     world::{Reply, World, built, eventually, open, patient, read},
 };
 use epsilon_api::{
@@ -27,28 +27,28 @@ const MAIN: &str = "refs/heads/main";
 
 /// A gateway whose project `shop` is deployed from `octo/shop` of this fake GitHub, with these hook
 /// settings.
-fn settings(hub: &Hub, more: &Value) -> Settings {
-    let mut hook = json!({"token_file": hub.token_file()});
+fn settings(github: &FakeGithub, more: &Value) -> Settings {
+    let mut hook = json!({"token_file": github.token_file()});
     for (key, value) in more.as_object().unwrap() {
         hook[key] = value.clone();
     }
     serde_json::from_value(json!({
         "hooks": {"private_hosts": ["127.0.0.1"]},
-        "github": {"shop": hub.hook(REPOSITORY, &hook)},
+        "github": {"shop": github.hook(REPOSITORY, &hook)},
     }))
     .unwrap()
 }
 
-async fn world(hub: &Hub) -> World {
-    let world = World::start(&["hello"], settings(hub, &json!({}))).await;
+async fn world(github: &FakeGithub) -> World {
+    let world = World::start(&["hello"], settings(github, &json!({}))).await;
     world.vm.script("hello", |call| async move { ok(call.version.number.to_string()) });
     world
 }
 
 /// Makes a commit on `main`; returns its id and the payload of its push.
-fn pushed(hub: &Hub, text: &str) -> (String, Vec<u8>) {
-    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(text))]);
-    let body = hub::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
+fn pushed(github: &FakeGithub, text: &str) -> (String, Vec<u8>) {
+    let id = github.commit(REPOSITORY, MAIN, &[("index.js", File::Text(text))]);
+    let body = fake_github::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
     (id, body)
 }
 
@@ -70,7 +70,7 @@ async fn send(world: &World, project: &str, headers: &[(&str, String)], body: Ve
 }
 
 async fn deliver(world: &World, event: &str, delivery: &str, body: &[u8]) -> Reply {
-    send(world, "shop", &hub::headers(event, delivery, body), body.to_vec()).await
+    send(world, "shop", &fake_github::headers(event, delivery, body), body.to_vec()).await
 }
 
 /// The deployment id of an accepted delivery.
@@ -110,9 +110,9 @@ fn refused() -> BuildError {
 
 #[tokio::test]
 async fn a_push_is_deployed_and_reported_to_github() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
-    let (commit, body) = pushed(&hub, "2");
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
+    let (commit, body) = pushed(&github, "2");
     world.builder.next(Ok(built("shop", &[("hello", "2")])));
     let reply = deliver(&world, "push", "11111111-aaaa", &body).await;
     let id = accepted(&reply);
@@ -128,10 +128,10 @@ async fn a_push_is_deployed_and_reported_to_github() {
             format!("{short} pending main is being deployed"),
             format!("{short} success deployed; 1 of 1 functions changed"),
         ],
-        || hub.told(),
+        || github.status_lines(),
     )
     .await;
-    assert_eq!(hub.statuses()[1].body["target_url"], format!("http://{}/hello", world.public));
+    assert_eq!(github.statuses()[1].body["target_url"], format!("http://{}/hello", world.public));
     let shown = world.ask(Method::GET, &format!("/v1/deployments/{id}"), "").await.json();
     assert_eq!(shown["data"]["source"], format!("github octo/shop main {short}"));
     assert!(!world.dir.path().join("hooks").join(id.as_str()).exists(), "its folder is removed");
@@ -142,9 +142,9 @@ async fn a_push_is_deployed_and_reported_to_github() {
 
 #[tokio::test]
 async fn sample_payloads_of_github_are_understood() {
-    let hub = Hub::start().await;
-    let mut settings = settings(&hub, &json!({}));
-    let other = hub.hook("Codertocat/Hello-World", &json!({}));
+    let github = FakeGithub::start().await;
+    let mut settings = settings(&github, &json!({}));
+    let other = github.hook("Codertocat/Hello-World", &json!({}));
     settings.github.insert("other".parse().unwrap(), serde_json::from_value(other).unwrap());
     let world = World::start(&[], settings).await;
     for (event, sample, result, word) in [
@@ -164,13 +164,13 @@ async fn sample_payloads_of_github_are_understood() {
         let body = std::fs::read(path).unwrap();
         // Without an effect the same delivery may be repeated.
         for _ in 0..2 {
-            let headers = hub::headers(event, "22222222-bbbb", &body);
+            let headers = fake_github::headers(event, "22222222-bbbb", &body);
             let reply = send(&world, "other", &headers, body.clone()).await;
             let data = &reply.json()["data"];
             assert_eq!((reply.status, &data["result"]), (StatusCode::ACCEPTED, &json!(result)));
             assert!(data["message"].as_str().unwrap().contains(word), "{reply:?}");
         }
-        let headers = hub::headers(event, "22222222-bbbb", &body);
+        let headers = fake_github::headers(event, "22222222-bbbb", &body);
         let reply = send(&world, "shop", &headers, body).await;
         if event == "push" {
             assert!(reply.body.contains("this webhook deploys `octo/shop`"), "{reply:?}");
@@ -183,11 +183,11 @@ async fn sample_payloads_of_github_are_understood() {
 
 #[tokio::test]
 async fn only_signed_deliveries_are_accepted() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
-    let (_, body) = pushed(&hub, "2");
-    let signed = hub::signature(&body);
-    let other = hub::signature(b"another body");
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
+    let (_, body) = pushed(&github, "2");
+    let signed = fake_github::signature(&body);
+    let other = fake_github::signature(b"another body");
     for signature in [
         String::new(),
         other,
@@ -197,7 +197,7 @@ async fn only_signed_deliveries_are_accepted() {
         signed.replace("sha256", "sha1"),
         "sha256=".to_owned(),
     ] {
-        let mut headers = hub::headers("push", "33333333-cccc", &body).to_vec();
+        let mut headers = fake_github::headers("push", "33333333-cccc", &body).to_vec();
         headers.push(("x-hub-signature-256", signature.clone()));
         // The admin key does not replace the signature.
         headers.push(("authorization", format!("Bearer {}", world.key)));
@@ -211,7 +211,8 @@ async fn only_signed_deliveries_are_accepted() {
     // Without a signature the body is not parsed.
     let reply = send(&world, "shop", &[], b"{".to_vec()).await;
     assert_eq!(reply.code(), "SIGNATURE_REFUSED");
-    let reply = send(&world, "nobody", &hub::headers("push", "33333333-cccc", &body), body).await;
+    let reply =
+        send(&world, "nobody", &fake_github::headers("push", "33333333-cccc", &body), body).await;
     assert_eq!((reply.status, &*reply.code()), (StatusCode::NOT_FOUND, "HOOK_NOT_FOUND"));
     assert_eq!(world.builder.begun(), 0);
     assert!(world.metrics().contains(r#"epsilon_hooks_total{outcome="unsigned"} 8"#));
@@ -219,26 +220,26 @@ async fn only_signed_deliveries_are_accepted() {
 
 #[tokio::test]
 async fn signed_but_invalid_deliveries_are_explained() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
-    let (_, body) = pushed(&hub, "2");
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
+    let (_, body) = pushed(&github, "2");
     let ask = async |name: &'static str, value: &str, body: &[u8]| {
-        let mut headers = hub::headers("push", "44444444-dddd", body).to_vec();
+        let mut headers = fake_github::headers("push", "44444444-dddd", body).to_vec();
         headers.push((name, value.to_owned()));
         let reply = send(&world, "shop", &headers, body.to_vec()).await;
         (reply.status.as_u16(), reply.code())
     };
-    let told = |status, code: &str| (status, code.to_owned());
+    let refusal = |status, code: &str| (status, code.to_owned());
     assert_eq!(
         ask("content-type", "application/x-www-form-urlencoded", &body).await,
-        told(415, "NOT_JSON")
+        refusal(415, "NOT_JSON")
     );
-    assert_eq!(ask("content-type", "", &body).await, told(415, "NOT_JSON"));
-    assert_eq!(ask("x-github-event", "", &body).await, told(422, "INVALID_HEADER"));
-    assert_eq!(ask("x-github-delivery", "", &body).await, told(422, "INVALID_HEADER"));
-    assert_eq!(ask("x-github-delivery", "a b", &body).await, told(422, "INVALID_HEADER"));
-    assert_eq!(ask("x-more", "", b"{\"ref\":1}").await, told(422, "INVALID_BODY"));
-    assert_eq!(ask("x-more", "", b"").await, told(422, "INVALID_BODY"));
+    assert_eq!(ask("content-type", "", &body).await, refusal(415, "NOT_JSON"));
+    assert_eq!(ask("x-github-event", "", &body).await, refusal(422, "INVALID_HEADER"));
+    assert_eq!(ask("x-github-delivery", "", &body).await, refusal(422, "INVALID_HEADER"));
+    assert_eq!(ask("x-github-delivery", "a b", &body).await, refusal(422, "INVALID_HEADER"));
+    assert_eq!(ask("x-more", "", b"{\"ref\":1}").await, refusal(422, "INVALID_BODY"));
+    assert_eq!(ask("x-more", "", b"").await, refusal(422, "INVALID_BODY"));
     let reply = world.ask(Method::GET, "/v1/hooks/github/shop", "").await;
     assert_eq!(reply.status, StatusCode::METHOD_NOT_ALLOWED);
 }
@@ -246,14 +247,14 @@ async fn signed_but_invalid_deliveries_are_explained() {
 /// 30 MB are announced and a thousandth of it is sent: the answer arrives before the rest.
 #[tokio::test]
 async fn a_payload_of_30_megabytes_is_not_read() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
     let mut stream = TcpStream::connect(world.control).await.unwrap();
     let head = format!(
         "POST /v1/hooks/github/shop HTTP/1.1\r\nhost: epsilon\r\ncontent-length: 30000000\r\n\
          content-type: application/json\r\nx-github-event: push\r\nx-github-delivery: 5\r\n\
          x-hub-signature-256: {}\r\n\r\n",
-        hub::signature(b"")
+        fake_github::signature(b"")
     );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&[b' '; 30_000]).await.unwrap();
@@ -266,9 +267,9 @@ async fn a_payload_of_30_megabytes_is_not_read() {
 
 #[tokio::test]
 async fn a_delivery_is_deployed_once_by_any_gateway() {
-    let hub = Hub::start().await;
-    let mut world = world(&hub).await;
-    let (_, body) = pushed(&hub, "2");
+    let github = FakeGithub::start().await;
+    let mut world = world(&github).await;
+    let (_, body) = pushed(&github, "2");
     world.builder.next(Ok(built("shop", &[("hello", "2")])));
     let id = accepted(&deliver(&world, "push", "66666666-ffff", &body).await);
     // Refused while running and when done, by id or by payload: the signature does not cover the
@@ -284,32 +285,32 @@ async fn a_delivery_is_deployed_once_by_any_gateway() {
     assert_eq!(ended(&world, &id).await, (DeploymentState::Done, None));
     refused(&world).await;
 
-    let other = World::gateway(Arc::clone(&world.store), &[], settings(&hub, &json!({}))).await;
+    let other = World::gateway(Arc::clone(&world.store), &[], settings(&github, &json!({}))).await;
     refused(&other).await;
     drop(other);
     world.drain(Duration::from_secs(5)).await;
     let dir = Arc::clone(&world.dir);
     drop(world);
     let store = open(&dir).await;
-    let world = World::on(dir, store, settings(&hub, &json!({})), true).await;
+    let world = World::on(dir, store, settings(&github, &json!({})), true).await;
     refused(&world).await;
     assert_eq!(world.builder.begun(), 0);
 }
 
 #[tokio::test]
 async fn a_failed_delivery_is_reported_and_can_be_repeated() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
-    let (commit, body) = pushed(&hub, "2");
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
+    let (commit, body) = pushed(&github, "2");
     world.builder.next(Err(refused()));
     let id = accepted(&deliver(&world, "push", "88888888-aaaa", &body).await);
     assert_eq!(ended(&world, &id).await, failed("BUILD_FAILED"));
     assert_eq!(world.get("/hello").await.body, "1");
-    eventually(2, || hub.told().len()).await;
-    let told = hub.told().pop().unwrap();
+    eventually(2, || github.status_lines().len()).await;
+    let lines = github.status_lines().pop().unwrap();
     let start = format!("{} failure index.js:1: unexpected end of input ", &commit[..7]);
-    assert!(told.starts_with(&start), "{told}");
-    let description = hub.statuses()[1].body["description"].as_str().unwrap().to_owned();
+    assert!(lines.starts_with(&start), "{lines}");
+    let description = github.statuses()[1].body["description"].as_str().unwrap().to_owned();
     assert_eq!(description.chars().count(), 140);
 
     world.builder.next(Ok(built("shop", &[("hello", "2")])));
@@ -320,20 +321,20 @@ async fn a_failed_delivery_is_reported_and_can_be_repeated() {
 
 #[tokio::test]
 async fn of_pushes_that_wait_the_newest_is_deployed() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
     world.builder.close_gate();
     for digest in ["2", "4"] {
         world.builder.next(Ok(built("shop", &[("hello", digest)])));
     }
-    let (first_commit, first) = pushed(&hub, "2");
+    let (first_commit, first) = pushed(&github, "2");
     let first = accepted(&deliver(&world, "push", "99999999-0001", &first).await);
     eventually(1, || world.builder.begun()).await;
-    let (second_commit, second) = pushed(&hub, "3");
+    let (second_commit, second) = pushed(&github, "3");
     let second = deliver(&world, "push", "99999999-0002", &second).await;
     assert!(second.body.contains("is deployed after the previous push"), "{second:?}");
     let second = accepted(&second);
-    let (third_commit, third) = pushed(&hub, "4");
+    let (third_commit, third) = pushed(&github, "4");
     let third = accepted(&deliver(&world, "push", "99999999-0003", &third).await);
     assert_eq!(ended(&world, &second).await, failed("SUPERSEDED"));
     world.builder.gate.add_permits(2);
@@ -350,9 +351,9 @@ async fn of_pushes_that_wait_the_newest_is_deployed() {
     ];
     want.sort();
     eventually(want, || {
-        let mut told = hub.told();
-        told.sort();
-        told
+        let mut lines = github.status_lines();
+        lines.sort();
+        lines
     })
     .await;
 }
@@ -360,8 +361,8 @@ async fn of_pushes_that_wait_the_newest_is_deployed() {
 /// One push to a repository that has one hook per project.
 #[tokio::test]
 async fn many_projects_take_turns() {
-    let hub = Hub::start().await;
-    let mut settings: Settings = settings(&hub, &json!({}));
+    let github = FakeGithub::start().await;
+    let mut settings: Settings = settings(&github, &json!({}));
     settings
         .github
         .insert("blog".parse().unwrap(), settings.github.values().next().unwrap().clone());
@@ -370,29 +371,29 @@ async fn many_projects_take_turns() {
     world.builder.close_gate();
     world.builder.next(Ok(built("shop", &[("hello", "2")])));
     world.builder.next(Ok(built("blog", &[("post", "1")])));
-    let (_, body) = pushed(&hub, "2");
-    let headers = hub::headers("push", "eeeeeeee-0001", &body);
+    let (_, body) = pushed(&github, "2");
+    let headers = fake_github::headers("push", "eeeeeeee-0001", &body);
     let shop = accepted(&send(&world, "shop", &headers, body.clone()).await);
     eventually(1, || world.builder.begun()).await;
     // The same payload and secret, from another hook of the same repository.
     let blog = accepted(&send(&world, "blog", &headers, body).await);
-    let fetched = hub.shown().len();
+    let fetched = github.shown().len();
     world.builder.gate.add_permits(1);
     assert_eq!(ended(&world, &shop).await, (DeploymentState::Done, None));
     eventually(2, || world.builder.begun()).await;
-    assert!(hub.shown().len() > fetched, "it was fetched after the first deployment");
+    assert!(github.shown().len() > fetched, "it was fetched after the first deployment");
     world.builder.gate.add_permits(1);
     assert_eq!(ended(&world, &blog).await, (DeploymentState::Done, None));
 }
 
 #[tokio::test]
 async fn a_commit_that_cannot_be_had_changes_nothing() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
-    let (_, body) = pushed(&hub, "2");
-    hub.behave(Manner::Privately);
-    std::fs::write(hub.token_file(), "a valid token").unwrap();
-    hub.behave(Manner::Empty);
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
+    let (_, body) = pushed(&github, "2");
+    github.behave(Behaviour::Privately);
+    std::fs::write(github.token_file(), "a valid token").unwrap();
+    github.behave(Behaviour::Empty);
     let id = accepted(&deliver(&world, "push", "aaaaaaaa-0001", &body).await);
     assert_eq!(ended(&world, &id).await, failed("SOURCE_NOT_FETCHED"));
     let shown = world.ask(Method::GET, &format!("/v1/deployments/{id}"), "").await.json();
@@ -400,22 +401,22 @@ async fn a_commit_that_cannot_be_had_changes_nothing() {
         shown["data"]["error"]["message"],
         "GitHub does not know this repository, or does not show it"
     );
-    eventually(2, || hub.told().len()).await;
+    eventually(2, || github.status_lines().len()).await;
     assert!(
-        hub.told()[1].contains(" failure GitHub does not know this repository"),
+        github.status_lines()[1].contains(" failure GitHub does not know this repository"),
         "{:?}",
-        hub.told()
+        github.status_lines()
     );
     assert_eq!((world.builder.begun(), &*world.get("/hello").await.body), (0, "1"));
 }
 
 #[tokio::test]
 async fn the_configured_git_fetches_commits() {
-    let hub = Hub::start().await;
-    let mut settings = settings(&hub, &json!({}));
+    let github = FakeGithub::start().await;
+    let mut settings = settings(&github, &json!({}));
     settings.git.program = "/nonexistent/git".into();
     let world = World::start(&["hello"], settings).await;
-    let (_, body) = pushed(&hub, "2");
+    let (_, body) = pushed(&github, "2");
     world.builder.next(Ok(built("shop", &[("hello", "2")])));
     let id = accepted(&deliver(&world, "push", "11111111-eeee", &body).await);
     assert_eq!(ended(&world, &id).await, failed("SOURCE_NOT_FETCHED"));
@@ -426,9 +427,9 @@ async fn the_configured_git_fetches_commits() {
 /// A permission to push to one repository does not allow a deployment of another project.
 #[tokio::test]
 async fn a_repository_deploys_its_own_project_only() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
-    let (_, body) = pushed(&hub, "2");
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
+    let (_, body) = pushed(&github, "2");
     world.builder.next(Ok(built("blog", &[("post", "1")])));
     let id = accepted(&deliver(&world, "push", "bbbbbbbb-0001", &body).await);
     assert_eq!(ended(&world, &id).await, failed("OTHER_PROJECT"));
@@ -437,33 +438,33 @@ async fn a_repository_deploys_its_own_project_only() {
 
 #[tokio::test]
 async fn a_stopping_gateway_reports_to_github() {
-    let hub = Hub::start().await;
-    let mut world = world(&hub).await;
+    let github = FakeGithub::start().await;
+    let mut world = world(&github).await;
     world.builder.close_gate();
-    let (_, first) = pushed(&hub, "2");
+    let (_, first) = pushed(&github, "2");
     let at_work = accepted(&deliver(&world, "push", "cccccccc-0001", &first).await);
     eventually(1, || world.builder.begun()).await;
-    let (_, second) = pushed(&hub, "3");
+    let (_, second) = pushed(&github, "3");
     let waits = accepted(&deliver(&world, "push", "cccccccc-0002", &second).await);
     world.drain(Duration::from_millis(50)).await;
     for id in [at_work, waits] {
         assert_eq!(ended(&world, &id).await, failed("DEPLOYMENT_CANCELLED"));
     }
-    let told = hub.told();
-    assert_eq!(told.iter().filter(|line| line.contains(" error ")).count(), 2, "{told:?}");
+    let lines = github.status_lines();
+    assert_eq!(lines.iter().filter(|line| line.contains(" error ")).count(), 2, "{lines:?}");
 }
 
 #[tokio::test]
 async fn a_late_secret_needs_no_restart() {
-    let hub = Hub::start().await;
-    let world = world(&hub).await;
-    let (_, body) = pushed(&hub, "2");
-    let secret = std::fs::read(hub.secret_file()).unwrap();
-    std::fs::remove_file(hub.secret_file()).unwrap();
+    let github = FakeGithub::start().await;
+    let world = world(&github).await;
+    let (_, body) = pushed(&github, "2");
+    let secret = std::fs::read(github.secret_file()).unwrap();
+    std::fs::remove_file(github.secret_file()).unwrap();
     let reply = deliver(&world, "push", "dddddddd-0001", &body).await;
     assert_eq!((reply.status, &*reply.code()), (StatusCode::SERVICE_UNAVAILABLE, "HOOK_NOT_READY"));
     assert!(!reply.body.contains("secret\""), "no path in the answer: {reply:?}");
-    std::fs::write(hub.secret_file(), secret).unwrap();
+    std::fs::write(github.secret_file(), secret).unwrap();
     world.builder.next(Ok(built("shop", &[("hello", "2")])));
     let id = accepted(&deliver(&world, "push", "dddddddd-0001", &body).await);
     assert_eq!(ended(&world, &id).await, (DeploymentState::Done, None));

@@ -8,16 +8,16 @@ use crate::{
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, CallBody},
-    fleet::{BEAT, Join, MemberKind, PROTOCOL, Refusal, write_spent},
+    fleet::{HEARTBEAT_INTERVAL, Join, MemberKind, PROTOCOL, Refusal, write_spent},
     function::Version,
     headers,
     ids::{FunctionName, RequestId, VersionId, VmId},
     units::{Bytes as Size, MilliCores},
     vm::{Call, Vm, VmStatus},
 };
-use epsilon_fleet_link::door::{Door, Ending, Limits};
-use epsilon_fleet_link::gateway_token::Checker;
-use epsilon_fleet_link::membership::Belonging;
+use epsilon_fleet_link::door::{AuthenticatedListener, Limits, Shutdown};
+use epsilon_fleet_link::gateway_token::Verifier;
+use epsilon_fleet_link::membership::Membership;
 use epsilon_fleet_link::{membership, tls};
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -49,7 +49,7 @@ pub(crate) struct Agent {
     pub(crate) vm: Arc<FakeVm>,
     pub(crate) address: SocketAddr,
     site: Arc<Site>,
-    ending: Ending,
+    shutdown: Shutdown,
     leave: CancellationToken,
     dir: TempDir,
 }
@@ -60,7 +60,7 @@ struct Site {
     /// Received requests other than calls and reports, such as `PUT /v1/version pay@1`.
     orders: Mutex<Vec<String>>,
     boot: AtomicU64,
-    hushed: AtomicBool,
+    silenced: AtomicBool,
     /// Delay of each order in milliseconds, and whether orders fail.
     slow: AtomicU64,
     refuses: AtomicBool,
@@ -70,7 +70,7 @@ impl Agent {
     /// Joins this gateway and waits until the gateway has a report.
     pub(crate) async fn join(id: &str, world: &World) -> Self {
         let agent = Self::start(id, world, ([127, 0, 0, 1], 0).into(), None).await;
-        world.stands(id, "ready").await;
+        world.wait_for_standing(id, "ready").await;
         agent
     }
 
@@ -84,25 +84,26 @@ impl Agent {
         let id = VmId::parse(id).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let vm = FakeVm::new(id.as_str());
-        let ending = Ending::default();
+        let shutdown = Shutdown::default();
         let second = Duration::from_secs(10);
         let limits = Limits { connections: 1000, head: second, idle: 60 * second };
         let server = tls.map(|files| files.server().unwrap());
-        let door = Door::bind(address, server, limits, ending.clone()).unwrap();
-        let address = door.address();
+        let listener =
+            AuthenticatedListener::bind(address, server, limits, shutdown.clone()).unwrap();
+        let address = listener.address();
         let site = Arc::new(Site {
             vm: Arc::clone(&vm),
             versions: Mutex::default(),
             orders: Mutex::default(),
             boot: AtomicU64::new(rand::random()),
-            hushed: AtomicBool::new(false),
+            silenced: AtomicBool::new(false),
             slow: AtomicU64::new(0),
             refuses: AtomicBool::new(false),
         });
-        let checker = Arc::new(Checker::new(id.clone()));
+        let verifier = Arc::new(Verifier::new(id.clone()));
         let served = Arc::clone(&site);
         let handler = move |request, _| Arc::clone(&served).answer(request);
-        tokio::spawn(door.serve(Arc::clone(&checker), handler));
+        tokio::spawn(listener.serve(Arc::clone(&verifier), handler));
         let token_file = dir.path().join("token");
         std::fs::copy(world.dir.path().join("fleet.token"), &token_file).unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -113,7 +114,7 @@ impl Agent {
             tls: tls.map(|files| files.client().unwrap()),
             advertise: None,
             listens: address,
-            beat: BEAT,
+            heartbeat: HEARTBEAT_INTERVAL,
         };
         let me = Join {
             protocol: PROTOCOL,
@@ -125,24 +126,24 @@ impl Agent {
             cpu: MilliCores(2000),
         };
         let leave = CancellationToken::new();
-        let belonging = Belonging::new(settings, me, checker).unwrap();
-        let mut joined = belonging.joined();
-        tokio::spawn(belonging.run(leave.clone()));
+        let membership = Membership::new(settings, me, verifier).unwrap();
+        let mut joined = membership.joined();
+        tokio::spawn(membership.run(leave.clone()));
         patient(joined.wait_for(Option::is_some)).await.unwrap();
-        Self { id, vm, address, site, ending, leave, dir }
+        Self { id, vm, address, site, shutdown, leave, dir }
     }
 
     /// Like `kill -9`: all sockets are closed, and the gateway gets no message.
     pub(crate) async fn kill(&self) {
-        self.ending.close.cancel();
-        self.ending.cut.cancel();
-        self.ending.tasks.close();
-        patient(self.ending.tasks.wait()).await;
+        self.shutdown.close.cancel();
+        self.shutdown.cut.cancel();
+        self.shutdown.tasks.close();
+        patient(self.shutdown.tasks.wait()).await;
     }
 
     /// Stops or resumes reports and answers; connections stay open.
-    pub(crate) fn hush(&self, hushed: bool) {
-        self.site.hushed.store(hushed, SeqCst);
+    pub(crate) fn silence(&self, silenced: bool) {
+        self.site.silenced.store(silenced, SeqCst);
     }
 
     /// Delays every order from now on.
@@ -183,7 +184,7 @@ impl Agent {
 
     /// Number of open connections from gateways.
     pub(crate) fn connections(&self) -> usize {
-        self.ending.tasks.len()
+        self.shutdown.tasks.len()
     }
 
     /// The agent's credential.
@@ -194,8 +195,8 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        self.ending.close.cancel();
-        self.ending.cut.cancel();
+        self.shutdown.close.cancel();
+        self.shutdown.cut.cancel();
     }
 }
 
@@ -216,7 +217,7 @@ impl Site {
         let Some(version) = version else { return refused(&Refusal::UnknownVersion) };
         let upgrade = hyper::upgrade::on(&mut request);
         let head = request.headers_mut();
-        assert!(head.remove(headers::PASS).is_some());
+        assert!(head.remove(headers::GATEWAY_TOKEN).is_some());
         let request_id = head.remove(headers::REQUEST_ID).unwrap();
         let may_wait = head.remove(headers::MAY_WAIT).is_none_or(|value| value != "0");
         let request_id = RequestId::parse(request_id.to_str().unwrap()).unwrap();
@@ -298,7 +299,7 @@ impl Site {
             async move {
                 loop {
                     each.tick().await;
-                    if !site.hushed.load(SeqCst) {
+                    if !site.silenced.load(SeqCst) {
                         let boot = site.boot.load(SeqCst);
                         let status = VmStatus { boot, ..site.vm.status() };
                         return Some((Ok::<_, Infallible>(Frame::data(line(&status))), each));

@@ -39,7 +39,7 @@ pub(crate) type Script =
 
 /// A fault of the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum StartFault {
     /// It cannot pull images.
     NoImage,
     /// Its operations never end.
@@ -62,7 +62,7 @@ pub(crate) struct FakeVm {
     /// Versions passed to `fetch`.
     pub(crate) fetched: Mutex<Vec<VersionId>>,
     /// The fault that `fetch` and `ensure_ready` simulate.
-    pub(crate) trouble: Mutex<Option<Trouble>>,
+    pub(crate) start_fault: Mutex<Option<StartFault>>,
     pub(crate) retired: Mutex<Vec<VersionId>>,
     pub(crate) forgotten: Mutex<Vec<FunctionName>>,
     /// Images passed to `remove_image`, and whether images are in use.
@@ -103,7 +103,7 @@ impl FakeVm {
             ready: Mutex::default(),
             broken: Mutex::default(),
             fetched: Mutex::default(),
-            trouble: Mutex::default(),
+            start_fault: Mutex::default(),
             retired: Mutex::default(),
             forgotten: Mutex::default(),
             removed: Mutex::default(),
@@ -173,7 +173,7 @@ impl Vm for FakeVm {
         Box::pin(async move {
             self.ready.lock().unwrap().push(version.id());
             self.gate.acquire().await.unwrap().forget();
-            if self.trouble.lock().unwrap().is_some() {
+            if self.start_fault.lock().unwrap().is_some() {
                 let cause = "the engine is down".into();
                 return Err(CallError::NoCapacity { function: version.function.clone(), cause });
             }
@@ -190,14 +190,14 @@ impl Vm for FakeVm {
     fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
         Box::pin(async move {
             self.fetched.lock().unwrap().push(version.id());
-            let trouble = *self.trouble.lock().unwrap();
-            match trouble {
-                Some(Trouble::NoImage) => Err(CallError::NoCapacity {
+            let start_fault = *self.start_fault.lock().unwrap();
+            match start_fault {
+                Some(StartFault::NoImage) => Err(CallError::NoCapacity {
                     function: version.function.clone(),
                     cause: "no such image".into(),
                 }),
-                Some(Trouble::Hangs) => std::future::pending().await,
-                Some(Trouble::NoStart) | None => Ok(()),
+                Some(StartFault::Hangs) => std::future::pending().await,
+                Some(StartFault::NoStart) | None => Ok(()),
             }
         })
     }

@@ -30,7 +30,7 @@ pub(crate) const ZEROS: &str = "0000000000000000000000000000000000000000";
 
 /// How repositories are served.
 #[derive(Clone, Debug)]
-pub(crate) enum Manner {
+pub(crate) enum Behaviour {
     Well,
     /// Only with the token.
     Privately,
@@ -53,7 +53,7 @@ pub(crate) struct Status {
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
-    manner: Mutex<Manner>,
+    behaviour: Mutex<Behaviour>,
     /// The API's next answers; 201 when empty.
     answers: Mutex<VecDeque<(u16, Option<&'static str>)>>,
     statuses: Mutex<Vec<Status>>,
@@ -63,14 +63,14 @@ struct Shared {
 
 /// A running fake GitHub; dropped, it stops and removes its files.
 #[derive(Debug)]
-pub(crate) struct Hub {
+pub(crate) struct FakeGithub {
     pub(crate) address: SocketAddr,
     folder: TempDir,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
 }
 
-impl Drop for Hub {
+impl Drop for FakeGithub {
     fn drop(&mut self) {
         self.server.abort();
     }
@@ -84,7 +84,7 @@ pub(crate) enum File<'a> {
     Submodule(&'a str),
 }
 
-impl Hub {
+impl FakeGithub {
     pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), format!("{SECRET}\n")).unwrap();
@@ -93,7 +93,7 @@ impl Hub {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             root: folder.path().join("repositories"),
-            manner: Mutex::new(Manner::Well),
+            behaviour: Mutex::new(Behaviour::Well),
             answers: Mutex::default(),
             statuses: Mutex::default(),
             shown: Mutex::default(),
@@ -131,8 +131,8 @@ impl Hub {
         self.folder.path().join("token")
     }
 
-    pub(crate) fn behave(&self, manner: Manner) {
-        *self.shared.manner.lock().unwrap() = manner;
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
+        *self.shared.behaviour.lock().unwrap() = behaviour;
     }
 
     /// Sets the API's next answers: status and `Retry-After`.
@@ -145,7 +145,7 @@ impl Hub {
     }
 
     /// `COMMIT STATE DESCRIPTION` of each status.
-    pub(crate) fn told(&self) -> Vec<String> {
+    pub(crate) fn status_lines(&self) -> Vec<String> {
         let line = |status: &Status| {
             let commit = status.path.rsplit('/').next().unwrap_or_default();
             let text = |key: &str| status.body[key].as_str().unwrap_or_default().to_owned();
@@ -276,15 +276,15 @@ async fn answer(
     }
     let shown = head.headers.get("authorization").map(|value| value.to_str().unwrap().to_owned());
     shared.shown.lock().unwrap().push(shown.clone());
-    let manner = shared.manner.lock().unwrap().clone();
-    Ok(match manner {
-        Manner::Privately if shown.is_none() => {
+    let behaviour = shared.behaviour.lock().unwrap().clone();
+    Ok(match behaviour {
+        Behaviour::Privately if shown.is_none() => {
             plain(401, Some(("www-authenticate", "Basic realm=\"hub\"")))
         }
-        Manner::Well | Manner::Privately => backend(&shared.root, &head, &body).await,
-        Manner::Redirecting(to) => plain(301, Some(("location", &*to))),
-        Manner::Empty => plain(404, None),
-        Manner::Silent => std::future::pending().await,
+        Behaviour::Well | Behaviour::Privately => backend(&shared.root, &head, &body).await,
+        Behaviour::Redirecting(to) => plain(301, Some(("location", &*to))),
+        Behaviour::Empty => plain(404, None),
+        Behaviour::Silent => std::future::pending().await,
     })
 }
 

@@ -248,7 +248,7 @@ impl World {
     }
 
     /// Waits until a VM has this state.
-    pub(crate) async fn stands(&self, id: &str, standing: &str) {
+    pub(crate) async fn wait_for_standing(&self, id: &str, standing: &str) {
         let began = Instant::now();
         loop {
             let seen = self.vm(id).await;
@@ -423,7 +423,7 @@ impl Builder for FakeBuilder {
             })?;
             assert!(!source.to_bytes().is_empty());
             for line in self.lines.lock().unwrap().iter() {
-                job.log.tell(BuildEvent::Line(line.clone()));
+                job.log.report(BuildEvent::Line(line.clone()));
             }
             self.gate.acquire().await.unwrap().forget();
             working.1 = true;

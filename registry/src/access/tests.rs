@@ -1,18 +1,18 @@
 //! Which credentials are sent to which registry, and when other ones are tried.
 
 use super::*;
-use crate::Written;
+use crate::RegistrySettings;
 use std::{cell::RefCell, io::Write};
 use tempfile::NamedTempFile;
 
 /// A registry that records the passwords it got, and accepts one.
 #[derive(Default)]
-struct Door {
+struct FakeRegistry {
     takes: RefCell<String>,
     seen: RefCell<Vec<String>>,
 }
 
-impl Door {
+impl FakeRegistry {
     async fn ask(&self, login: Option<Login>) -> Result<(), &'static str> {
         let password = login.map_or_else(String::new, |login| login.password.reveal().clone());
         self.seen.borrow_mut().push(password.clone());
@@ -32,8 +32,8 @@ fn host() -> Host {
     Host::of_registry("registry.example")
 }
 
-async fn run(access: &Access, door: &Door) -> Result<(), Failed<&'static str>> {
-    access.run(&host(), |err| *err == "unauthorized", |login| door.ask(login)).await
+async fn run(access: &Access, registry: &FakeRegistry) -> Result<(), Failed<&'static str>> {
+    access.run(&host(), |err| *err == "unauthorized", |login| registry.ask(login)).await
 }
 
 fn file(text: &str) -> NamedTempFile {
@@ -43,23 +43,23 @@ fn file(text: &str) -> NamedTempFile {
 }
 
 fn with_file(file: &NamedTempFile) -> Access {
-    let written = Written {
+    let settings = RegistrySettings {
         registry: Some("registry.example/team".into()),
         user: Some("ann".into()),
         password_file: Some(file.path().to_owned()),
-        ..Written::default()
+        ..RegistrySettings::default()
     };
-    written.check().unwrap().1
+    settings.check().unwrap().1
 }
 
 #[tokio::test]
 async fn without_settings_requests_are_anonymous() {
     let access = Access::default();
     assert_eq!(access.login(&host()).await.unwrap(), None);
-    let door = Door::default();
-    door.takes("pw");
-    assert!(matches!(run(&access, &door).await, Err(Failed::Work("unauthorized"))));
-    assert_eq!(door.seen(), [""], "there are no other credentials, so there is one attempt");
+    let registry = FakeRegistry::default();
+    registry.takes("pw");
+    assert!(matches!(run(&access, &registry).await, Err(Failed::Work("unauthorized"))));
+    assert_eq!(registry.seen(), [""], "there are no other credentials, so there is one attempt");
 }
 
 #[tokio::test]
@@ -77,18 +77,18 @@ async fn a_password_is_shown_to_its_own_registry_only() {
 async fn a_wrong_password_is_tried_once() {
     let file = file("wrong");
     let access = with_file(&file);
-    let door = Door::default();
-    door.takes("right");
-    assert!(matches!(run(&access, &door).await, Err(Failed::Work("unauthorized"))));
-    assert_eq!(door.seen(), ["wrong"]);
+    let registry = FakeRegistry::default();
+    registry.takes("right");
+    assert!(matches!(run(&access, &registry).await, Err(Failed::Work("unauthorized"))));
+    assert_eq!(registry.seen(), ["wrong"]);
 }
 
 #[tokio::test]
 async fn a_password_that_was_just_replaced_works_at_once() {
     let file = file("old");
     let access = with_file(&file);
-    let door = Door::default();
-    door.takes("new");
+    let registry = FakeRegistry::default();
+    registry.takes("new");
     let host = host();
     let asked = access.run(
         &host,
@@ -96,11 +96,11 @@ async fn a_password_that_was_just_replaced_works_at_once() {
         |login| {
             // The operator replaces the file during the first attempt.
             std::fs::write(file.path(), "new").unwrap();
-            door.ask(login)
+            registry.ask(login)
         },
     );
     assert!(asked.await.is_ok());
-    assert_eq!(door.seen(), ["old", "new"]);
+    assert_eq!(registry.seen(), ["old", "new"]);
 }
 
 #[tokio::test]
@@ -125,8 +125,11 @@ async fn other_failures_are_not_tried_again() {
 async fn docker_configuration_is_used_and_its_errors_reported() {
     let good = file(r#"{"auths":{"registry.example":{"username":"bob","password":"pw"}}}"#);
     let access = |file: &NamedTempFile| {
-        let written = Written { docker_config: Some(file.path().to_owned()), ..Written::default() };
-        written.check().unwrap().1
+        let settings = RegistrySettings {
+            docker_config: Some(file.path().to_owned()),
+            ..RegistrySettings::default()
+        };
+        settings.check().unwrap().1
     };
     assert_eq!(access(&good).login(&host()).await.unwrap().unwrap().user, "bob");
     let bad = file("{");
@@ -136,5 +139,5 @@ async fn docker_configuration_is_used_and_its_errors_reported() {
     bad.close().unwrap();
     let err = gone.login(&host()).await.unwrap_err();
     assert!(matches!(err, AccessError::File { .. }), "{err}");
-    assert!(matches!(run(&gone, &Door::default()).await, Err(Failed::Login(_))));
+    assert!(matches!(run(&gone, &FakeRegistry::default()).await, Err(Failed::Login(_))));
 }

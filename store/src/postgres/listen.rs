@@ -12,12 +12,12 @@ use tokio_util::task::AbortOnDropHandle;
 /// Time limit of an attempt to connect.
 const CONNECT: Duration = Duration::from_secs(2);
 /// The pause between attempts.
-const PAUSE: Duration = Duration::from_millis(500);
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// After this long without a notification the connection is probed: a cut link does not report
 /// itself.
-const QUIET: Duration = Duration::from_secs(5);
+const PROBE_AFTER: Duration = Duration::from_secs(5);
 /// Time limit of the probe's answer.
-const ANSWER: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Listening when it returns, and as long as the handle exists.
 pub(super) async fn spawn(
@@ -29,7 +29,7 @@ pub(super) async fn spawn(
         let mut next = Some(first);
         loop {
             if let Some(listener) = next.take() {
-                let err = hear(listener, &changes).await;
+                let err = forward_until_lost(listener, &changes).await;
                 tracing::warn!(error = %err, "Connection for store notifications lost; reconnecting.");
             }
             match connect(&options).await {
@@ -37,12 +37,12 @@ pub(super) async fn spawn(
                     tracing::info!(
                         "Connection for store notifications restored; reading everything again."
                     );
-                    changes.tell(Change::Resync);
+                    changes.announce(Change::Resync);
                     next = Some(listener);
                 }
                 Err(err) => {
                     tracing::debug!(error = %err, "Store does not answer; trying again to listen for notifications.");
-                    sleep(PAUSE).await;
+                    sleep(RECONNECT_PAUSE).await;
                 }
             }
         }
@@ -69,18 +69,18 @@ async fn connect(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> 
 }
 
 /// Passes notifications on until the connection is lost; returns why.
-async fn hear(mut listener: PgListener, changes: &Changes) -> sqlx::Error {
+async fn forward_until_lost(mut listener: PgListener, changes: &Changes) -> sqlx::Error {
     loop {
         // Cancel-safe: a partly read message stays in the connection's buffer.
-        match timeout(QUIET, listener.try_recv()).await {
+        match timeout(PROBE_AFTER, listener.try_recv()).await {
             Ok(Ok(Some(told))) => {
                 // An unknown notification of a later release: something changed.
-                changes.tell(Change::read(told.payload()).unwrap_or(Change::Resync));
+                changes.announce(Change::read(told.payload()).unwrap_or(Change::Resync));
             }
             Ok(Ok(None)) => return sqlx::Error::PoolClosed,
             Ok(Err(err)) => return err,
             Err(_) => {
-                let answer = timeout(ANSWER, sqlx::query("SELECT 1").execute(&mut listener));
+                let answer = timeout(PROBE_TIMEOUT, sqlx::query("SELECT 1").execute(&mut listener));
                 match answer.await {
                     Ok(Ok(_)) => {}
                     Ok(Err(err)) => return err,

@@ -219,7 +219,7 @@ async fn running(tx: &mut Tx, id: &DeploymentId) -> Result<(i64, String), StoreE
     match row {
         None => Err(StoreError::DeploymentNotFound(id.clone())),
         Some((seq, state, plan)) if state == "running" => Ok((seq, plan)),
-        Some(_) => Err(StoreError::DeploymentOver(id.clone())),
+        Some(_) => Err(StoreError::DeploymentEnded(id.clone())),
     }
 }
 
@@ -304,13 +304,13 @@ pub(super) async fn list(
     on: impl AnyExecutor<'_>,
     page: &Page,
 ) -> Result<Paged<Deployment>, StoreError> {
-    let before = page.number_or(i64::MAX)?;
+    let before = page.number_cursor(i64::MAX)?;
     let found: Vec<rows::DeploymentRow> = sqlx::query_as(
         "SELECT seq, id, project, state, created_at, ended_at, error, plan, source \
          FROM deployments WHERE seq < $1 ORDER BY seq DESC LIMIT $2",
     )
     .bind(before)
-    .bind(page.one_more())
+    .bind(page.limit_plus_one())
     .fetch_all(on)
     .await?;
     page.cut(found, |row| row.0.to_string()).try_map(rows::deployment)

@@ -54,7 +54,7 @@ pub(super) async fn list(
     let found: Vec<rows::VersionRow> =
         sqlx::query_as(select_active!("WHERE f.name > $1 ORDER BY f.name LIMIT $2"))
             .bind(page.cursor.as_deref().unwrap_or_default())
-            .bind(page.one_more())
+            .bind(page.limit_plus_one())
             .fetch_all(on)
             .await?;
     page.cut(found, |row| row.0.clone()).try_map(rows::version)
@@ -66,7 +66,7 @@ pub(super) async fn versions(
     page: &Page,
 ) -> Result<Paged<StoredVersion>, StoreError> {
     let active = require_active(tx, name).await?.number;
-    let before = page.number_or(i64::MAX)?;
+    let before = page.number_cursor(i64::MAX)?;
     let found: Vec<rows::VersionRow> = sqlx::query_as(
         "SELECT function, number, project, deployment, image, digest, spec, created_at, parts \
          FROM versions WHERE function = $1 AND activated_at IS NOT NULL AND number < $2 \
@@ -74,7 +74,7 @@ pub(super) async fn versions(
     )
     .bind(name.as_str())
     .bind(before)
-    .bind(page.one_more())
+    .bind(page.limit_plus_one())
     .fetch_all(&mut **tx)
     .await?;
     page.cut(found, |row| row.1.to_string()).try_map(|row| {
@@ -84,7 +84,7 @@ pub(super) async fn versions(
 }
 
 /// Whether any of these functions serves.
-pub(super) async fn any_serves(
+pub(super) async fn is_any_active(
     on: impl AnyExecutor<'_>,
     names: &[FunctionName],
 ) -> Result<bool, StoreError> {
@@ -134,13 +134,13 @@ async fn missing(
     .await?;
     let function = name.clone();
     Ok(match oldest.map(rows::number).transpose()? {
-        Some(oldest) if number < oldest => StoreError::VersionNotKept { function, number, oldest },
+        Some(oldest) if number < oldest => StoreError::VersionRemoved { function, number, oldest },
         Some(_) | None => StoreError::VersionNotFound { function, number },
     })
 }
 
 /// Makes an existing version the active one.
-pub(super) async fn point_at(
+pub(super) async fn set_active(
     tx: &mut Tx,
     name: &FunctionName,
     number: VersionNumber,
@@ -174,11 +174,11 @@ pub(super) async fn rollback(
             .bind(i64::from(from.get()))
             .fetch_optional(&mut **tx)
             .await?;
-            let none = || StoreError::NothingOlder { function: name.clone() };
+            let none = || StoreError::NoOlderVersion { function: name.clone() };
             rows::number(older.ok_or_else(none)?)?
         }
     };
-    point_at(tx, name, target).await
+    set_active(tx, name, target).await
 }
 
 pub(super) async fn delete(

@@ -8,7 +8,7 @@ use sqlx::AnyExecutor;
 use std::time::Duration;
 
 /// A gateway silent for this long is removed; members no longer accept its tokens.
-const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 3600);
+const REMOVE_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Records a heartbeat; `false` when the gateway is new or has changed.
 pub(super) async fn beat(on: impl AnyExecutor<'_>, gateway: &Gateway) -> Result<bool, StoreError> {
@@ -27,7 +27,7 @@ pub(super) async fn beat(on: impl AnyExecutor<'_>, gateway: &Gateway) -> Result<
 }
 
 /// Inserts a new or changed gateway, and deletes those that are gone for good.
-pub(super) async fn introduce(tx: &mut Tx, gateway: &Gateway) -> Result<(), StoreError> {
+pub(super) async fn upsert(tx: &mut Tx, gateway: &Gateway) -> Result<(), StoreError> {
     let Gateway { id, public_key, control_url, seen_at } = gateway;
     sqlx::query(
         "INSERT INTO gateways (id, public_key, control_url, seen_at) VALUES ($1, $2, $3, $4) \
@@ -40,7 +40,7 @@ pub(super) async fn introduce(tx: &mut Tx, gateway: &Gateway) -> Result<(), Stor
     .bind(rows::time(*seen_at))
     .execute(&mut **tx)
     .await?;
-    let forgotten = moved(*seen_at, -SignedDuration::try_from(FORGOTTEN).unwrap_or_default());
+    let forgotten = shifted(*seen_at, -SignedDuration::try_from(REMOVE_AFTER).unwrap_or_default());
     sqlx::query("DELETE FROM gateways WHERE seen_at < $1")
         .bind(rows::time(forgotten))
         .execute(&mut **tx)
@@ -89,7 +89,7 @@ pub(super) async fn lead(
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let lease = SignedDuration::try_from(lease).unwrap_or(SignedDuration::MAX);
-    let ends_at = moved(now, lease);
+    let ends_at = shifted(now, lease);
     let taken = sqlx::query(
         "INSERT INTO leaders (role, gateway, ends_at) VALUES ($1, $2, $3) \
          ON CONFLICT (role) DO UPDATE SET gateway = excluded.gateway, ends_at = excluded.ends_at \
@@ -101,13 +101,13 @@ pub(super) async fn lead(
     .bind(rows::time(now))
     // Clocks may differ by the length of a lease; a lease that ends even later was given by a clock
     // that had jumped.
-    .bind(rows::time(moved(ends_at, lease)))
+    .bind(rows::time(shifted(ends_at, lease)))
     .execute(on)
     .await?;
     Ok(taken.rows_affected() > 0)
 }
 
-fn moved(at: Timestamp, by: SignedDuration) -> Timestamp {
+fn shifted(at: Timestamp, by: SignedDuration) -> Timestamp {
     let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
     at.checked_add(by).unwrap_or(end)
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
 /// Stored deliveries per project at most: a push a minute for a week.
-const MOST: i64 = 10_000;
+const MAX_DELIVERIES: i64 = 10_000;
 
 /// Stores a delivery with its deployment. Returns the earlier deployment if the delivery is known.
 pub(super) async fn begin(
@@ -66,7 +66,7 @@ async fn forget(tx: &mut Tx, delivery: &Delivery, keep: Duration) -> Result<(), 
            ORDER BY seen_at DESC LIMIT 1 OFFSET $2)",
     )
     .bind(project)
-    .bind(MOST - 1)
+    .bind(MAX_DELIVERIES - 1)
     .execute(&mut **tx)
     .await?;
     sqlx::query(

@@ -148,7 +148,7 @@ pub(super) async fn list(
     let found: Vec<OwnedRow> =
         sqlx::query_as(select_owned!("AND k.id > $1 ORDER BY k.id LIMIT $2"))
             .bind(page.cursor.as_deref().unwrap_or_default())
-            .bind(page.one_more())
+            .bind(page.limit_plus_one())
             .fetch_all(on)
             .await?;
     page.cut(found, |row| row.0.clone()).try_map(owned)

@@ -52,7 +52,7 @@ pub(super) async fn prune(
         remove(tx, &version, now).await?;
         removed.push(version);
     }
-    unnote_needed(tx).await?;
+    delete_needed(tx).await?;
     Ok(removed)
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn remove_one(
         return Ok(false);
     }
     remove(tx, version, now).await?;
-    unnote_needed(tx).await?;
+    delete_needed(tx).await?;
     Ok(true)
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn remove_prepared(
         .bind(deployment.as_str())
         .execute(&mut **tx)
         .await?;
-    unnote_needed(tx).await
+    delete_needed(tx).await
 }
 
 /// Removes all versions of a function.
@@ -149,7 +149,7 @@ pub(super) async fn remove_all(
         .bind(function.as_str())
         .execute(&mut **tx)
         .await?;
-    unnote_needed(tx).await
+    delete_needed(tx).await
 }
 
 /// Records images that were made without becoming a version.
@@ -169,11 +169,11 @@ pub(super) async fn note(
         .execute(&mut **tx)
         .await?;
     }
-    unnote_needed(tx).await
+    delete_needed(tx).await
 }
 
 /// Deletes the records of images that a version still needs.
-async fn unnote_needed(tx: &mut Tx) -> Result<(), StoreError> {
+async fn delete_needed(tx: &mut Tx) -> Result<(), StoreError> {
     sqlx::query(
         "DELETE FROM unneeded_images WHERE state = 'noted' AND EXISTS \
           (SELECT 1 FROM versions WHERE versions.image = unneeded_images.image)",
@@ -197,7 +197,7 @@ pub(super) async fn need(
             .await?;
     let Some((state, seen_by)) = noted else { return Ok(()) };
     if state == "leaving" || seen_by.is_some_and(|seen_by| seen_by >= seq) {
-        return Err(StoreError::ImageLeaving(function.name.clone()));
+        return Err(StoreError::ImageBeingRemoved(function.name.clone()));
     }
     sqlx::query("DELETE FROM unneeded_images WHERE image = $1")
         .bind(&function.image.reference)

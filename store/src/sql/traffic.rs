@@ -2,7 +2,7 @@
 //! one, so that code that ignores splits still does the right thing.
 
 use super::{Tx, functions, rows};
-use crate::{StoreError, Traffic, WantedSplit};
+use crate::{SplitRequest, StoreError, Traffic};
 use epsilon_api::{
     chain::Chain,
     function::Version,
@@ -37,7 +37,7 @@ pub(super) async fn list(tx: &mut Tx) -> Result<Vec<Traffic>, StoreError> {
         match candidates(tx, &traffic).await {
             Ok(candidates) => traffic.candidates = candidates,
             // A release without splits removed the version: the calls go to the stable one.
-            Err(err @ (StoreError::VersionNotFound { .. } | StoreError::VersionNotKept { .. })) => {
+            Err(err @ (StoreError::VersionNotFound { .. } | StoreError::VersionRemoved { .. })) => {
                 tracing::warn!(error = %Chain(&err), "Split has a version that does not exist; sending all calls to the stable version.");
                 continue;
             }
@@ -73,7 +73,7 @@ async fn running(
 
 /// Fails unless the active version is still the one that the caller saw, so that a newer one is not
 /// undone unknowingly.
-async fn require_still(
+async fn require_unchanged(
     tx: &mut Tx,
     name: &FunctionName,
     seen: VersionNumber,
@@ -89,10 +89,10 @@ pub(super) async fn split(
     tx: &mut Tx,
     name: &FunctionName,
     seen: VersionNumber,
-    wanted: &WantedSplit,
+    wanted: &SplitRequest,
     now: Timestamp,
 ) -> Result<(Version, Option<Traffic>), StoreError> {
-    require_still(tx, name, seen).await?;
+    require_unchanged(tx, name, seen).await?;
     let running = running(&mut **tx, name).await?;
     for share in &wanted.shares {
         functions::version(tx, name, share.version).await?;
@@ -101,7 +101,7 @@ pub(super) async fn split(
     let stable = wanted.stable_version(before)?;
     let base = running.map_or_else(|| Slots::all(stable), |running| running.split.slots);
     let slots = base.share(&wanted.shares)?;
-    let version = functions::point_at(tx, name, stable).await?;
+    let version = functions::set_active(tx, name, stable).await?;
     if slots == Slots::all(stable) {
         end(tx, name).await?;
         return Ok((version, None));
@@ -131,7 +131,7 @@ pub(super) async fn promote(
     seen: VersionNumber,
     to: Option<VersionNumber>,
 ) -> Result<Version, StoreError> {
-    require_still(tx, name, seen).await?;
+    require_unchanged(tx, name, seen).await?;
     let to = match to {
         Some(number) => number,
         None => {
@@ -140,13 +140,13 @@ pub(super) async fn promote(
                 running.ok_or_else(|| StoreError::NothingToPromote { function: name.clone() })?;
             match candidates(tx, &running).await?.as_slice() {
                 [only] => only.number,
-                _ => return Err(StoreError::PromoteWhich { function: name.clone() }),
+                _ => return Err(StoreError::AmbiguousPromotion { function: name.clone() }),
             }
         }
     };
     functions::version(tx, name, to).await?;
     end(tx, name).await?;
-    functions::point_at(tx, name, to).await
+    functions::set_active(tx, name, to).await
 }
 
 /// Whether that very split was still running.

@@ -2,7 +2,7 @@
 
 use crate::support::{active, begin, deploy, gateway, image, name, now, open, v};
 use epsilon_api::traffic::{AbortRule, Rate};
-use epsilon_store::{BackupError, WantedSplit, back_up, rename_images};
+use epsilon_store::{BackupError, SplitRequest, back_up, rename_images};
 use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
 #[tokio::test]
@@ -15,10 +15,10 @@ async fn a_copy_of_a_store_at_work_knows_what_serves() {
     }
     let shares = ["3=90", "2=10"].map(|share| share.parse().unwrap()).to_vec();
     let abort = AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 };
-    let wanted = WantedSplit { shares, stable: Some(v(3)), sticky: None, abort };
+    let wanted = SplitRequest { shares, stable: Some(v(3)), sticky: None, abort };
     store.split(&name("pay"), v(3), &wanted, now()).await.unwrap();
     let seen = gateway(now());
-    store.gateway_beat(&seen).await.unwrap();
+    store.gateway_heartbeat(&seen).await.unwrap();
     // What is being deployed serves nothing yet, and what is written meanwhile is another state.
     begin(&*store).await;
     let writer = {

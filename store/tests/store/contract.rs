@@ -8,7 +8,7 @@ use epsilon_api::{
     traffic::{AbortRule, Rate},
 };
 use epsilon_store::{
-    Change, Key, KeyRole, Outcome, Page, Store, StoreError, WantedSplit, testing::Postgres,
+    Change, Key, KeyRole, Outcome, Page, SplitRequest, Store, StoreError, testing::Postgres,
 };
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -124,7 +124,7 @@ mod suite {
         let kept = store.deployment(&id).await.unwrap();
         assert_eq!((kept.state, kept.error), (DeploymentState::Failed, Some(why())));
         assert!(kept.functions.is_empty() && kept.ended_at.is_some());
-        assert!(matches!(store.activate(&id, now()).await, Err(StoreError::DeploymentOver(_))));
+        assert!(matches!(store.activate(&id, now()).await, Err(StoreError::DeploymentEnded(_))));
         // Its number was sent to VMs: it is not reused.
         assert_eq!(deploy(store, "shop", &[("pay", "c")]).await.unwrap(), [row("pay", 3, true)]);
     }
@@ -177,7 +177,7 @@ mod suite {
         store.rollback(&pay, None).await.unwrap();
         let shares = ["1=10", "2=90"].map(|share| share.parse().unwrap()).to_vec();
         let abort = AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 };
-        let wanted = WantedSplit { shares, stable: Some(v(2)), sticky: None, abort };
+        let wanted = SplitRequest { shares, stable: Some(v(2)), sticky: None, abort };
         let (_, split) = store.split(&tax, v(2), &wanted, now()).await.unwrap();
 
         let done = store.activate(&id, now()).await.unwrap();
@@ -205,7 +205,7 @@ mod suite {
         assert_eq!(deploy(store, "bank", &[("pay", "a")]).await.unwrap(), [row("pay", 3, true)]);
         assert!(matches!(
             store.rollback(&name("pay"), Some(v(1))).await,
-            Err(StoreError::VersionNotKept { .. })
+            Err(StoreError::VersionRemoved { .. })
         ));
     }
 
@@ -217,7 +217,7 @@ mod suite {
         assert_eq!(store.rollback(&pay, None).await.unwrap().number, v(2));
         assert_eq!(store.rollback(&pay, Some(v(3))).await.unwrap().number, v(3));
         assert_eq!(store.rollback(&pay, Some(v(1))).await.unwrap().number, v(1));
-        assert!(matches!(store.rollback(&pay, None).await, Err(StoreError::NothingOlder { .. })));
+        assert!(matches!(store.rollback(&pay, None).await, Err(StoreError::NoOlderVersion { .. })));
         assert!(matches!(
             store.rollback(&pay, Some(v(9))).await,
             Err(StoreError::VersionNotFound { .. })
@@ -244,7 +244,7 @@ mod suite {
         let kept = store.versions(&pay, &first(9)).await.unwrap().items;
         let kept: Vec<_> = kept.iter().map(|one| one.version.number.get()).collect();
         assert_eq!(kept, [3, 2]);
-        let unneeded = store.take_unneeded(Timestamp::MAX, 9).await.unwrap();
+        let unneeded = store.claim_unneeded_images(Timestamp::MAX, 9).await.unwrap();
         assert_eq!(unneeded.len(), 1);
         assert!(store.remove_version(&pay, v(1), now()).await.is_err(), "it is gone");
         assert!(matches!(
@@ -254,7 +254,7 @@ mod suite {
         // A version with a share of the calls stays.
         let shares = ["2=10", "3=90"].map(|share| share.parse().unwrap()).to_vec();
         let abort = AbortRule { above: Rate::percent(5), window_ms: 60_000, min_calls: 20 };
-        let wanted = WantedSplit { shares, stable: Some(v(3)), sticky: None, abort };
+        let wanted = SplitRequest { shares, stable: Some(v(3)), sticky: None, abort };
         store.split(&pay, v(3), &wanted, now()).await.unwrap();
         assert!(matches!(
             store.remove_version(&pay, v(2), now()).await,
@@ -301,7 +301,7 @@ mod suite {
 
     pub(crate) async fn images_are_unneeded_when_no_version_has_them(store: &dyn Store) {
         let take = async |before| {
-            let taken = store.take_unneeded(before, 9).await.unwrap();
+            let taken = store.claim_unneeded_images(before, 9).await.unwrap();
             taken.into_iter().map(|image| image.reference).collect::<Vec<_>>()
         };
         let begun = now();
@@ -315,7 +315,7 @@ mod suite {
         let id = begin(store).await;
         store.prepare(&id, &built("shop", &[("pay", "d")]), now()).await.unwrap();
         store.fail_deployment(&id, &why(), now()).await.unwrap();
-        store.note_unneeded(&[image("pay", "c"), image("pay", "e")], now()).await.unwrap();
+        store.record_unneeded_images(&[image("pay", "c"), image("pay", "e")], now()).await.unwrap();
         let mut found = take(now()).await;
         found.sort();
         assert_eq!(found, ["epsilon/pay:b", "epsilon/pay:d", "epsilon/pay:e"]);
@@ -334,16 +334,16 @@ mod suite {
         let early = begin(store).await;
         let brings =
             async |id| store.prepare(id, &built("shop", &[("pay", "a")]), now()).await.map(drop);
-        let one = store.take_unneeded(now(), 9).await.unwrap().remove(0);
-        assert!(matches!(brings(&early).await, Err(StoreError::ImageLeaving(_))));
-        store.taken(&[(one, Outcome::Gone)], now()).await.unwrap();
+        let one = store.claim_unneeded_images(now(), 9).await.unwrap().remove(0);
+        assert!(matches!(brings(&early).await, Err(StoreError::ImageBeingRemoved(_))));
+        store.record_removals(&[(one, Outcome::Gone)], now()).await.unwrap();
         assert!(
-            matches!(brings(&early).await, Err(StoreError::ImageLeaving(_))),
+            matches!(brings(&early).await, Err(StoreError::ImageBeingRemoved(_))),
             "it may have been found before it went"
         );
         let late = begin(store).await;
         brings(&late).await.unwrap();
-        assert!(store.take_unneeded(now(), 9).await.unwrap().is_empty(), "needed again");
+        assert!(store.claim_unneeded_images(now(), 9).await.unwrap().is_empty(), "needed again");
         store.fail_deployment(&early, &why(), now()).await.unwrap();
         store.activate(&late, now()).await.unwrap();
         assert_eq!(active(store).await, ["pay@3"]);
@@ -354,21 +354,24 @@ mod suite {
         deploy(store, "shop", &[("pay", "b")]).await.unwrap();
         store.prune(1, now()).await.unwrap();
         let early = begin(store).await;
-        let one = store.take_unneeded(now(), 9).await.unwrap().remove(0);
-        store.taken(&[(one, Outcome::Unknown)], ago(now(), -60)).await.unwrap();
-        assert!(store.take_unneeded(now(), 9).await.unwrap().is_empty(), "later");
-        let one = store.take_unneeded(ago(now(), -120), 9).await.unwrap().remove(0);
-        store.taken(&[(one, Outcome::InUse)], now()).await.unwrap();
+        let one = store.claim_unneeded_images(now(), 9).await.unwrap().remove(0);
+        store.record_removals(&[(one, Outcome::Unknown)], ago(now(), -60)).await.unwrap();
+        assert!(store.claim_unneeded_images(now(), 9).await.unwrap().is_empty(), "later");
+        let one = store.claim_unneeded_images(ago(now(), -120), 9).await.unwrap().remove(0);
+        store.record_removals(&[(one, Outcome::InUse)], now()).await.unwrap();
         let work = built("shop", &[("pay", "a")]);
         let err = store.prepare(&early, &work, now()).await.unwrap_err();
-        assert!(matches!(err, StoreError::ImageLeaving(_)), "the first time may have taken it");
+        assert!(
+            matches!(err, StoreError::ImageBeingRemoved(_)),
+            "the first time may have taken it"
+        );
         assert_eq!(deploy(store, "shop", &[("pay", "a")]).await.unwrap(), [row("pay", 3, true)]);
     }
 
     pub(crate) async fn unfinished_deployments_fail_at_the_next_start(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let me = gateway(now());
-        store.gateway_beat(&me).await.unwrap();
+        store.gateway_heartbeat(&me).await.unwrap();
         let (one, two) = (begin_at(store, &me.id).await, begin_at(store, &me.id).await);
         store.prepare(&two, &built("shop", &[("pay", "b")]), now()).await.unwrap();
         let dead = ago(now(), 60);
@@ -384,7 +387,7 @@ mod suite {
         let (me, living) = (gateway(now()), gateway(now()));
         let (silent, unknown) = (gateway(ago(now(), 90)), gateway(now()));
         for one in [&me, &living, &silent] {
-            store.gateway_beat(one).await.unwrap();
+            store.gateway_heartbeat(one).await.unwrap();
         }
         let goes_on = begin_at(store, &living.id).await;
         let dead = [begin_at(store, &silent.id).await, begin_at(store, &unknown.id).await];
@@ -502,7 +505,7 @@ mod suite {
         let (owner, other) = (gateway(ago(start, 2 * day)), gateway(start));
         let (shared, own) = (key("a", KeyRole::Admin), key("b", KeyRole::Admin));
         for (by, one) in [(&owner, &shared), (&other, &own)] {
-            store.gateway_beat(by).await.unwrap();
+            store.gateway_heartbeat(by).await.unwrap();
             store.replace_key(&by.id, one, start).await.unwrap();
         }
         // The other one takes it while its owner is there: its own goes, and the owner stays.
@@ -530,7 +533,7 @@ mod suite {
     pub(crate) async fn keys_and_gateways_go_when_they_are_silent(store: &dyn Store) {
         let start = now();
         let silent = gateway(ago(start, 100));
-        store.gateway_beat(&silent).await.unwrap();
+        store.gateway_heartbeat(&silent).await.unwrap();
         let unknown = GatewayId::random();
         let (lost, fresh) = (key("a", KeyRole::Admin), key("b", KeyRole::Fleet));
         store.replace_key(&silent.id, &lost, start).await.unwrap();
@@ -583,7 +586,7 @@ mod suite {
         assert_eq!(store.key("k1").await.unwrap(), None);
         assert_eq!(store.key("k2").await.unwrap(), Some(new));
         one.seen_at = ago(now(), -5);
-        store.beat(&one.join.id, one.seen_at).await.unwrap();
+        store.member_heartbeat(&one.join.id, one.seen_at).await.unwrap();
         assert_eq!(store.members().await.unwrap(), [one.clone(), two.clone()]);
 
         for _ in 0..2 {
@@ -592,20 +595,20 @@ mod suite {
         assert_eq!(store.key("k2").await.unwrap(), None);
         assert_eq!(store.key("k3").await.unwrap(), Some(builders));
         assert_eq!(store.members().await.unwrap(), [two]);
-        let gone = store.beat(&one.join.id, now()).await.unwrap_err();
+        let gone = store.member_heartbeat(&one.join.id, now()).await.unwrap_err();
         assert!(matches!(gone, StoreError::MemberNotFound(id) if id == one.join.id));
     }
 
     pub(crate) async fn gateways_are_removed_after_a_silent_month(store: &dyn Store) {
         let (gone, mut one) = (gateway(ago(now(), 31 * 86_400)), gateway(ago(now(), 29 * 86_400)));
         for beat in [&gone, &one] {
-            store.gateway_beat(beat).await.unwrap();
+            store.gateway_heartbeat(beat).await.unwrap();
         }
         let fresh = gateway(now());
-        store.gateway_beat(&fresh).await.unwrap();
+        store.gateway_heartbeat(&fresh).await.unwrap();
         one.control_url = "https://g1:1".into();
         one.seen_at = now();
-        store.gateway_beat(&one).await.unwrap();
+        store.gateway_heartbeat(&one).await.unwrap();
         let mut known = [one, fresh];
         known.sort_by(|a, b| a.id.cmp(&b.id));
         assert_eq!(store.gateways().await.unwrap(), known);
@@ -655,11 +658,11 @@ mod suite {
         assert_eq!(next().await, Change::Members);
         // A heartbeat alone is not announced, of a member or of a gateway.
         let mut me = gateway(now());
-        store.beat(&vm.join.id, now()).await.unwrap();
-        store.gateway_beat(&me).await.unwrap();
+        store.member_heartbeat(&vm.join.id, now()).await.unwrap();
+        store.gateway_heartbeat(&me).await.unwrap();
         assert_eq!(next().await, Change::Members);
         me.seen_at = now();
-        store.gateway_beat(&me).await.unwrap();
+        store.gateway_heartbeat(&me).await.unwrap();
         store.set_draining(&vm.join.id, true).await.unwrap();
         assert_eq!(next().await, Change::Draining);
         store.leave(&vm.join.id).await.unwrap();

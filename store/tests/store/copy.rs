@@ -48,7 +48,7 @@ async fn populate(store: &dyn Store) -> Known {
     store.fail_deployment(&failed, &why(), now()).await.unwrap();
 
     let silent = gateway(ago(now(), 50));
-    store.gateway_beat(&silent).await.unwrap();
+    store.gateway_heartbeat(&silent).await.unwrap();
     let at_work = begin_at(store, &silent.id).await;
     store.prepare(&at_work, &built("shop", &[("Pay", "d")]), now()).await.unwrap();
 
@@ -197,12 +197,12 @@ async fn a_source_that_a_gateway_uses_is_refused() {
     let to = Postgres::shared().database().await;
     let (mut me, gone) = (gateway(now()), gateway(ago(now(), 13)));
     for one in [&me, &gone] {
-        store.gateway_beat(one).await.unwrap();
+        store.gateway_heartbeat(one).await.unwrap();
     }
     let beats = async {
         loop {
             me.seen_at = now();
-            store.gateway_beat(&me).await.unwrap();
+            store.gateway_heartbeat(&me).await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -215,7 +215,7 @@ async fn a_source_that_a_gateway_uses_is_refused() {
 
     // One stopped a while ago, the other one just now.
     me.seen_at = ago(now(), 60);
-    store.gateway_beat(&me).await.unwrap();
+    store.gateway_heartbeat(&me).await.unwrap();
     let told = Mutex::new(Vec::new());
     epsilon_store::copy(file.to_str().unwrap(), &to, &|news| told.lock().unwrap().push(news))
         .await

@@ -27,7 +27,7 @@ async fn two() -> (Arc<dyn Store>, Arc<dyn Store>) {
 }
 
 /// Waits for `change` or a resync.
-async fn hear(changes: &mut BoxStream<'static, Change>, change: Change) -> Change {
+async fn next_change(changes: &mut BoxStream<'static, Change>, change: Change) -> Change {
     let wanted = async {
         loop {
             let told = changes.next().await.unwrap();
@@ -53,7 +53,7 @@ async fn is_away(store: &dyn Store) {
     let vm = member("vm-1");
     let (id, own) = (&vm.join.id, key("k", KeyRole::Member(vm.join.id.clone())));
     let (read, join, beat) =
-        tokio::join!(store.snapshot(), store.join(&vm, &own), store.beat(id, now()));
+        tokio::join!(store.snapshot(), store.join(&vm, &own), store.member_heartbeat(id, now()));
     for err in [read.map(drop), join, beat].map(Result::unwrap_err) {
         assert!(matches!(err, StoreError::Unavailable(_)), "{err:?}");
     }
@@ -76,9 +76,9 @@ async fn a_server_that_was_away_is_used_again() {
     works_again(&*here).await;
     works_again(&*there).await;
     assert_eq!(active(&*here).await, ["pay@1"]);
-    assert_eq!(hear(&mut told, Change::Resync).await, Change::Resync);
+    assert_eq!(next_change(&mut told, Change::Resync).await, Change::Resync);
     deploy(&*there, "shop", &[("pay", "b")]).await.unwrap();
-    hear(&mut told, Change::Routes).await;
+    next_change(&mut told, Change::Routes).await;
 
     // While it is in use: what was acknowledged is there, the rest may be.
     let writer = Arc::clone(&there);
@@ -119,9 +119,9 @@ async fn a_link_that_was_cut_holds_nobody_up() {
     server.heal();
     works_again(&*here).await;
     works_again(&*there).await;
-    assert_eq!(hear(&mut told, Change::Resync).await, Change::Resync, "news may be lost");
+    assert_eq!(next_change(&mut told, Change::Resync).await, Change::Resync, "news may be lost");
     deploy(&*there, "shop", &[("pay", "b")]).await.unwrap();
-    hear(&mut told, Change::Routes).await;
+    next_change(&mut told, Change::Routes).await;
 }
 
 /// Like a failover to another machine: the old connections stay silent for ever.
@@ -148,9 +148,9 @@ async fn hanging_connections_are_replaced() {
     for one in busy {
         tokio::time::timeout(SOON, one).await.expect("an operation hangs").unwrap();
     }
-    assert_eq!(hear(&mut told, Change::Resync).await, Change::Resync);
+    assert_eq!(next_change(&mut told, Change::Resync).await, Change::Resync);
     deploy(&*store, "shop", &[("pay", "a")]).await.unwrap();
-    hear(&mut told, Change::Routes).await;
+    next_change(&mut told, Change::Routes).await;
 }
 
 #[tokio::test]
@@ -162,7 +162,7 @@ async fn a_change_reaches_the_other_gateway_within_a_second() {
         let draining = round % 2 == 0;
         let began = Instant::now();
         here.set_draining(&member("vm-1").join.id, draining).await.unwrap();
-        assert_eq!(hear(&mut told, Change::Draining).await, Change::Draining);
+        assert_eq!(next_change(&mut told, Change::Draining).await, Change::Draining);
         slowest = slowest.max(began.elapsed());
         assert_eq!(there.draining().await.unwrap().len(), usize::from(draining));
     }
@@ -187,7 +187,7 @@ async fn two_gateways_that_deploy_at_once_agree() {
                     Err(err) => panic!("{err:?}"),
                 }
                 match store.rollback(&name("ship"), None).await {
-                    Ok(_) | Err(StoreError::NothingOlder { .. }) => {}
+                    Ok(_) | Err(StoreError::NoOlderVersion { .. }) => {}
                     Err(err) => panic!("{err:?}"),
                 }
             }

@@ -4,14 +4,14 @@ use crate::support::*;
 use epsilon_api::{
     function::Version,
     ids::VersionNumber,
-    traffic::{AbortRule, Aborted, Rate, Share, Sticky, slots::BadShares, text},
+    traffic::{AbortRule, Aborted, Rate, Share, Sticky, slots::InvalidShares, text},
 };
-use epsilon_store::{Change, Store, StoreError, Traffic, WantedSplit, testing::Postgres};
+use epsilon_store::{Change, SplitRequest, Store, StoreError, Traffic, testing::Postgres};
 use futures_util::StreamExt;
 
-fn wanted(shares: &str) -> WantedSplit {
+fn wanted(shares: &str) -> SplitRequest {
     let shares = shares.split_whitespace().map(|share| share.parse::<Share>().unwrap());
-    WantedSplit {
+    SplitRequest {
         shares: shares.collect(),
         stable: None,
         sticky: Some(Sticky::Cookie),
@@ -33,7 +33,7 @@ async fn split(store: &dyn Store, shares: &str) -> Result<Option<Traffic>, Store
 /// With the active version seen just now.
 async fn split_as(
     store: &dyn Store,
-    wanted: &WantedSplit,
+    wanted: &SplitRequest,
 ) -> Result<(Version, Option<Traffic>), StoreError> {
     let seen = store.active(&name("pay")).await?.number;
     store.split(&name("pay"), seen, wanted, now()).await
@@ -83,12 +83,12 @@ mod suite {
         ] {
             assert_eq!(split(store, shares).await.unwrap().unwrap().stable, v(stable), "{shares}");
         }
-        let named = WantedSplit { stable: Some(v(3)), ..wanted("3=1 4=99") };
+        let named = SplitRequest { stable: Some(v(3)), ..wanted("3=1 4=99") };
         assert_eq!(split_as(store, &named).await.unwrap().0.number, v(3));
-        let out = WantedSplit { stable: Some(v(5)), ..named };
+        let out = SplitRequest { stable: Some(v(5)), ..named };
         assert!(matches!(
             split_as(store, &out).await,
-            Err(StoreError::Shares(BadShares::StableLeftOut(_)))
+            Err(StoreError::Shares(InvalidShares::StableLeftOut(_)))
         ));
     }
 
@@ -126,7 +126,7 @@ mod suite {
         pay(store, 4).await;
         assert!(matches!(promote(store, None).await, Err(StoreError::NothingToPromote { .. })));
         split(store, "2=80 3=10 4=10").await.unwrap();
-        assert!(matches!(promote(store, None).await, Err(StoreError::PromoteWhich { .. })));
+        assert!(matches!(promote(store, None).await, Err(StoreError::AmbiguousPromotion { .. })));
         assert_eq!(held(store).await.unwrap(), "2 of 2=80 3=10 4=10");
         split(store, "2=80 4=20").await.unwrap();
         assert_eq!(promote(store, None).await.unwrap().number, v(4));
@@ -139,7 +139,7 @@ mod suite {
         pay(store, 3).await;
         let (pay, seen) = (name("pay"), store.active(&name("pay")).await.unwrap().number);
         deploy(store, "shop", &[("pay", "4")]).await.unwrap();
-        let newest = WantedSplit { stable: Some(v(4)), ..wanted("4=90 3=10") };
+        let newest = SplitRequest { stable: Some(v(4)), ..wanted("4=90 3=10") };
         split_as(store, &newest).await.unwrap();
         let told = "the active version of `pay` changed to v4 meanwhile";
         let late = store.split(&pay, seen, &wanted("2=10 3=90"), now()).await.unwrap_err();
@@ -204,7 +204,7 @@ mod suite {
     pub(crate) async fn it_is_known_whether_a_function_serves(store: &dyn Store) {
         let any = async |names: &[&str]| {
             let names: Vec<_> = names.iter().map(|text| name(text)).collect();
-            store.any_serves(&names).await.unwrap()
+            store.is_any_active(&names).await.unwrap()
         };
         assert!(!any(&["pay"]).await);
         pay(store, 1).await;

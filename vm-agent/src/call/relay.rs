@@ -1,7 +1,7 @@
 //! Sends a call to its instance and waits for the head of the answer, within the function's
 //! `timeout`. Bodies stream both ways; nothing is read here.
 
-use crate::instance::lease::{Lease, Slow};
+use crate::instance::lease::{DeadlineFault, Lease};
 use crate::instance::{pool::Pool, sockets};
 use epsilon_api::{
     body::CallBody, error::CallError, headers, ids::RequestId, log::Level, vm::InterimSink,
@@ -62,7 +62,7 @@ pub(crate) async fn send(
 ) -> Outcome {
     let is_head = *request.method() == Method::HEAD;
     let mut reused = match lease.instance.connections.reuse() {
-        Some(connection) => connection.settled().await,
+        Some(connection) => connection.ready().await,
         None => None,
     };
     loop {
@@ -71,10 +71,10 @@ pub(crate) async fn send(
             Some(connection) => connection,
             None => match lease.instance.connections.open().await {
                 Ok(connection) => connection,
-                Err(err) if sockets::is_nobody_there(&err) => {
+                Err(err) if sockets::is_not_listening(&err) => {
                     let (what, cause) = ("Instance does not accept connections.", err.to_string());
                     lease.pool().warn(&lease.instance, what, Some(&cause));
-                    lease.lost();
+                    lease.instance_unreachable();
                     return Outcome::Unsent(request);
                 }
                 // No reason to kill the instance and the calls that it runs. The slot is free
@@ -103,12 +103,12 @@ pub(crate) async fn send(
                 // The connection had been closed before: nothing was executed, so a new one may
                 // carry the call.
                 Some(unsent) if !is_fresh => {
-                    lease.take_back();
+                    lease.mark_unsent();
                     request = unsent;
                 }
                 Some(unsent) => {
-                    lease.take_back();
-                    lease.lost();
+                    lease.mark_unsent();
+                    lease.instance_unreachable();
                     return Outcome::Unsent(unsent);
                 }
                 None => return Outcome::Failed(failed(err.into_error(), &mut lease, request_id)),
@@ -118,22 +118,22 @@ pub(crate) async fn send(
                 let function = lease.pool().version.function.clone();
                 drop(connection);
                 return Outcome::Failed(match lease.expire() {
-                    Slow::Caller => CallError::BodyTooSlow,
-                    Slow::Function => CallError::FunctionTimeout { function, timeout },
+                    DeadlineFault::Caller => CallError::BodyTooSlow,
+                    DeadlineFault::Function => CallError::FunctionTimeout { function, timeout },
                 });
             }
         }
     }
 }
 
-/// Maps a broken exchange to the side at fault. The lease is left to `settle.rs`, as for a caller
+/// Maps a broken exchange to the side at fault. The lease is left to `abandoned.rs`, as for a caller
 /// who disconnected.
 fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> CallError {
     if err.is_user() {
         // The request's own body broke off.
-        return CallError::of_request_body(&err).unwrap_or(CallError::CallerGone);
+        return CallError::from_body_error(&err).unwrap_or(CallError::CallerGone);
     }
-    lease.suspect();
+    lease.mark_broken();
     let function = lease.pool().version.function.clone();
     let cause = Box::new(err);
     if !cause.is_parse() {

@@ -166,7 +166,7 @@ impl LeasedBody {
     fn break_off(&mut self) {
         self.incoming = None;
         if let Some(mut call) = self.take_call() {
-            call.lease.suspect();
+            call.lease.mark_broken();
         }
     }
 

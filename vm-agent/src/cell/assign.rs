@@ -7,7 +7,7 @@
 
 use super::Cell;
 use super::boot::CPU;
-use super::resources::Place;
+use super::resources::CellResources;
 use crate::engine::EngineError;
 use crate::instance::connections::Upstream;
 use crate::instance::control::Init;
@@ -45,31 +45,31 @@ pub(crate) async fn assign(
     mut phases: StartPhases,
     since: Instant,
 ) -> Result<Started, NotAssigned> {
-    let Cell { kind, place, tap, exit, mut line, sockets, unsettled } = cell;
+    let Cell { kind, resources, output, exit, mut control, sockets, unsettled } = cell;
     let version = &instance.version;
-    tap.belongs_to(version, &place.id);
-    mount(vm, &place, &code)?;
-    *place.code.lock() = Some(code);
+    output.belongs_to(version, &resources.id);
+    mount(vm, &resources, &code)?;
+    *resources.code.lock() = Some(code);
     // Limits are set and the record is written while the code loads.
     let limits = ((version.spec.memory, version.spec.cpu) != (kind.memory, CPU))
-        .then(|| update(vm, &place, version));
+        .then(|| update(vm, &resources, version));
     let record = spawn_blocking({
-        let folder = vm.cells.folder(&place.id);
+        let folder = vm.cells.folder(&resources.id);
         let version = Arc::clone(version);
         move || write(&folder, &version)
     });
     let loading = Instant::now();
     phases.cell = loading - since;
     let load = async {
-        let init = Init::new(version, &place.id, vm.engine.code());
-        line.init(&init).await?;
+        let init = Init::new(version, &resources.id, vm.engine.code());
+        control.init(&init).await?;
         sockets.close();
         Ok(Upstream::Sockets(sockets, unsettled))
     };
-    let (upstream, exit) = match start::settle(vm, exit, tap, load).await {
+    let (upstream, exit) = match start::wait_until_loaded(vm, exit, output, load).await {
         Ok(settled) => settled,
         Err(LoadFailure::NotMounted) => {
-            vm.cells.told(false);
+            vm.cells.note_mount_visible(false);
             return Err(NotAssigned::Cells(
                 "a container does not see what is mounted for it".into(),
             ));
@@ -79,32 +79,32 @@ pub(crate) async fn assign(
         }
     };
     phases.init = loading.elapsed();
-    vm.cells.told(true);
+    vm.cells.note_mount_visible(true);
     if let Ok(Err(err)) = record.await {
         // It serves all the same; only a restarted agent will not know its version, and removes it.
-        tracing::warn!(cell = %place.id, %err, "Version of a cell could not be recorded; a restarted agent will remove the instance.");
+        tracing::warn!(cell = %resources.id, %err, "Version of a cell could not be recorded; a restarted agent will remove the instance.");
     }
-    instance.connections.reach(upstream);
-    instance.move_into(place.handed_over());
+    instance.connections.set_upstream(upstream);
+    instance.assign_cell(resources.hand_over_removal());
     Ok(Started { phases, exit: start::watch_exit(vm, instance.container(), exit), limits })
 }
 
-fn mount(vm: &LocalVm, place: &Place, code: &Code) -> Result<(), NotAssigned> {
+fn mount(vm: &LocalVm, resources: &CellResources, code: &Code) -> Result<(), NotAssigned> {
     let Some(mounts) = vm.cells.mounts() else {
         return Err(NotAssigned::Cells("cells were turned off".into()));
     };
     mounts
-        .overlay(code.folders(), &place.app(vm))
+        .overlay(code.folders(), &resources.app(vm))
         .map_err(|err| NotAssigned::Cells(format!("its layers could not be mounted: {err}")))
 }
 
 fn update(
     vm: &Arc<LocalVm>,
-    place: &Place,
+    resources: &CellResources,
     version: &Version,
 ) -> JoinHandle<Result<(), EngineError>> {
     let task = Arc::clone(vm);
-    let container = place.container.clone();
+    let container = resources.container.clone();
     let (memory, cpu) = (version.spec.memory, version.spec.cpu);
     vm.spawn(async move { task.engine.update(&container, memory, cpu).await })
 }

@@ -11,11 +11,11 @@ use std::{fs, path::PathBuf};
 #[derive(Debug)]
 pub(crate) struct Base {
     file: PathBuf,
-    newest: Mutex<Option<Seen>>,
+    newest: Mutex<Option<NewestBase>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
+struct NewestBase {
     base: ImageRef,
     /// Creation time of the newest version on it.
     created_at: Timestamp,
@@ -32,12 +32,12 @@ impl Base {
     }
 
     /// Records that a version on `base` is used here. Returns whether the newest base changed.
-    pub(crate) fn saw(&self, base: ImageRef, created_at: Timestamp) -> bool {
+    pub(crate) fn note_version(&self, base: ImageRef, created_at: Timestamp) -> bool {
         let mut newest = self.newest.lock();
         if newest.as_ref().is_some_and(|seen| seen.base == base || created_at < seen.created_at) {
             return false;
         }
-        let seen = Seen { base, created_at };
+        let seen = NewestBase { base, created_at };
         let text = serde_json::to_vec(&seen).unwrap_or_default();
         let draft = self.file.with_extension("new");
         if let Err(err) = fs::write(&draft, text).and_then(|()| fs::rename(&draft, &self.file)) {
@@ -63,10 +63,10 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let base = Base::open(file.clone());
         assert_eq!(base.newest(), None);
-        assert!(base.saw(image("a"), at(5)));
-        assert!(!base.saw(image("a"), at(6)), "the same base is no change");
-        assert!(base.saw(image("b"), at(7)));
-        assert!(!base.saw(image("a"), at(6)), "an old version is called");
+        assert!(base.note_version(image("a"), at(5)));
+        assert!(!base.note_version(image("a"), at(6)), "the same base is no change");
+        assert!(base.note_version(image("b"), at(7)));
+        assert!(!base.note_version(image("a"), at(6)), "an old version is called");
         assert_eq!(Base::open(file.clone()).newest(), Some(image("b")));
         fs::write(&file, "torn").unwrap();
         assert_eq!(Base::open(file).newest(), None);

@@ -5,16 +5,16 @@
 
 use super::Cell;
 use super::compatibility::Kind;
-use super::resources::Place;
+use super::resources::CellResources;
 use crate::engine::{ContainerSpec, EngineError, SOCKETS};
 use crate::instance::budget::Grant;
-use crate::instance::control::Line;
+use crate::instance::control::ControlConnection;
 use crate::instance::start;
 use crate::instance::start::ExitWatch;
 use crate::instance::start::failure::StartFailure;
 use crate::instance::unsettled::Unsettled;
 use crate::labels::Labels;
-use crate::logs::attach::Tap;
+use crate::logs::attach::AttachedOutput;
 use crate::vm::LocalVm;
 use epsilon_api::{chain::Chain, function::Runtime, units::MilliCores, vm::StartPhases};
 use futures_util::FutureExt;
@@ -49,27 +49,27 @@ pub(crate) async fn boot(
         start::attachment(vm, kind.network, Runtime::Node).await.map_err(
             |failure| match failure {
                 StartFailure::Init(text) | StartFailure::NoCapacity(text) => text,
-                StartFailure::CalledOff => "called off".to_owned(),
+                StartFailure::Cancelled => "called off".to_owned(),
             },
         )?;
     let since = Instant::now();
-    let mut place = Place::new(vm, memory).map_err(text)?;
+    let mut resources = CellResources::new(vm, memory).map_err(text)?;
     let lease = start::lease_user(vm).await?;
     let user = lease.user();
-    let app = place.app(vm);
+    let app = resources.app(vm);
     let folders = || {
         fs::create_dir_all(&app)?;
         // Independent of the umask: a service's is 0077.
         fs::set_permissions(&app, fs::Permissions::from_mode(READABLE))?;
-        vm.make_sockets(&place.id, &lease)
+        vm.make_sockets(&resources.id, &lease)
     };
     let sockets = folders().map_err(|err| format!("no directory for a cell: {err}"))?;
     let spec = ContainerSpec {
-        name: place.container.clone(),
+        name: resources.container.clone(),
         image,
         labels: Labels {
             vm: vm.id.clone(),
-            instance: place.id.clone(),
+            instance: resources.id.clone(),
             version: None,
             user: lease.own_id(),
         },
@@ -83,37 +83,38 @@ pub(crate) async fn boot(
         network,
         limits: vm.config.limits.clone(),
     };
-    place.user = Some(lease);
-    place.has_container();
+    resources.user = Some(lease);
+    resources.note_container();
     if let Err(err) = vm.engine.create(&spec).await {
         if matches!(err, EngineError::NotFound(_)) {
-            vm.images.doubt(&kind.base); // it was removed without the agent: the next boot looks again
+            vm.images.invalidate(&kind.base); // it was removed without the agent: the next boot looks again
         }
         return Err(text(err));
     }
     phases.create = since.elapsed();
 
     let since = Instant::now();
-    let tap = Tap::open(vm, &place.container, &place.gone).await.map_err(text)?;
-    if let Err(err) = vm.engine.start(&place.container).await {
+    let output =
+        AttachedOutput::open(vm, &resources.container, &resources.gone).await.map_err(text)?;
+    if let Err(err) = vm.engine.start(&resources.container).await {
         if matches!(err, EngineError::NotFound(_)) {
-            vm.network.doubt(); // as above
+            vm.network.invalidate(); // as above
         }
         return Err(text(err));
     }
-    let mut exit = watch(vm, &place);
+    let mut exit = watch(vm, &resources);
     let ready = async {
-        let mut line = Line::wait(&sockets).await;
+        let mut control = ControlConnection::wait(&sockets).await;
         // A start waits for this cell: it does not wait for the warm-up.
-        let warm = if is_spare { line.warm().await } else { Ok(()) };
+        let warm = if is_spare { control.warm().await } else { Ok(()) };
         warm.map_err(|err| Chain(&err).to_string())?;
-        Ok::<_, String>((line, Unsettled::open(&sockets).await))
+        Ok::<_, String>((control, Unsettled::open(&sockets).await))
     };
     let limit = vm.config.start_timeout;
-    let (line, unsettled) = tokio::select! {
+    let (control, unsettled) = tokio::select! {
         // The ends first: after them, nothing else happens. All arms may be dropped.
         biased;
-        () = place.stop.cancelled() => return Err("the agent ends".into()),
+        () = resources.stop.cancelled() => return Err("the agent ends".into()),
         end = &mut exit => return Err(match end {
             Ok(exit) => format!("its process ended: {exit}"),
             Err(err) => text(err),
@@ -126,17 +127,17 @@ pub(crate) async fn boot(
         },
     };
     phases.start = since.elapsed();
-    Ok(Cell { kind, place, tap, exit, line, sockets, unsettled })
+    Ok(Cell { kind, resources, output, exit, control, sockets, unsettled })
 }
 
 /// Watches for the end of the cell's container from now on, also after the cell was assigned. A
 /// ready cell is taken out of the pool.
-fn watch(vm: &Arc<LocalVm>, place: &Place) -> ExitWatch {
-    let exit = start::watch_exit(vm, &place.container, start::wait(vm, &place.container));
+fn watch(vm: &Arc<LocalVm>, resources: &CellResources) -> ExitWatch {
+    let exit = start::watch_exit(vm, &resources.container, start::wait(vm, &resources.container));
     let (to, from) = oneshot::channel();
     let vm = Arc::clone(vm);
-    let id = place.id.clone();
-    let gone = place.gone.clone();
+    let id = resources.id.clone();
+    let gone = resources.gone.clone();
     let task = Arc::clone(&vm);
     task.spawn(async move {
         tokio::select! {
@@ -144,7 +145,7 @@ fn watch(vm: &Arc<LocalVm>, place: &Place) -> ExitWatch {
             biased;
             exit = exit => {
                 drop(to.send(exit));
-                vm.cells.lost(&id);
+                vm.cells.remove_dead(&id);
             }
             () = gone.cancelled() => {}
         }

@@ -14,7 +14,7 @@ use std::fmt;
 /// Memory sizes of cells. A function whose memory is between two sizes gets a cell of the lower
 /// one, whose limit is raised while its code loads; the runtime's heap stays as it was sized, a
 /// little smaller than it could be.
-const LADDER_MIB: [u64; 16] =
+const MEMORY_SIZES_MIB: [u64; 16] =
     [64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384];
 
 /// What cells have in common that can replace each other.
@@ -23,7 +23,7 @@ pub(crate) struct Kind {
     /// The runtime base.
     pub(crate) base: ImageRef,
     pub(crate) network: Network,
-    /// One of [`LADDER_MIB`].
+    /// One of [`MEMORY_SIZES_MIB`].
     pub(crate) memory: Bytes,
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for Unfit {
             Self::Runtime => f.write_str("its runtime is not `node`"),
             Self::NoParts => f.write_str("the layers of its image are not known"),
             Self::Env(name) => write!(f, "`{name}` takes effect only when a process starts"),
-            Self::TooSmall => write!(f, "its memory is less than {} MiB", LADDER_MIB[0]),
+            Self::TooSmall => write!(f, "its memory is less than {} MiB", MEMORY_SIZES_MIB[0]),
         }
     }
 }
@@ -65,14 +65,14 @@ impl Kind {
         if let Some(name) = early_variable(spec) {
             return Err(Unfit::Env(name.to_owned()));
         }
-        let memory = class(spec.memory).ok_or(Unfit::TooSmall)?;
+        let memory = memory_size(spec.memory).ok_or(Unfit::TooSmall)?;
         Ok(Self { base: parts.base.clone(), network: spec.network, memory })
     }
 
     /// The kind that most functions fit: those with default memory and network.
     pub(crate) fn usual(base: ImageRef) -> Self {
         let usual = FunctionSpec::new(Runtime::Node, "", "");
-        let memory = class(usual.memory).unwrap_or(usual.memory);
+        let memory = memory_size(usual.memory).unwrap_or(usual.memory);
         Self { base, network: usual.network, memory }
     }
 }
@@ -88,8 +88,8 @@ impl fmt::Display for Kind {
 }
 
 /// The largest size within `memory`.
-fn class(memory: Bytes) -> Option<Bytes> {
-    LADDER_MIB.into_iter().map(Bytes::mib).rfind(|rung| *rung <= memory)
+fn memory_size(memory: Bytes) -> Option<Bytes> {
+    MEMORY_SIZES_MIB.into_iter().map(Bytes::mib).rfind(|size| *size <= memory)
 }
 
 /// The name of a variable that Node, V8, libuv, OpenSSL, ICU or the C library reads only when the

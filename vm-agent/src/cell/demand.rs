@@ -12,7 +12,7 @@ use std::{collections::VecDeque, time::Duration};
 const SLICE: Duration = Duration::from_secs(5);
 /// How long a peak is remembered: most bursts that repeat do so within minutes, and a cell that
 /// waits longer costs more memory than it saves time.
-const MEMORY: Duration = Duration::from_secs(300);
+const PEAK_LIFETIME: Duration = Duration::from_secs(300);
 
 /// The recent starts of one kind.
 #[derive(Debug, Default)]
@@ -52,7 +52,7 @@ impl Demand {
     }
 
     fn forget(&mut self, now: Moment) {
-        while self.slices.front().is_some_and(|(since, _)| now >= *since + MEMORY) {
+        while self.slices.front().is_some_and(|(since, _)| now >= *since + PEAK_LIFETIME) {
             self.slices.pop_front();
         }
     }

@@ -9,12 +9,12 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// # Errors
 /// Why the version cannot be pulled.
 pub(crate) async fn fetch(vm: &LocalVm, version: &Version) -> Result<(), Cause> {
-    vm.cells.saw(version);
+    vm.cells.note_version(version);
     if let Some(kind) = vm.cells.kind_for(version) {
         let base = vm.images.ensure_image(&*vm.engine, &kind.base).await.map_err(Cause::from);
         let brought = match base {
             Ok(_) => match vm.layers.ensure(&*vm.engine, version).await {
-                Err(err) if !err.leaves_the_image() => return Err(err.into()),
+                Err(err) if !err.allows_image() => return Err(err.into()),
                 brought => brought.map(drop).map_err(Cause::from),
             },
             Err(err) => Err(err),

@@ -40,7 +40,7 @@ pub(crate) struct Mounts {
 
 /// Why nothing can be mounted here. For the operator.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NoMounts {
+pub(crate) enum MountError {
     #[error("the agent is not root")]
     NotRoot,
     #[error("the directory of cells cannot be shared with containers")]
@@ -51,9 +51,9 @@ pub(crate) enum NoMounts {
 
 impl Mounts {
     /// Makes `root` a shared mount, unless it is one, and tries to mount an overlay in it.
-    pub(crate) fn open(root: &Path) -> Result<Self, NoMounts> {
+    pub(crate) fn open(root: &Path) -> Result<Self, MountError> {
         if !rustix::process::geteuid().is_root() {
-            return Err(NoMounts::NotRoot);
+            return Err(MountError::NotRoot);
         }
         let share = || -> io::Result<PathBuf> {
             fs::create_dir_all(root)?;
@@ -61,9 +61,9 @@ impl Mounts {
             share(&root)?;
             Ok(root)
         };
-        let root = share().map_err(NoMounts::Share)?;
+        let root = share().map_err(MountError::Share)?;
         let mounts = Self { empty: root.join("empty"), root };
-        mounts.try_overlay().map_err(NoMounts::Overlay)?;
+        mounts.try_overlay().map_err(MountError::Overlay)?;
         Ok(mounts)
     }
 

@@ -22,7 +22,7 @@ use tokio::{
 
 /// How often demand is evaluated without a wake-up: idle kinds shrink, memory is freed, a pause
 /// ends.
-const LOOK: Duration = Duration::from_secs(1);
+const EVALUATE_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until the agent ends.
 pub(crate) async fn run(vm: Arc<LocalVm>) {
@@ -36,21 +36,21 @@ pub(crate) async fn run(vm: Arc<LocalVm>) {
                 Ok(Err(_)) | Err(_) => (false, None),
             };
             let mut pool = vm.cells.pool.lock();
-            pool.booted(worked, vm.now());
+            pool.note_boot(worked, vm.now());
             if let Some(cell) = cell {
                 pool.put(cell);
             }
         }
-        let look = if vm.cells.pool.lock().is_quiet(vm.now()) { LOOK } else { QUIET };
+        let pause = if vm.cells.pool.lock().is_quiet(vm.now()) { EVALUATE_EVERY } else { QUIET };
         tokio::select! {
             // The shutdown first. All arms may be dropped: a token, a stored notification, a timer.
             biased;
             () = vm.closed.cancelled() => break,
-            () = vm.cells.news.notified() => {}
-            () = sleep(look) => {}
+            () = vm.cells.refill_wakeup.notified() => {}
+            () = sleep(pause) => {}
         }
     }
-    let all = vm.cells.pool.lock().give_way(u64::MAX);
+    let all = vm.cells.pool.lock().release(u64::MAX);
     drop(all);
 }
 
@@ -65,7 +65,7 @@ fn next(vm: &LocalVm) -> Option<(Kind, Grant)> {
     let Plan { surplus, next } =
         cells.pool.lock().plan(cells.base.newest().as_ref(), range, vm.now());
     drop(surplus);
-    let is_quiet = cells.at_engine.load(Ordering::Relaxed) == 0
+    let is_quiet = cells.engine_starts.load(Ordering::Relaxed) == 0
         && cells.pool.lock().is_quiet(vm.now())
         && !vm.is_engine_down.load(Ordering::Relaxed)
         && !vm.closed.is_cancelled();
@@ -81,7 +81,7 @@ pub(crate) type Booted = oneshot::Receiver<Result<(Cell, StartPhases), String>>;
 pub(crate) fn begin(vm: &Arc<LocalVm>, kind: Kind, memory: Option<Grant>) -> Booted {
     let (to, from) = oneshot::channel();
     let task = Arc::clone(vm);
-    vm.cells.pool.lock().boots(true);
+    vm.cells.pool.lock().count_boot(true);
     vm.spawn(async move {
         let began = Instant::now();
         let mut phases = StartPhases::default();
@@ -90,10 +90,10 @@ pub(crate) fn begin(vm: &Arc<LocalVm>, kind: Kind, memory: Option<Grant>) -> Boo
             tracing::error!(%kind, "Boot of a cell panicked (a bug).");
             Err("a bug of the agent".to_owned())
         });
-        task.cells.pool.lock().boots(false);
+        task.cells.pool.lock().count_boot(false);
         match &booted {
             Ok(cell) => tracing::debug!(
-                cell = %cell.place.id, %kind, took_ms = began.elapsed().as_millis() as u64, "Cell is ready."
+                cell = %cell.resources.id, %kind, took_ms = began.elapsed().as_millis() as u64, "Cell is ready."
             ),
             Err(_) if task.closed.is_cancelled() => {}
             Err(why) => {

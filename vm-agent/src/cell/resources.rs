@@ -5,7 +5,7 @@
 use super::Kind;
 use crate::{
     engine::{ContainerName, EngineError},
-    instance::{budget::Grant, user_ids::Lease},
+    instance::{budget::Grant, user_ids::UserIdLease},
     layers::Code,
     vm::LocalVm,
 };
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 const FIRST_REMOVE: Duration = Duration::from_millis(50);
 const SLOW_REMOVE: Duration = Duration::from_secs(5);
 
-pub(crate) struct Place {
+pub(crate) struct CellResources {
     pub(crate) id: InstanceId,
     pub(crate) container: ContainerName,
     /// Cancelled when it must not become a cell any more.
@@ -35,7 +35,7 @@ pub(crate) struct Place {
     /// Until an instance takes it over.
     pub(crate) memory: Option<Grant>,
     /// The user that its code runs as. Freed once the container is removed.
-    pub(crate) user: Option<Lease>,
+    pub(crate) user: Option<UserIdLease>,
     /// The engine was requested to create a container.
     has_container: bool,
     /// `None` once another owner removes it, or it is removed. Weak, because the VM owns the ready
@@ -43,21 +43,21 @@ pub(crate) struct Place {
     vm: Option<Weak<LocalVm>>,
 }
 
-impl Place {
+impl CellResources {
     /// A new cell's resources: from here on, its id is known on the VM.
     pub(crate) fn new(vm: &Arc<LocalVm>, memory: Option<Grant>) -> Result<Self, EngineError> {
         let id = InstanceId::random();
-        let place = Self::at(vm, id, memory)?;
-        vm.known.lock().insert(place.id.clone());
-        Ok(place)
+        let resources = Self::at(vm, id, memory)?;
+        vm.known.lock().insert(resources.id.clone());
+        Ok(resources)
     }
 
     /// The resources of a cell of an earlier run.
-    pub(crate) fn found(vm: &Arc<LocalVm>, id: InstanceId) -> Result<Self, EngineError> {
-        let mut place = Self::at(vm, id, None)?;
-        place.vm = None;
-        place.has_container = true;
-        Ok(place)
+    pub(crate) fn existing(vm: &Arc<LocalVm>, id: InstanceId) -> Result<Self, EngineError> {
+        let mut resources = Self::at(vm, id, None)?;
+        resources.vm = None;
+        resources.has_container = true;
+        Ok(resources)
     }
 
     fn at(vm: &Arc<LocalVm>, id: InstanceId, memory: Option<Grant>) -> Result<Self, EngineError> {
@@ -79,12 +79,12 @@ impl Place {
     }
 
     /// Records that its container is about to be requested from the engine.
-    pub(crate) fn has_container(&mut self) {
+    pub(crate) fn note_container(&mut self) {
         self.has_container = true;
     }
 
     /// Hands the removal over to another owner.
-    pub(crate) fn handed_over(mut self) -> Self {
+    pub(crate) fn hand_over_removal(mut self) -> Self {
         self.vm = None;
         self
     }
@@ -99,15 +99,15 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for CellResources {
     fn drop(&mut self) {
         let Some(vm) = self.vm.take().and_then(|vm| vm.upgrade()) else { return };
         self.stop.cancel();
         let mut memory = self.memory.take();
         if let Some(memory) = &mut memory {
-            memory.leave();
+            memory.mark_leaving();
         }
-        let place = Self {
+        let resources = Self {
             id: self.id.clone(),
             container: self.container.clone(),
             stop: self.stop.clone(),
@@ -119,33 +119,33 @@ impl Drop for Place {
             vm: None,
         };
         let task = Arc::clone(&vm);
-        vm.spawn(async move { remove(&task, place).await });
+        vm.spawn(async move { remove(&task, resources).await });
     }
 }
 
 /// Removes the container, retrying until the engine does it or the agent ends; then the rest.
-async fn remove(vm: &LocalVm, place: Place) {
+async fn remove(vm: &LocalVm, resources: CellResources) {
     let mut pause = FIRST_REMOVE;
-    let mut is_news = true;
-    while place.has_container
-        && let Err(err) = vm.engine.remove(&place.container).await
+    let mut is_first = true;
+    while resources.has_container
+        && let Err(err) = vm.engine.remove(&resources.container).await
     {
         if vm.closed.is_cancelled() {
-            place.gone.cancel();
+            resources.gone.cancel();
             return; // the shutdown of the agent removes by label what is left
         }
-        if std::mem::take(&mut is_news) {
-            tracing::warn!(container = %place.container, cause = %Chain(&err), "Container of a cell could not be removed; trying again.");
+        if std::mem::take(&mut is_first) {
+            tracing::warn!(container = %resources.container, cause = %Chain(&err), "Container of a cell could not be removed; trying again.");
         }
         sleep(pause).await;
         pause = (pause * 2).min(SLOW_REMOVE);
     }
-    place.clear(vm);
+    resources.clear(vm);
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for CellResources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Place").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("CellResources").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -153,7 +153,7 @@ impl std::fmt::Debug for super::Cell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let kind: &Kind = &self.kind;
         f.debug_struct("Cell")
-            .field("id", &self.place.id)
+            .field("id", &self.resources.id)
             .field("kind", kind)
             .finish_non_exhaustive()
     }

@@ -6,8 +6,8 @@ pub mod freezer;
 mod harden;
 
 use super::{
-    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Firewall, Found, Freezer,
-    LocalImage, Machine, NetworkSpec, Output,
+    ContainerInfo, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Firewall,
+    Freezer, LocalImage, Machine, NetworkSpec, Output,
 };
 use crate::{config::Config, labels, registry::Pulls};
 use async_trait::async_trait;
@@ -46,14 +46,14 @@ use std::{collections::HashMap, net::IpAddr, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// First pause between two attempts to remove a network that still has endpoints; doubled up to
-/// [`SLOW_AGAIN`].
-const FIRST_AGAIN: Duration = Duration::from_millis(50);
-const SLOW_AGAIN: Duration = Duration::from_secs(1);
+/// [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Exit status of a killed process: by itself, or by the kernel when its memory limit was reached.
 const KILLED: i64 = 137;
 /// Docker reports full memory and the exit on two paths: on a busy machine the former may come
 /// last.
-const OOM_TOLD_WITHIN: [Duration; 5] = [
+const OOM_REPORT_PAUSES: [Duration; 5] = [
     Duration::from_millis(5),
     Duration::from_millis(15),
     Duration::from_millis(40),
@@ -66,7 +66,7 @@ const OOM_TOLD_WITHIN: [Duration; 5] = [
 pub struct DockerEngine {
     docker: Docker,
     /// Timeout of one request.
-    patience: Duration,
+    request_timeout: Duration,
     pulls: Pulls,
     pull_timeout: Duration,
     /// Limits the attempts to remove a network.
@@ -89,11 +89,11 @@ impl DockerEngine {
     /// When the address is invalid.
     pub fn new(config: &Config, seconds: HistogramVec) -> Result<Self, EngineError> {
         let docker = epsilon_engine_socket::connect(&config.engine_socket, config.engine_timeout)
-            .map_err(ours)?;
+            .map_err(to_engine_error)?;
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         Ok(Self {
             docker,
-            patience: config.engine_timeout,
+            request_timeout: config.engine_timeout,
             pulls: Pulls::new(config.registries.clone(), config.pulls_at_once, config.pull_timeout),
             pull_timeout: config.pull_timeout,
             remove_timeout: config.remove_timeout,
@@ -104,7 +104,7 @@ impl DockerEngine {
 
     /// The state of a container; `None` if it is gone.
     async fn state(&self, name: &ContainerName) -> Result<Option<ContainerState>, EngineError> {
-        match self.ask("inspect", self.docker.inspect_container(name.as_str(), None)).await {
+        match self.request("inspect", self.docker.inspect_container(name.as_str(), None)).await {
             Ok(found) => Ok(found.state),
             Err(EngineError::NotFound(_)) => Ok(None),
             Err(other) => Err(other),
@@ -112,25 +112,25 @@ impl DockerEngine {
     }
 
     /// Sends one request within the timeout and measures its time.
-    async fn ask<T>(
+    async fn request<T>(
         &self,
         verb: &'static str,
-        question: impl Future<Output = Result<T, Error>>,
+        request: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, EngineError> {
-        self.ask_within(verb, self.patience, question).await
+        self.request_within(verb, self.request_timeout, request).await
     }
 
-    async fn ask_within<T>(
+    async fn request_within<T>(
         &self,
         verb: &'static str,
         limit: Duration,
-        question: impl Future<Output = Result<T, Error>>,
+        request: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, EngineError> {
         let began = Instant::now();
-        let answer = timeout(limit, question).await;
+        let answer = timeout(limit, request).await;
         self.seconds.with_label_values(&[verb]).observe(began.elapsed().as_secs_f64());
         match answer {
-            Ok(answer) => answer.map_err(ours),
+            Ok(answer) => answer.map_err(to_engine_error),
             Err(_) => Err(EngineError::Down(format!("`{verb}` took longer than {limit:?}").into())),
         }
     }
@@ -139,8 +139,8 @@ impl DockerEngine {
     /// and removed containers whose endpoints Docker 20.10 forgot. Those are known by the
     /// container's name only.
     async fn disconnect_all(&self, network: &str) -> Result<(), EngineError> {
-        let asked = self.docker.inspect_network(network_name(network)?, None);
-        let found = match self.ask("inspect_network", asked).await {
+        let inspection = self.docker.inspect_network(network_name(network)?, None);
+        let found = match self.request("inspect_network", inspection).await {
             Err(EngineError::NotFound(_)) => return Ok(()),
             found => found?,
         };
@@ -152,7 +152,8 @@ impl DockerEngine {
                 "Container is still in the network; disconnecting it."
             );
             let request = NetworkDisconnectRequest { container, force: Some(true) };
-            match self.ask("disconnect", self.docker.disconnect_network(network, request)).await {
+            match self.request("disconnect", self.docker.disconnect_network(network, request)).await
+            {
                 Ok(()) | Err(EngineError::NotFound(_)) => {}
                 Err(err) => {
                     tracing::warn!(network, cause = %Chain(&err), "Container could not be disconnected from the network; trying again.");
@@ -174,14 +175,15 @@ impl DockerEngine {
         });
         let pull =
             self.docker.create_image(Some(options), None, login).try_for_each(|_| ready(Ok(())));
-        self.ask_within("pull", self.pull_timeout, pull).await
+        self.request_within("pull", self.pull_timeout, pull).await
     }
 
     /// The name to create from, if the image is in the engine.
     async fn local(&self, image: &ImageRef) -> Result<Option<LocalImage>, EngineError> {
         // By digest first: a tag may point to another image by now.
         for name in [&image.digest, &image.reference] {
-            match self.ask("inspect_image", self.docker.inspect_image(image_name(name)?)).await {
+            match self.request("inspect_image", self.docker.inspect_image(image_name(name)?)).await
+            {
                 Ok(found) => {
                     let same = found.id.as_deref() == Some(image.digest.as_str());
                     if same || name.contains('@') {
@@ -201,7 +203,7 @@ impl DockerEngine {
 #[async_trait]
 impl Engine for DockerEngine {
     async fn ping(&self) -> Result<Machine, EngineError> {
-        let info = self.ask("info", self.docker.info()).await?;
+        let info = self.request("info", self.docker.info()).await?;
         Ok(Machine {
             memory: Size(info.mem_total.unwrap_or_default().max(0) as u64),
             cores: info.ncpu.unwrap_or(1).max(1) as u32,
@@ -230,7 +232,7 @@ impl Engine for DockerEngine {
 
     async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError> {
         let name = image_name(&image.reference)?;
-        let found = match self.ask("inspect_image", self.docker.inspect_image(name)).await {
+        let found = match self.request("inspect_image", self.docker.inspect_image(name)).await {
             Ok(found) => found,
             Err(EngineError::NotFound(_)) => return Ok(ImageRemoval::Gone),
             Err(other) => return Err(other),
@@ -250,19 +252,19 @@ impl Engine for DockerEngine {
                 Err(other) => Err(other),
             }
         };
-        self.ask("remove_image", removal).await
+        self.request("remove_image", removal).await
     }
 
     async fn pulled_images(&self) -> Result<Vec<ImageRef>, EngineError> {
         let label = format!("{}=function", labels::IMAGE);
         let filters = Some([("label".to_owned(), vec![label])].into());
         let options = ListImagesOptions { filters, ..Default::default() };
-        let found = self.ask("list_images", self.docker.list_images(Some(options))).await?;
+        let found = self.request("list_images", self.docker.list_images(Some(options))).await?;
         Ok(found.into_iter().flat_map(pulled).collect())
     }
 
     async fn disk(&self) -> Result<Option<Disk>, EngineError> {
-        let root = self.ask("info", self.docker.info()).await?.docker_root_dir;
+        let root = self.request("info", self.docker.info()).await?.docker_root_dir;
         // An engine in a container or on another machine has its directory elsewhere.
         let Some(found) = root.and_then(|root| rustix::fs::statvfs(root).ok()) else {
             return Ok(None);
@@ -279,7 +281,7 @@ impl Engine for DockerEngine {
         let options =
             CreateContainerOptions { name: Some(spec.name.to_string()), ..Default::default() };
         let body = harden::container(spec, self.code(), self.cores);
-        self.ask("create", self.docker.create_container(Some(options), body)).await.map(drop)
+        self.request("create", self.docker.create_container(Some(options), body)).await.map(drop)
     }
 
     async fn attach(
@@ -292,8 +294,9 @@ impl Engine for DockerEngine {
             stream: true,
             ..Default::default()
         };
-        let attached =
-            self.ask("attach", self.docker.attach_container(name.as_str(), Some(options))).await?;
+        let attached = self
+            .request("attach", self.docker.attach_container(name.as_str(), Some(options)))
+            .await?;
         let output = attached.output.filter_map(|piece| {
             ready(match piece {
                 Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
@@ -320,12 +323,12 @@ impl Engine for DockerEngine {
         let options = DownloadFromContainerOptions { path: self.code().to_owned() };
         let mut pieces = self.docker.download_from_container(name.as_str(), Some(options)).boxed();
         // A missing directory is reported before the first byte.
-        let first = self.ask("archive", async { pieces.try_next().await }).await?;
-        Ok(stream::iter(first.map(Ok)).chain(pieces.map_err(ours)).boxed())
+        let first = self.request("archive", async { pieces.try_next().await }).await?;
+        Ok(stream::iter(first.map(Ok)).chain(pieces.map_err(to_engine_error)).boxed())
     }
 
     async fn start(&self, name: &ContainerName) -> Result<(), EngineError> {
-        self.ask("start", self.docker.start_container(name.as_str(), None)).await
+        self.request("start", self.docker.start_container(name.as_str(), None)).await
     }
 
     async fn update(
@@ -335,11 +338,12 @@ impl Engine for DockerEngine {
         cpu: MilliCores,
     ) -> Result<(), EngineError> {
         let body = harden::update(memory, cpu, self.cores);
-        self.ask("update", self.docker.update_container(name.as_str(), body)).await
+        self.request("update", self.docker.update_container(name.as_str(), body)).await
     }
 
     async fn freezer(&self, name: &ContainerName) -> Result<Option<Box<dyn Freezer>>, EngineError> {
-        let found = self.ask("inspect", self.docker.inspect_container(name.as_str(), None)).await?;
+        let found =
+            self.request("inspect", self.docker.inspect_container(name.as_str(), None)).await?;
         let pid = found.state.and_then(|state| state.pid).filter(|pid| *pid > 0);
         let (Some(pid), Some(id)) = (pid, found.id) else { return Ok(None) };
         let freezer = CgroupFreezer::open(&id, pid);
@@ -347,7 +351,8 @@ impl Engine for DockerEngine {
     }
 
     async fn address(&self, name: &ContainerName) -> Result<IpAddr, EngineError> {
-        let found = self.ask("inspect", self.docker.inspect_container(name.as_str(), None)).await?;
+        let found =
+            self.request("inspect", self.docker.inspect_container(name.as_str(), None)).await?;
         found
             .network_settings
             .and_then(|settings| settings.networks)
@@ -363,7 +368,7 @@ impl Engine for DockerEngine {
         let code = match answers.next().await {
             Some(Ok(exit)) => exit.status_code,
             Some(Err(Error::DockerContainerWaitError { code, .. })) => code,
-            Some(Err(other)) => return Err(ours(other)),
+            Some(Err(other)) => return Err(to_engine_error(other)),
             None => return Err(EngineError::Down("the wait was cut".into())),
         };
         let mut state = self.state(name).await?;
@@ -371,11 +376,11 @@ impl Engine for DockerEngine {
         if state.as_ref().is_some_and(|state| state.running == Some(true)) {
             return Err(EngineError::Down("the wait was cut".into()));
         }
-        let is_told = |state: &Option<ContainerState>| {
+        let is_oom_known = |state: &Option<ContainerState>| {
             state.as_ref().is_none_or(|state| state.oom_killed == Some(true))
         };
-        for pause in OOM_TOLD_WITHIN {
-            if code != KILLED || is_told(&state) {
+        for pause in OOM_REPORT_PAUSES {
+            if code != KILLED || is_oom_known(&state) {
                 break;
             }
             sleep(pause).await;
@@ -387,17 +392,25 @@ impl Engine for DockerEngine {
 
     async fn terminate(&self, name: &ContainerName) -> Result<(), EngineError> {
         let options = KillContainerOptions { signal: "SIGTERM".to_owned() };
-        self.ask("terminate", self.docker.kill_container(name.as_str(), Some(options))).await
+        self.request("terminate", self.docker.kill_container(name.as_str(), Some(options))).await
     }
 
     async fn remove(&self, name: &ContainerName) -> Result<(), EngineError> {
         let options = RemoveContainerOptions { force: true, v: true, ..Default::default() };
-        match self.ask("remove", self.docker.remove_container(name.as_str(), Some(options))).await {
+        match self
+            .request("remove", self.docker.remove_container(name.as_str(), Some(options)))
+            .await
+        {
             Err(EngineError::NotFound(_)) => Ok(()),
             // Another removal is in progress; the container is gone when the engine does not know
             // it any more.
             Err(EngineError::Refused(text)) if text.contains("already in progress") => {
-                match self.docker.inspect_container(name.as_str(), None).await.map_err(ours) {
+                match self
+                    .docker
+                    .inspect_container(name.as_str(), None)
+                    .await
+                    .map_err(to_engine_error)
+                {
                     Err(EngineError::NotFound(_)) => Ok(()),
                     _ => Err(EngineError::Refused(text)),
                 }
@@ -406,18 +419,18 @@ impl Engine for DockerEngine {
         }
     }
 
-    async fn list(&self, vm: &VmId) -> Result<Vec<Found>, EngineError> {
+    async fn list(&self, vm: &VmId) -> Result<Vec<ContainerInfo>, EngineError> {
         let options = ListContainersOptions {
             all: true,
             filters: Some([("label".into(), vec![format!("{}={vm}", labels::VM)])].into()),
             ..Default::default()
         };
-        let found = self.ask("list", self.docker.list_containers(Some(options))).await?;
+        let found = self.request("list", self.docker.list_containers(Some(options))).await?;
         Ok(found
             .into_iter()
             .filter_map(|container| {
                 let name = container.names?.first()?.trim_start_matches('/').to_owned();
-                Some(Found {
+                Some(ContainerInfo {
                     name: ContainerName::parse(&name).ok()?,
                     labels: container.labels.unwrap_or_default(),
                     is_running: container.state == Some(ContainerSummaryStateEnum::RUNNING),
@@ -428,7 +441,7 @@ impl Engine for DockerEngine {
 
     async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError> {
         let known = self.docker.inspect_network(network_name(&network.name)?, None);
-        match self.ask("inspect_network", known).await {
+        match self.request("inspect_network", known).await {
             Ok(_) => return Ok(()),
             Err(EngineError::NotFound(_)) => {}
             Err(other) => return Err(other),
@@ -447,22 +460,22 @@ impl Engine for DockerEngine {
             labels: Some([option(labels::VM, network.vm.as_str())].into()),
             ..Default::default()
         };
-        self.ask("create_network", self.docker.create_network(request)).await.map(drop)
+        self.request("create_network", self.docker.create_network(request)).await.map(drop)
     }
 
     async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
         let give_up = Instant::now() + self.remove_timeout;
-        let mut pause = FIRST_AGAIN;
+        let mut pause = FIRST_PAUSE;
         loop {
             let removal = self.docker.remove_network(network_name(name)?);
-            match self.ask("remove_network", removal).await {
+            match self.request("remove_network", removal).await {
                 Err(EngineError::NotFound(_)) => return Ok(()),
                 Err(EngineError::Refused(text))
                     if text.contains("active endpoints") && Instant::now() < give_up =>
                 {
                     self.disconnect_all(name).await?;
                     sleep(pause).await;
-                    pause = (pause * 2).min(SLOW_AGAIN);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 other => return other,
             }
@@ -482,7 +495,7 @@ fn last_cause(err: &(dyn std::error::Error + 'static)) -> String {
     std::iter::successors(Some(err), |err| err.source()).last().unwrap_or(err).to_string()
 }
 
-fn ours(err: Error) -> EngineError {
+fn to_engine_error(err: Error) -> EngineError {
     match err {
         Error::DockerResponseServerError { status_code: 404, message } => {
             EngineError::NotFound(message)

@@ -5,8 +5,8 @@
 //! Compiled with the feature `fake` only.
 
 use super::{
-    Attachment, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Firewall, Found,
-    Freezer, LocalImage, Machine, NetworkSpec, Output,
+    Attachment, ContainerInfo, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit,
+    Firewall, Freezer, LocalImage, Machine, NetworkSpec, Output,
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -59,7 +59,7 @@ impl Process {
     }
 
     /// Writes to standard error.
-    pub fn complain(&self, text: &str) {
+    pub fn print_error(&self, text: &str) {
         self.write(&Output::Stderr(Bytes::copy_from_slice(text.as_bytes())));
     }
 
@@ -167,7 +167,7 @@ impl fmt::Debug for FakeEngine {
 
 impl FakeEngine {
     /// The timeout of a hung engine.
-    pub const PATIENCE: Duration = Duration::from_millis(500);
+    pub const TIMEOUT: Duration = Duration::from_millis(500);
 
     /// An engine without images.
     pub fn new() -> Self {
@@ -293,7 +293,7 @@ impl FakeEngine {
                 Ok(())
             }
             Some(Fault::Hang) => {
-                sleep(Self::PATIENCE).await;
+                sleep(Self::TIMEOUT).await;
                 Err(EngineError::Down("scripted to hang".into()))
             }
             Some(Fault::Panic) => panic!("scripted to panic"),
@@ -302,7 +302,7 @@ impl FakeEngine {
     }
 
     /// As with the real one: the work is completed, also when the caller is gone.
-    async fn go_on<T: Send + 'static>(
+    async fn complete<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
@@ -443,7 +443,7 @@ impl Engine for FakeEngine {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), EngineError> {
         let engine = self.clone();
         let spec = spec.clone();
-        self.go_on(async move {
+        self.complete(async move {
             engine.enter(Verb::Create).await?;
             engine.add_container(spec)
         })
@@ -558,7 +558,7 @@ impl Engine for FakeEngine {
             let handler = container.process.on_sigterm.lock().clone();
             match handler {
                 Some(handler) => drop(handler.send_replace(true)),
-                None => container.end(Exit { code: Exit::ASKED, out_of_memory: false }),
+                None => container.end(Exit { code: Exit::SIGTERM, out_of_memory: false }),
             }
         })
     }
@@ -572,15 +572,15 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn list(&self, vm: &VmId) -> Result<Vec<Found>, EngineError> {
+    async fn list(&self, vm: &VmId) -> Result<Vec<ContainerInfo>, EngineError> {
         // A late list is as good as none: as with the real one, within the engine's timeout.
-        timeout(Self::PATIENCE * 2, self.enter(Verb::List))
+        timeout(Self::TIMEOUT * 2, self.enter(Verb::List))
             .await
             .map_err(|late| EngineError::Down(late.into()))??;
         let state = self.0.lock();
         let ours = state.containers.values().filter(|container| container.spec.labels.vm == *vm);
         Ok(ours
-            .map(|container| Found {
+            .map(|container| ContainerInfo {
                 name: container.spec.name.clone(),
                 labels: container.spec.labels.to_map(),
                 is_running: container.is_running(),
@@ -591,7 +591,7 @@ impl Engine for FakeEngine {
     async fn ensure_network(&self, network: &NetworkSpec) -> Result<(), EngineError> {
         let engine = self.clone();
         let name = network.name.clone();
-        self.go_on(async move {
+        self.complete(async move {
             engine.enter(Verb::EnsureNetwork).await?;
             engine.0.lock().networks.insert(name);
             Ok(())

@@ -13,31 +13,31 @@ const SPARE_PERCENT: u8 = 5;
 const AT_ONCE: usize = 64;
 
 /// Runs until the agent shuts down.
-pub(crate) async fn keep(vm: &LocalVm) {
-    let mut look = interval(vm.config.disk_look);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+pub(crate) async fn run(vm: &LocalVm) {
+    let mut timer = interval(vm.config.disk_look);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_reported = false;
     loop {
         tokio::select! {
             biased;
             () = vm.closed.cancelled() => return,
-            _ = look.tick() => {}
+            _ = timer.tick() => {}
         }
-        let made = tokio::select! {
+        let collected = tokio::select! {
             biased;
             () = vm.closed.cancelled() => return,
             // Each step of it may be cut; the next run does it again.
-            made = make(vm) => made,
+            collected = collect(vm) => collected,
         };
-        match made {
-            Ok(Room::Made { removed }) => {
+        match collected {
+            Ok(Outcome::Freed { removed }) => {
                 tracing::info!(
                     removed,
                     "Disk was too full; least recently used images were removed."
                 );
                 is_reported = false;
             }
-            Ok(Room::TooLittle { used_percent, removed }) if !is_reported => {
+            Ok(Outcome::StillFull { used_percent, removed }) if !is_reported => {
                 is_reported = true;
                 tracing::warn!(
                     used_percent,
@@ -46,8 +46,8 @@ pub(crate) async fn keep(vm: &LocalVm) {
                     "Disk is too full, and no more images can be removed; free space on it."
                 );
             }
-            Ok(Room::TooLittle { .. }) => {}
-            Ok(Room::Enough) => is_reported = false,
+            Ok(Outcome::StillFull { .. }) => {}
+            Ok(Outcome::NotNeeded) => is_reported = false,
             Err(err) => {
                 tracing::debug!(cause = %Chain(&err), "Disk usage could not be read; the next run tries again.")
             }
@@ -57,17 +57,17 @@ pub(crate) async fn keep(vm: &LocalVm) {
 
 /// Result of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Room {
+pub(crate) enum Outcome {
     /// The disk is within its limit, or its usage is unknown.
-    Enough,
+    NotNeeded,
     /// Images were removed, and the disk is within its limit.
-    Made { removed: usize },
+    Freed { removed: usize },
     /// All that can be removed is removed.
-    TooLittle { used_percent: u8, removed: usize },
+    StillFull { used_percent: u8, removed: usize },
 }
 
 /// One run: measures the disk and removes images.
-pub(crate) async fn make(vm: &LocalVm) -> Result<Room, EngineError> {
+pub(crate) async fn collect(vm: &LocalVm) -> Result<Outcome, EngineError> {
     let limit = vm.config.disk_limit;
     let used = async || {
         let disk = vm.engine.disk().await?;
@@ -78,13 +78,13 @@ pub(crate) async fn make(vm: &LocalVm) -> Result<Room, EngineError> {
     };
     let mut used_percent: u8 = used().await?;
     if used_percent <= limit {
-        return Ok(Room::Enough);
+        return Ok(Outcome::NotNeeded);
     }
     let enough = limit.saturating_sub(SPARE_PERCENT);
     let mut removed = 0;
     for image in in_order(vm.engine.pulled_images().await?, &vm.images.by_use()) {
         if used_percent <= enough || removed == AT_ONCE {
-            return Ok(Room::Made { removed });
+            return Ok(Outcome::Freed { removed });
         }
         if vm.remove_image(&image).await? == ImageRemoval::Gone {
             removed += 1;
@@ -92,9 +92,9 @@ pub(crate) async fn make(vm: &LocalVm) -> Result<Room, EngineError> {
         }
     }
     Ok(if used_percent <= limit {
-        Room::Made { removed }
+        Outcome::Freed { removed }
     } else {
-        Room::TooLittle { used_percent, removed }
+        Outcome::StillFull { used_percent, removed }
     })
 }
 

@@ -39,7 +39,7 @@ pub(crate) enum Claim {
     /// leave.
     Later {
         shortage: u64,
-        grant: Promise,
+        grant: PendingGrant,
     },
     /// More than the VM's total.
     Never,
@@ -85,7 +85,10 @@ impl Budget {
         let (to, from) = oneshot::channel();
         ledger.waiting.push_back((bytes, to));
         let shortage = (ahead + bytes).saturating_sub(free + ledger.leaving);
-        Claim::Later { shortage, grant: Promise { budget: Arc::clone(self), from: Some(from) } }
+        Claim::Later {
+            shortage,
+            grant: PendingGrant { budget: Arc::clone(self), from: Some(from) },
+        }
     }
 
     /// Takes memory only if the same amount again stays free, and no request waits: for what is not
@@ -140,13 +143,13 @@ impl Budget {
 
 /// Memory that is coming. Dropping it withdraws the request; the requests after it move up.
 #[derive(Debug)]
-pub(crate) struct Promise {
+pub(crate) struct PendingGrant {
     budget: Arc<Budget>,
     from: Option<oneshot::Receiver<Grant>>,
 }
 
-impl Promise {
-    pub(crate) async fn kept(mut self) -> Option<Grant> {
+impl PendingGrant {
+    pub(crate) async fn granted(mut self) -> Option<Grant> {
         match self.from.as_mut() {
             Some(from) => from.await.ok(),
             None => None,
@@ -154,7 +157,7 @@ impl Promise {
     }
 }
 
-impl Drop for Promise {
+impl Drop for PendingGrant {
     fn drop(&mut self) {
         drop(self.from.take());
         self.budget.serve();
@@ -163,7 +166,7 @@ impl Drop for Promise {
 
 impl Grant {
     /// Its owner is stopping: the memory counts as coming.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn mark_leaving(&mut self) {
         if !self.leaving {
             self.leaving = true;
             self.budget.ledger.lock().leaving += self.bytes;
@@ -173,9 +176,9 @@ impl Grant {
     /// Merges another share of the same owner into this one.
     pub(crate) fn join(&mut self, mut other: Self) {
         if self.leaving {
-            other.leave();
+            other.mark_leaving();
         } else if other.leaving {
-            self.leave();
+            self.mark_leaving();
         }
         self.bytes += std::mem::take(&mut other.bytes);
     }
@@ -198,13 +201,13 @@ mod tests {
         }
     }
 
-    impl Promise {
+    impl PendingGrant {
         fn try_recv(&mut self) -> Result<Grant, oneshot::error::TryRecvError> {
             self.from.as_mut().unwrap().try_recv()
         }
     }
 
-    fn later(claim: Claim) -> (u64, Promise) {
+    fn later(claim: Claim) -> (u64, PendingGrant) {
         match claim {
             Claim::Later { shortage, grant } => (shortage, grant),
             other => panic!("{other:?}"),
@@ -231,7 +234,7 @@ mod tests {
         let budget = Budget::new(Bytes(10));
         let mut a = granted(budget.claim(Bytes(6)));
         let _b = granted(budget.claim(Bytes(4)));
-        a.leave();
+        a.mark_leaving();
         let (shortage, mut first) = later(budget.claim(Bytes(6)));
         assert_eq!(shortage, 0);
         let (shortage, mut second) = later(budget.claim(Bytes(3)));
@@ -256,7 +259,7 @@ mod tests {
         let budget = Budget::new(Bytes(10));
         let mut a = granted(budget.claim(Bytes(6)));
         assert_eq!((budget.shortage(Bytes(4)), budget.shortage(Bytes(5))), (0, 1));
-        a.leave();
+        a.mark_leaving();
         assert_eq!(budget.shortage(Bytes(10)), 0);
         let (_, waits) = later(budget.claim(Bytes(8)));
         assert_eq!(budget.shortage(Bytes(3)), 1, "after the waiting claims");
@@ -286,12 +289,12 @@ mod tests {
         let mut a = granted(budget.claim(Bytes(6)));
         a.join(granted(budget.claim(Bytes(3))));
         assert_eq!(budget.used(), Bytes(9));
-        a.leave();
+        a.mark_leaving();
         let (shortage, _waits) = later(budget.claim(Bytes(10)));
         assert_eq!(shortage, 0, "all of it leaves");
         drop(a);
         let mut a = granted(budget.claim(Bytes(0)));
-        a.leave();
+        a.mark_leaving();
         drop(a);
     }
 

@@ -3,11 +3,11 @@
 //! its I/O; an answer that arrives in pieces gets a task for that (`call/reply.rs`).
 
 use super::{
-    sockets::{self, SocketFolder},
+    sockets::{self, SocketDir},
     unsettled::Unsettled,
 };
 use epsilon_api::ids::RequestId;
-use epsilon_fleet_link::connection::{Connection, Idle};
+use epsilon_fleet_link::connection::{Connection, IdleConnections};
 use std::{io, net::SocketAddr, sync::OnceLock, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 
@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, time::timeout};
 #[derive(Debug)]
 pub(crate) enum Upstream {
     /// A wrapper's socket directory, and its reports on calls that outlast their answers.
-    Sockets(SocketFolder, Option<Unsettled>),
+    Sockets(SocketDir, Option<Unsettled>),
     /// `$PORT` of a container in the egress network.
     Tcp(SocketAddr),
 }
@@ -23,7 +23,7 @@ pub(crate) enum Upstream {
 #[derive(Debug)]
 pub(crate) struct Connections {
     upstream: OnceLock<Upstream>,
-    idle: Idle,
+    idle: IdleConnections,
 }
 
 /// Timeout of a TCP connect. Only a server whose queue is full takes more than a moment.
@@ -31,11 +31,11 @@ const OPEN: Duration = Duration::from_secs(5);
 
 impl Connections {
     pub(crate) fn new(max_idle: Duration) -> Self {
-        Self { upstream: OnceLock::new(), idle: Idle::new(max_idle) }
+        Self { upstream: OnceLock::new(), idle: IdleConnections::new(max_idle) }
     }
 
     /// Sets where the instance listens; once, when it is ready.
-    pub(crate) fn reach(&self, upstream: Upstream) {
+    pub(crate) fn set_upstream(&self, upstream: Upstream) {
         drop(self.upstream.set(upstream));
     }
 
@@ -65,12 +65,12 @@ impl Connections {
     pub(crate) async fn open(&self) -> io::Result<Connection> {
         match self.upstream.get() {
             Some(Upstream::Sockets(folder, _)) => {
-                Connection::attended(folder.connect(sockets::CALLS).await?).await
+                Connection::caller_driven(folder.connect(sockets::CALLS).await?).await
             }
             Some(Upstream::Tcp(address)) => {
                 let stream = timeout(OPEN, TcpStream::connect(address)).await??;
                 stream.set_nodelay(true)?;
-                Connection::attended(stream).await
+                Connection::caller_driven(stream).await
             }
             None => {
                 Err(io::Error::new(io::ErrorKind::NotConnected, "the instance has not started"))

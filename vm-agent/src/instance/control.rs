@@ -2,7 +2,7 @@
 //! warm-up. No byte of a caller is sent here. A cell's connection stays open from its boot to its
 //! only load.
 
-use super::sockets::{CONTROL, SocketFolder, is_nobody_there};
+use super::sockets::{CONTROL, SocketDir, is_not_listening};
 use bytes::Bytes;
 use epsilon_api::{
     function::{EventVersion, Signature, Version},
@@ -26,10 +26,10 @@ use tokio::{net::UnixStream, time::sleep};
 const ANSWER_MAX: usize = 1 << 20;
 /// Size limit of a health response, which many calls may request at once: a thousand ids.
 const HEALTH_MAX: usize = 80 << 10;
-/// First pause between two connection attempts; doubled up to [`SLOW_LOOK`]. A wrapper needs about
+/// First pause between two connection attempts; doubled up to [`LONGEST_PAUSE`]. A wrapper needs about
 /// 40 ms to listen.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const SLOW_LOOK: Duration = Duration::from_millis(4);
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(4);
 /// Error code of a wrapper whose code directory is empty.
 const NOT_MOUNTED: &str = "NOT_MOUNTED";
 
@@ -120,16 +120,16 @@ struct FailureBody {
 }
 
 /// Requests the wrapper's health, over a connection of its own.
-pub(crate) async fn health(folder: &SocketFolder) -> Result<Health, ControlError> {
-    let mut line = Line::open(folder).await?;
-    let (_, answer) = line.ask(Method::GET, "/health", Vec::new(), HEALTH_MAX).await?;
+pub(crate) async fn health(folder: &SocketDir) -> Result<Health, ControlError> {
+    let mut control = ControlConnection::open(folder).await?;
+    let (_, answer) = control.request(Method::GET, "/health", Vec::new(), HEALTH_MAX).await?;
     let health: Data<Health> =
         serde_json::from_slice(&answer).map_err(|err| ControlError::NoAnswer(err.into()))?;
     Ok(health.data)
 }
 
 /// A connection to a wrapper's control socket. It is driven only while a request is under way.
-pub(crate) struct Line {
+pub(crate) struct ControlConnection {
     sender: SendRequest<Full<Bytes>>,
     /// The same socket, for `poll`.
     socket: OwnedFd,
@@ -137,10 +137,10 @@ pub(crate) struct Line {
     connection: Option<Connection<TokioIo<UnixStream>, Full<Bytes>>>,
 }
 
-impl Line {
-    pub(crate) async fn open(folder: &SocketFolder) -> Result<Self, ControlError> {
+impl ControlConnection {
+    pub(crate) async fn open(folder: &SocketDir) -> Result<Self, ControlError> {
         let stream = folder.connect(CONTROL).await.map_err(|err| {
-            if is_nobody_there(&err) {
+            if is_not_listening(&err) {
                 ControlError::NotListening(err)
             } else {
                 ControlError::NoAnswer(err.into())
@@ -154,14 +154,14 @@ impl Line {
     }
 
     /// Connects as soon as the wrapper listens. Has no time limit of its own.
-    pub(crate) async fn wait(folder: &SocketFolder) -> Self {
-        let mut pause = FIRST_LOOK;
+    pub(crate) async fn wait(folder: &SocketDir) -> Self {
+        let mut pause = FIRST_PAUSE;
         loop {
-            if let Ok(line) = Self::open(folder).await {
-                return line;
+            if let Ok(control) = Self::open(folder).await {
+                return control;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(SLOW_LOOK);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -176,7 +176,7 @@ impl Line {
     /// Returns when the wrapper has prepared all that it can without code. A wrapper without this
     /// endpoint prepares nothing.
     pub(crate) async fn warm(&mut self) -> Result<(), ControlError> {
-        match self.ask(Method::GET, "/warm", Vec::new(), ANSWER_MAX).await? {
+        match self.request(Method::GET, "/warm", Vec::new(), ANSWER_MAX).await? {
             (StatusCode::OK | StatusCode::NOT_FOUND, _) => Ok(()),
             (status, _) => Err(ControlError::NoAnswer(format!("it answered {status}").into())),
         }
@@ -185,7 +185,7 @@ impl Line {
     /// Loads the code. Returns when it is loaded.
     pub(crate) async fn init(&mut self, init: &Init<'_>) -> Result<(), ControlError> {
         let body = serde_json::to_vec(init).map_err(|err| ControlError::NoAnswer(err.into()))?;
-        let (status, answer) = self.ask(Method::POST, "/init", body, ANSWER_MAX).await?;
+        let (status, answer) = self.request(Method::POST, "/init", body, ANSWER_MAX).await?;
         if status == StatusCode::OK {
             return Ok(());
         }
@@ -198,12 +198,12 @@ impl Line {
         Err(ControlError::Failed { message, stack })
     }
 
-    async fn ask(
+    async fn request(
         &mut self,
         method: Method,
         path: &'static str,
         body: Vec<u8>,
-        longest: usize,
+        limit: usize,
     ) -> Result<(StatusCode, Bytes), ControlError> {
         let request = Request::builder()
             .method(method)
@@ -220,7 +220,7 @@ impl Line {
             sender.ready().await.map_err(no_answer)?;
             let answer = sender.send_request(request).await.map_err(no_answer)?;
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), longest)
+            let body = Limited::new(answer.into_body(), limit)
                 .collect()
                 .await
                 .map_err(ControlError::NoAnswer)?;

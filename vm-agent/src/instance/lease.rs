@@ -2,15 +2,15 @@
 //! the queue of its version.
 //!
 //! A dropped lease decides by its phase what happens to its slot. Not handed over yet: the slot is
-//! free. Running: the caller disconnected, or the handler outlasts its answer; `settle.rs` takes
+//! free. Running: the caller disconnected, or the handler outlasts its answer; `abandoned.rs` takes
 //! over. Over: nothing is left to do.
 
 pub(crate) mod abandoned;
 
 use crate::instance::{
     Instance,
-    pool::{Key, NoPlace, Pool, Taken},
-    state::{Event, Why},
+    pool::{Admission, Key, NoSlot, Pool},
+    state::{Event, StopReason},
 };
 use epsilon_api::{
     body::BodyProgress,
@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// How often a waiting call checks whether an instance can be started by now: memory that was short
 /// when the call arrived may be free, and nothing else would trigger the start.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const RECHECK_PAUSE: Duration = Duration::from_millis(500);
 /// How long code may run past its deadline when the caller is to blame: its connection was closed,
 /// and most handlers end with that.
 const CLOSE_GRACE: Duration = Duration::from_secs(3);
@@ -65,14 +65,14 @@ enum Exchange {
 
 /// Which side let a call reach its deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Slow {
+pub(crate) enum DeadlineFault {
     Caller,
     Function,
 }
 
 /// A lease, with the phases of the start that the call waited for.
 #[derive(Debug)]
-pub(crate) struct Placed {
+pub(crate) struct QueuedLease {
     pub(crate) lease: Lease,
     pub(crate) started: Option<StartPhases>,
 }
@@ -87,19 +87,19 @@ pub(crate) async fn take(
     spent: &mut Spent,
 ) -> Result<Lease, CallError> {
     let mut waiting = match pool.take(request_id, may_wait)? {
-        Taken::Now(lease) => return Ok(lease),
-        Taken::Later(waiting) => waiting,
+        Admission::Now(lease) => return Ok(lease),
+        Admission::Later(waiting) => waiting,
     };
     let began = Instant::now();
     let give_up = began + pool.vm.config.queue_wait;
     let outcome = loop {
-        let look = give_up.min(Instant::now() + LOOK_AGAIN);
-        match timeout_at(look, &mut waiting.place).await {
+        let next_check = give_up.min(Instant::now() + RECHECK_PAUSE);
+        match timeout_at(next_check, &mut waiting.slot).await {
             Ok(outcome) => break outcome,
             Err(_) if Instant::now() < give_up => pool.ensure(),
             // The start ends within limits of its own, and this wait ends with it.
             Err(_) if waiting.is_start_coming() => {
-                if let Ok(outcome) = timeout(LOOK_AGAIN, &mut waiting.place).await {
+                if let Ok(outcome) = timeout(RECHECK_PAUSE, &mut waiting.slot).await {
                     break outcome;
                 }
             }
@@ -113,14 +113,14 @@ pub(crate) async fn take(
     let waited = began.elapsed();
     pool.vm.metrics.queue_wait.observe(waited.as_secs_f64());
     match outcome {
-        Ok(Ok(Placed { lease, started })) => {
+        Ok(Ok(QueuedLease { lease, started })) => {
             let start = started.map_or_else(Default::default, |phases| phases.total());
             spent.queue += waited.saturating_sub(start);
             spent.start = started.or(spent.start);
             Ok(lease)
         }
-        Ok(Err(NoPlace::Start(failure))) => Err(failure.to_error(&pool.version.function)),
-        Ok(Err(NoPlace::Busy)) => Err(busy(pool)),
+        Ok(Err(NoSlot::Start(failure))) => Err(failure.to_error(&pool.version.function)),
+        Ok(Err(NoSlot::Busy)) => Err(busy(pool)),
         Err(_) => Err(CallError::Internal("the queue of a version was lost".into())),
     }
 }
@@ -155,14 +155,14 @@ impl Lease {
     }
 
     /// The instance broke the exchange off: it is probed before its slot is given to another call.
-    pub(crate) fn suspect(&mut self) {
+    pub(crate) fn mark_broken(&mut self) {
         if let Phase::Running { exchange, .. } = &mut self.phase {
             *exchange = Exchange::Broken;
         }
     }
 
     /// Nothing of the call was sent after all.
-    pub(crate) fn take_back(&mut self) {
+    pub(crate) fn mark_unsent(&mut self) {
         self.phase = Phase::Placed;
     }
 
@@ -188,7 +188,7 @@ impl Lease {
     pub(crate) fn cut(self) {
         if let Phase::Running { request_id, exchange: Exchange::Answered, .. } = &self.phase {
             let text = "work after the answer was stopped: its instance had to stop";
-            self.tell(Level::Warn, request_id.clone(), text.to_owned());
+            self.log_event(Level::Warn, request_id.clone(), text.to_owned());
         }
         self.finish();
     }
@@ -200,13 +200,13 @@ impl Lease {
 
     /// The call reached its deadline, and its exchange is closed. Returns which side is to blame:
     /// code that waited for the caller's bytes could not know more, so it only has to end now.
-    pub(crate) fn expire(self) -> Slow {
-        if self.upload.as_ref().is_some_and(BodyProgress::is_callers_turn) {
+    pub(crate) fn expire(self) -> DeadlineFault {
+        if self.upload.as_ref().is_some_and(BodyProgress::waits_for_caller) {
             self.release("the caller had not sent all of its body");
-            return Slow::Caller;
+            return DeadlineFault::Caller;
         }
         self.kill();
-        Slow::Function
+        DeadlineFault::Function
     }
 
     /// The same for a call whose answer waited for the caller to read it.
@@ -221,7 +221,7 @@ impl Lease {
             let timeout = humantime::format_duration(self.pool.version.spec.timeout);
             let text = format!("the call was ended: {why} when its `timeout` of {timeout} ran out");
             let request_id = request_id.clone();
-            self.tell(Level::Warn, request_id, text);
+            self.log_event(Level::Warn, request_id, text);
         }
     }
 
@@ -234,21 +234,21 @@ impl Lease {
             };
             let timeout = humantime::format_duration(self.pool.version.spec.timeout);
             let text = format!("{what} was stopped: the function's `timeout` of {timeout} ran out");
-            self.tell(Level::Error, request_id.clone(), text);
+            self.log_event(Level::Error, request_id.clone(), text);
         }
         self.end(Event::CallTimedOut);
     }
 
     /// The instance does not accept connections and is killed. Nothing of this call was sent.
-    pub(crate) fn lost(mut self) {
-        self.pool.event(self.key, Event::Kill(Why::Crashed));
+    pub(crate) fn instance_unreachable(mut self) {
+        self.pool.event(self.key, Event::Kill(StopReason::Crashed));
         self.end(Event::CallEnded);
     }
 
     /// The instance died during this call, which stays among its calls for the crash report.
-    pub(crate) fn died(mut self) {
+    pub(crate) fn instance_died(mut self) {
         self.phase = Phase::Over;
-        self.pool.event(self.key, Event::Kill(Why::Crashed));
+        self.pool.event(self.key, Event::Kill(StopReason::Crashed));
     }
 
     /// Number of calls that hold a slot in this instance, this one included.
@@ -269,7 +269,7 @@ impl Lease {
         }
     }
 
-    fn tell(&self, level: Level, request_id: RequestId, text: String) {
+    fn log_event(&self, level: Level, request_id: RequestId, text: String) {
         self.pool.vm.logs.event(&self.instance, level, Some(request_id), text);
     }
 

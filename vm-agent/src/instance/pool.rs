@@ -1,7 +1,7 @@
 //! The instances of one version, and the calls that wait for a slot in one. The agent's only shared
 //! state on the path of a call: one short lock, never held across an await. State and decisions are
-//! in `pool/books.rs`; what follows from a change (a hand-over, a start, a kill) is collected as
-//! [`Todo`] there and carried out here after the lock is released.
+//! in `pool/state.rs`; what follows from a change (a hand-over, a start, a kill) is collected as
+//! [`Actions`] there and carried out here after the lock is released.
 //!
 //! Rules, each under test in `tests/agent`:
 //! - A free slot is given at once, in the instance used last. Else the call waits, first come first
@@ -14,10 +14,10 @@
 mod state;
 
 use super::Instance;
-use super::lease::{Lease, Placed};
+use super::lease::{Lease, QueuedLease};
 use super::start::failure::StartFailure;
-use super::state::{Event, Moment, Policy, State, Why};
-use crate::keepalive::cost::{Clock, Rate};
+use super::state::{Event, Moment, Policy, State, StopReason};
+use crate::keepalive::cost::{EvictionClock, Rate};
 use crate::keepalive::history::History;
 use crate::keepalive::policy::Choice;
 use crate::keepalive::{cost, policy};
@@ -30,7 +30,7 @@ use epsilon_api::{
 };
 use http::HeaderValue;
 use parking_lot::Mutex;
-use state::{Books, Place, Slot, Todo, Uses, Waiter};
+use state::{Actions, Entry, PoolState, Slot, Uses, Waiter};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{oneshot, watch},
@@ -38,11 +38,11 @@ use tokio::{
 };
 
 /// Sends a waiting call its lease, or the reason why it gets none.
-type Reply = oneshot::Sender<Result<Placed, NoPlace>>;
+type Reply = oneshot::Sender<Result<QueuedLease, NoSlot>>;
 
 /// Why a waiting call gets no slot.
 #[derive(Debug)]
-pub(crate) enum NoPlace {
+pub(crate) enum NoSlot {
     /// The start that was to serve it failed.
     Start(StartFailure),
     /// It may not wait, and no start in progress would serve it.
@@ -51,7 +51,7 @@ pub(crate) enum NoPlace {
 
 /// Result of checking an instance's timers.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
+pub(crate) struct TimerCheck {
     /// When to check again.
     pub(crate) at: Instant,
     /// It is to be frozen, and its freezer was not looked up yet.
@@ -72,9 +72,9 @@ enum Freeze {
 pub(crate) type Key = u64;
 
 /// Shortest pause between two checks of an instance's timers.
-const SHORTEST_LOOK: Duration = Duration::from_millis(10);
+const SHORTEST_CHECK: Duration = Duration::from_millis(10);
 /// Longest pause: an instance without timers is checked all the same, in case its state changes.
-const LONGEST_LOOK: Duration = Duration::from_secs(3600);
+const LONGEST_CHECK: Duration = Duration::from_secs(3600);
 
 pub(crate) struct Pool {
     pub(crate) version: Arc<Version>,
@@ -86,15 +86,15 @@ pub(crate) struct Pool {
     freeze_after: Option<Duration>,
     /// The function's history, of all its versions.
     history: Arc<History>,
-    books: Mutex<Books>,
-    worth: Mutex<Worth>,
+    state: Mutex<PoolState>,
+    value: Mutex<EvictionValue>,
     /// Signals that an instance became ready, failed or was removed, or that a call began to wait.
     pulse: watch::Sender<()>,
 }
 
 /// Value of its instances for the eviction order; only used by evictions and a timer.
 #[derive(Debug, Default)]
-struct Worth {
+struct EvictionValue {
     rate: Rate,
     /// The eviction clock at the last use.
     clock: f64,
@@ -102,7 +102,7 @@ struct Worth {
 
 /// An idle instance that may be evicted for another version.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Idle {
+pub(crate) struct Evictable {
     pub(crate) key: Key,
     pub(crate) since: Moment,
     /// The lowest priority is evicted first.
@@ -110,7 +110,7 @@ pub(crate) struct Idle {
 }
 
 /// What a call gets from its pool.
-pub(crate) enum Taken {
+pub(crate) enum Admission {
     Now(Lease),
     Later(Waiting),
 }
@@ -119,14 +119,14 @@ pub(crate) enum Taken {
 pub(crate) struct Waiting {
     pool: Arc<Pool>,
     ticket: u64,
-    pub(crate) place: oneshot::Receiver<Result<Placed, NoPlace>>,
+    pub(crate) slot: oneshot::Receiver<Result<QueuedLease, NoSlot>>,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut books = self.pool.books.lock();
-        if let Some(at) = books.position(self.ticket) {
-            books.waiters.remove(at);
+        let mut pool_state = self.pool.state.lock();
+        if let Some(at) = pool_state.position(self.ticket) {
+            pool_state.waiters.remove(at);
         }
         // A lease that was sent meanwhile frees its slot when the channel is dropped, after this.
     }
@@ -135,9 +135,9 @@ impl Drop for Waiting {
 impl Waiting {
     /// Whether a start in progress is going to serve this call.
     pub(crate) fn is_start_coming(&self) -> bool {
-        let books = self.pool.books.lock();
-        let places = books.starting() as usize * self.pool.concurrency();
-        books.position(self.ticket).is_some_and(|at| at < places)
+        let pool_state = self.pool.state.lock();
+        let slots = pool_state.starting() as usize * self.pool.concurrency();
+        pool_state.position(self.ticket).is_some_and(|at| at < slots)
     }
 }
 
@@ -159,8 +159,8 @@ impl Pool {
             policy,
             freeze_after,
             history,
-            books: Mutex::default(),
-            worth: Mutex::default(),
+            state: Mutex::default(),
+            value: Mutex::default(),
             pulse: watch::Sender::new(()),
         })
     }
@@ -186,118 +186,124 @@ impl Pool {
         self: &Arc<Self>,
         request_id: &RequestId,
         may_wait: bool,
-    ) -> Result<Taken, CallError> {
-        let mut books = self.books.lock();
-        if let Some(place) = books.begin(self, request_id) {
-            drop(books);
-            return Ok(Taken::Now(self.lease(place)));
+    ) -> Result<Admission, CallError> {
+        let mut pool_state = self.state.lock();
+        if let Some(slot) = pool_state.begin(self, request_id) {
+            drop(pool_state);
+            return Ok(Admission::Now(self.lease(slot)));
         }
         let now = self.vm.now();
         // The function's pause ends here, not when the start is done.
-        if books.running == 0 {
-            self.history.arrives(now);
+        if pool_state.running == 0 {
+            self.history.call_arrived(now);
         }
         let function = &self.version.function;
         // Code that just failed is not started again for this call.
-        if let Some(failure) = books.remembered(now) {
+        if let Some(failure) = pool_state.remembered(now) {
             return Err(failure.to_error(function));
         }
-        if books.waiters.len() >= self.vm.config.queue_depth {
+        if pool_state.waiters.len() >= self.vm.config.queue_depth {
             let function = function.clone();
             let limit = self.limit();
             return Err(CallError::ConcurrencyLimit { function, limit });
         }
-        let ticket = books.number();
-        let (to, place) = oneshot::channel();
-        books.waiters.push_back(Waiter { ticket, request_id: request_id.clone(), may_wait, to });
-        let todo = books.dispatch(self, now, None);
-        drop(books);
-        let waiting = Waiting { pool: Arc::clone(self), ticket, place };
-        self.act(todo);
+        let ticket = pool_state.next_number();
+        let (to, slot) = oneshot::channel();
+        pool_state.waiters.push_back(Waiter {
+            ticket,
+            request_id: request_id.clone(),
+            may_wait,
+            to,
+        });
+        let actions = pool_state.dispatch(self, now, None);
+        drop(pool_state);
+        let waiting = Waiting { pool: Arc::clone(self), ticket, slot };
+        self.carry_out(actions);
         self.pulse.send_replace(());
-        Ok(Taken::Later(waiting))
+        Ok(Admission::Later(waiting))
     }
 
     /// One call ended; its slot is free again, or its instance has to stop.
     pub(crate) fn end(self: &Arc<Self>, key: Key, call: u64, how: Event) {
         let now = self.vm.now();
-        let mut books = self.books.lock();
-        let Some(slot) = books.slots.get_mut(&key) else { return };
-        let Some(at) = slot.calls.iter().position(|(number, _)| *number == call) else { return };
-        slot.calls.swap_remove(at);
-        if how == Event::CallEnded && slot.state.is_live() {
-            slot.served += 1;
+        let mut pool_state = self.state.lock();
+        let Some(entry) = pool_state.entries.get_mut(&key) else { return };
+        let Some(at) = entry.calls.iter().position(|(number, _)| *number == call) else { return };
+        entry.calls.swap_remove(at);
+        if how == Event::CallEnded && entry.state.is_live() {
+            entry.served += 1;
         }
-        books.rest(self, 1, now);
-        let mut todo = books.event(self, key, how, now);
-        if !books.waiters.is_empty() || books.closing || !todo.stops.is_empty() {
-            todo.append(books.dispatch(self, now, None));
+        pool_state.calls_ended(self, 1, now);
+        let mut actions = pool_state.event(self, key, how, now);
+        if !pool_state.waiters.is_empty() || pool_state.closing || !actions.stops.is_empty() {
+            actions.append(pool_state.dispatch(self, now, None));
         }
-        drop(books);
-        self.act(todo);
+        drop(pool_state);
+        self.carry_out(actions);
     }
 
     /// An event of an instance that does not end one call.
     pub(crate) fn event(self: &Arc<Self>, key: Key, event: Event) {
         let now = self.vm.now();
-        let mut books = self.books.lock();
-        let mut todo = books.event(self, key, event, now);
-        todo.append(books.dispatch(self, now, None));
-        drop(books);
-        self.act(todo);
+        let mut pool_state = self.state.lock();
+        let mut actions = pool_state.event(self, key, event, now);
+        actions.append(pool_state.dispatch(self, now, None));
+        drop(pool_state);
+        self.carry_out(actions);
     }
 
     /// Reports whether the instance's start waits for memory. Calls that may not wait do not wait
     /// for that.
-    pub(crate) fn start_is_short(self: &Arc<Self>, key: Key, is_short: bool) {
-        let mut books = self.books.lock();
-        let Some(slot) = books.slots.get_mut(&key) else { return };
-        slot.is_short = is_short;
-        let todo = books.dispatch(self, self.vm.now(), None);
-        drop(books);
-        self.act(todo);
+    pub(crate) fn report_memory_wait(self: &Arc<Self>, key: Key, waits_for_memory: bool) {
+        let mut pool_state = self.state.lock();
+        let Some(entry) = pool_state.entries.get_mut(&key) else { return };
+        entry.waits_for_memory = waits_for_memory;
+        let actions = pool_state.dispatch(self, self.vm.now(), None);
+        drop(pool_state);
+        self.carry_out(actions);
     }
 
     /// The instance's start succeeded.
     pub(crate) fn ready(self: &Arc<Self>, key: Key, phases: StartPhases) {
         let now = self.vm.now();
-        let mut books = self.books.lock();
-        books.failure = None;
-        books.no_start_before = None;
-        books.uses.instances += 1;
+        let mut pool_state = self.state.lock();
+        pool_state.failure = None;
+        pool_state.no_start_before = None;
+        pool_state.uses.instances += 1;
         self.history.started(&phases);
-        let mut todo = books.event(self, key, Event::Healthy, now);
-        if let Some(slot) = books.slots.get_mut(&key) {
-            slot.ready_at = Some(now);
+        let mut actions = pool_state.event(self, key, Event::Healthy, now);
+        if let Some(entry) = pool_state.entries.get_mut(&key) {
+            entry.ready_at = Some(now);
         }
-        todo.append(books.dispatch(self, now, Some((key, phases))));
-        drop(books);
-        self.act(todo);
+        actions.append(pool_state.dispatch(self, now, Some((key, phases))));
+        drop(pool_state);
+        self.carry_out(actions);
         self.pulse.send_replace(());
     }
 
     /// The instance's start failed. Returns whether the failure differs from the one before.
     pub(crate) fn start_failed(self: &Arc<Self>, key: Key, failure: StartFailure) -> bool {
         let now = self.vm.now();
-        let mut books = self.books.lock();
-        let is_news = books.failure.as_ref().is_none_or(|kept| kept.failure != failure);
-        let mut todo = books.event(self, key, Event::Kill(Why::NeverReady), now);
+        let mut pool_state = self.state.lock();
+        let is_new =
+            pool_state.failure.as_ref().is_none_or(|remembered| remembered.failure != failure);
+        let mut actions = pool_state.event(self, key, Event::Kill(StopReason::NeverReady), now);
         if matches!(failure, StartFailure::Init(_)) {
             self.history.ended_badly(now, true);
         }
-        if failure != StartFailure::CalledOff {
-            books.remember(&failure, now);
-            if books.live() + books.starting() == 0 {
-                for waiter in books.waiters.drain(..) {
-                    todo.failures.push((waiter.to, NoPlace::Start(failure.clone())));
+        if failure != StartFailure::Cancelled {
+            pool_state.remember(&failure, now);
+            if pool_state.live() + pool_state.starting() == 0 {
+                for waiter in pool_state.waiters.drain(..) {
+                    actions.failures.push((waiter.to, NoSlot::Start(failure.clone())));
                 }
             }
         }
-        todo.append(books.dispatch(self, now, None));
-        drop(books);
-        self.act(todo);
+        actions.append(pool_state.dispatch(self, now, None));
+        drop(pool_state);
+        self.carry_out(actions);
         self.pulse.send_replace(());
-        is_news
+        is_new
     }
 
     /// The container exited by itself; `is_known`: the engine knows the exit status. Returns the
@@ -305,20 +311,20 @@ impl Pool {
     pub(crate) fn exited(self: &Arc<Self>, key: Key, is_known: bool) -> Vec<RequestId> {
         let calls = self.calls(key);
         let now = self.vm.now();
-        let mut books = self.books.lock();
+        let mut pool_state = self.state.lock();
         if is_known {
-            let is_early = books.slots.get(&key).is_some_and(Slot::is_early);
+            let is_early = pool_state.entries.get(&key).is_some_and(Entry::is_early);
             self.history.ended_badly(now, is_early);
         }
-        books.crashed(key, now);
-        drop(books);
+        pool_state.crashed(key, now);
+        drop(pool_state);
         self.event(key, Event::Exited);
         calls
     }
 
-    /// Why the instance is stopping; [`Why::Crashed`]: a call found it dead.
-    pub(crate) fn why_stopping(&self, key: Key) -> Option<Why> {
-        match self.books.lock().slots.get(&key)?.state {
+    /// Why the instance is stopping; [`StopReason::Crashed`]: a call found it dead.
+    pub(crate) fn why_stopping(&self, key: Key) -> Option<StopReason> {
+        match self.state.lock().entries.get(&key)?.state {
             State::Stopping { why } | State::Gone { why } => Some(why),
             State::Starting | State::Idle { .. } | State::Busy { .. } | State::Draining { .. } => {
                 None
@@ -329,30 +335,32 @@ impl Pool {
     /// The container is removed.
     pub(crate) fn gone(self: &Arc<Self>, key: Key) {
         let now = self.vm.now();
-        let mut books = self.books.lock();
-        if let Some(slot) = books.slots.remove(&key) {
-            books.rest(self, slot.calls.len(), now);
+        let mut pool_state = self.state.lock();
+        if let Some(entry) = pool_state.entries.remove(&key) {
+            pool_state.calls_ended(self, entry.calls.len(), now);
         }
-        books.available.retain(|other| *other != key);
-        let todo = books.dispatch(self, now, None);
-        let forgotten = books.is_forgotten(self, now);
-        drop(books);
-        self.act(todo);
+        pool_state.available.retain(|other| *other != key);
+        let actions = pool_state.dispatch(self, now, None);
+        let is_removable = pool_state.is_removable(self, now);
+        drop(pool_state);
+        self.carry_out(actions);
         self.pulse.send_replace(());
-        if forgotten {
+        if is_removable {
             self.vm.forget(self);
         }
     }
 
     /// Applies the instance's timers; returns when to check them again.
-    pub(crate) fn tick(self: &Arc<Self>, key: Key) -> Look {
+    pub(crate) fn tick(self: &Arc<Self>, key: Key) -> TimerCheck {
         let now = self.vm.now();
-        let mut books = self.books.lock();
-        let idle = books.idle(self, key);
-        let is_spare = books.live() > books.floor(self);
-        let mut todo = books.event(self, key, Event::Tick { idle: is_spare.then_some(idle) }, now);
-        let frozen = books.slots.get(&key).map_or(Freeze::Never, |slot| self.freeze(slot, now));
-        let look = match books.slots.get(&key).map(|slot| slot.state) {
+        let mut pool_state = self.state.lock();
+        let idle = pool_state.idle(self, key);
+        let is_spare = pool_state.live() > pool_state.min_live(self);
+        let mut actions =
+            pool_state.event(self, key, Event::Tick { idle: is_spare.then_some(idle) }, now);
+        let frozen =
+            pool_state.entries.get(&key).map_or(Freeze::Never, |entry| self.freeze(entry, now));
+        let next_check = match pool_state.entries.get(&key).map(|entry| entry.state) {
             Some(State::Idle { since }) if is_spare => since + idle,
             // An instance that becomes idle later has its whole idle time ahead, which may have
             // changed by then.
@@ -361,28 +369,29 @@ impl Pool {
             }
             Some(State::Draining { kill_at, .. }) => kill_at,
             Some(State::Starting | State::Stopping { .. } | State::Gone { .. }) | None => {
-                now + LONGEST_LOOK
+                now + LONGEST_CHECK
             }
         };
-        if !todo.stops.is_empty() {
-            todo.append(books.dispatch(self, now, None));
+        if !actions.stops.is_empty() {
+            actions.append(pool_state.dispatch(self, now, None));
         }
-        let look = match frozen {
-            Freeze::At(then) => look.min(then),
-            Freeze::Never | Freeze::NeedsFreezer => look,
+        let next_check = match frozen {
+            Freeze::At(then) => next_check.min(then),
+            Freeze::Never | Freeze::NeedsFreezer => next_check,
         };
-        drop(books);
-        self.act(todo);
-        Look {
-            at: Instant::now() + look.saturating_sub(now).clamp(SHORTEST_LOOK, LONGEST_LOOK),
+        drop(pool_state);
+        self.carry_out(actions);
+        TimerCheck {
+            at: Instant::now()
+                + next_check.saturating_sub(now).clamp(SHORTEST_CHECK, LONGEST_CHECK),
             needs_freezer: frozen == Freeze::NeedsFreezer,
         }
     }
 
     /// Freezes an instance that was idle for long enough, where its function allows it.
-    fn freeze(&self, slot: &Slot, now: Moment) -> Freeze {
+    fn freeze(&self, entry: &Entry, now: Moment) -> Freeze {
         let Some(after) = self.freeze_after else { return Freeze::Never };
-        let since = match slot.state {
+        let since = match entry.state {
             State::Idle { since } => since,
             State::Busy { .. } => now, // it may become idle without an event
             State::Starting
@@ -392,16 +401,16 @@ impl Pool {
                 return Freeze::Never;
             }
         };
-        if slot.instance.is_frozen() {
+        if entry.instance.is_frozen() {
             return Freeze::Never;
         }
         if now < since + after {
             return Freeze::At(since + after);
         }
-        if !slot.instance.knows_freezer() {
+        if !entry.instance.knows_freezer() {
             return Freeze::NeedsFreezer;
         }
-        slot.instance.freeze();
+        entry.instance.freeze();
         Freeze::Never
     }
 
@@ -411,34 +420,37 @@ impl Pool {
     }
 
     pub(crate) fn has_waiting_calls(&self) -> bool {
-        !self.books.lock().waiters.is_empty()
+        !self.state.lock().waiters.is_empty()
     }
 
     /// Whether a start in progress still has a call to serve, or a minimum to reach.
     pub(crate) fn is_start_needed(&self) -> bool {
-        let books = self.books.lock();
-        let others = books.starting().saturating_sub(1);
-        books.waiters.len() > others as usize * self.concurrency()
-            || books.live() + others < books.floor(self)
-            || books.slots.values().any(|slot| slot.is_starting_ahead() && !slot.is_short)
+        let pool_state = self.state.lock();
+        let others = pool_state.starting().saturating_sub(1);
+        pool_state.waiters.len() > others as usize * self.concurrency()
+            || pool_state.live() + others < pool_state.min_live(self)
+            || pool_state
+                .entries
+                .values()
+                .any(|entry| entry.is_prewarming() && !entry.waits_for_memory)
     }
 
     /// Whether the start in progress is only a prewarm: no other instance is evicted for it.
-    pub(crate) fn is_guess_only(&self) -> bool {
-        let books = self.books.lock();
-        books.waiters.is_empty()
-            && books.live() >= books.floor(self)
-            && books.slots.values().any(Slot::is_starting_ahead)
+    pub(crate) fn is_prewarm_only(&self) -> bool {
+        let pool_state = self.state.lock();
+        pool_state.waiters.is_empty()
+            && pool_state.live() >= pool_state.min_live(self)
+            && pool_state.entries.values().any(Entry::is_prewarming)
     }
 
     /// Whether instances of the function end so often that it has to boot its own cells.
-    pub(crate) fn is_turbulent(&self) -> bool {
-        self.history.is_turbulent(self.vm.now())
+    pub(crate) fn is_crash_looping(&self) -> bool {
+        self.history.is_crash_looping(self.vm.now())
     }
 
     /// Whether they end before they have served much.
-    pub(crate) fn starts_in_vain(&self) -> bool {
-        self.history.starts_in_vain(self.vm.now())
+    pub(crate) fn crashes_early(&self) -> bool {
+        self.history.crashes_early(self.vm.now())
     }
 
     /// Whether one more instance fits without an eviction, except of unassigned cells.
@@ -451,10 +463,10 @@ impl Pool {
     fn choice(&self) -> (Choice, Option<Moment>) {
         let settings = &self.vm.config.keep;
         match self.version.spec.idle_timeout {
-            Some(idle) => (Choice { idle, ready: None, why: policy::Why::Set }, None),
+            Some(idle) => (Choice { idle, ready: None, why: policy::Reason::Set }, None),
             None if self.policy.one_call => {
                 let idle = settings.default;
-                (Choice { idle, ready: None, why: policy::Why::OneCall }, None)
+                (Choice { idle, ready: None, why: policy::Reason::OneCall }, None)
             }
             None => self.history.choice(settings),
         }
@@ -470,27 +482,27 @@ impl Pool {
 
     /// Prewarms: starts an instance shortly before a call is expected, if there is none and memory
     /// is free. Called on a timer; returns whether it did.
-    pub(crate) fn start_ahead(self: &Arc<Self>) -> bool {
+    pub(crate) fn start_prewarm(self: &Arc<Self>) -> bool {
         let now = self.vm.now();
         let Some((from, until)) = self.expected() else { return false };
         if now < from || now >= until || !self.has_memory() {
             return false;
         }
-        let mut books = self.books.lock();
-        let todo = books.start_ahead(self, now, until);
-        drop(books);
-        let starts = !todo.starts.is_empty();
+        let mut pool_state = self.state.lock();
+        let actions = pool_state.start_prewarm(self, now, until);
+        drop(pool_state);
+        let starts = !actions.starts.is_empty();
         if starts {
             self.vm.metrics.prewarms.inc();
         }
-        self.act(todo);
+        self.carry_out(actions);
         starts
     }
 
     /// The keep-alive decision for listings; `None` if there is nothing to show.
-    pub(crate) fn keep(&self) -> Option<Keep> {
+    pub(crate) fn keep_alive(&self) -> Option<Keep> {
         let (Choice { idle, ready, why }, _) = self.choice();
-        if why == policy::Why::OneCall || matches!(why, policy::Why::TooFew { samples: 0 }) {
+        if why == policy::Reason::OneCall || matches!(why, policy::Reason::TooFew { samples: 0 }) {
             return None;
         }
         Some(Keep {
@@ -506,15 +518,15 @@ impl Pool {
     /// Records the calls since the last time; returns the rate. Called before an eviction, so that
     /// calls are weighed by the clock of their time, and on a timer, so that the rate is up to
     /// date.
-    pub(crate) fn note_uses(&self, clock: Clock) -> f64 {
-        let Uses { calls, instances } = std::mem::take(&mut self.books.lock().uses);
+    pub(crate) fn note_uses(&self, clock: EvictionClock) -> f64 {
+        let Uses { calls, instances } = std::mem::take(&mut self.state.lock().uses);
         let now = self.vm.now();
-        let mut worth = self.worth.lock();
+        let mut value = self.value.lock();
         if calls + instances > 0 {
-            worth.rate.add(calls, now);
-            worth.clock = clock.now();
+            value.rate.add(calls, now);
+            value.clock = clock.now();
         }
-        worth.rate.at(now)
+        value.rate.at(now)
     }
 
     /// The version is to be served: at least one instance now, `minInstances` from now on.
@@ -523,35 +535,36 @@ impl Pool {
         let want = spec.min_instances.clamp(1, spec.max_instances.get());
         let mut pulse = self.pulse.subscribe();
         let seen = {
-            let mut books = self.books.lock();
-            books.wanted = true;
-            books.closing = self.vm.is_draining();
-            books.askers += 1;
+            let mut pool_state = self.state.lock();
+            pool_state.wanted = true;
+            pool_state.closing = self.vm.is_draining();
+            pool_state.ready_waiters += 1;
             // An explicit request: try again at once.
-            books.failure = None;
-            books.no_start_before = None;
-            books.brittle = None;
-            books.failures
+            pool_state.failure = None;
+            pool_state.no_start_before = None;
+            pool_state.crash_backoff = None;
+            pool_state.failures
         };
-        let _no_longer = Unask(self);
+        let _request = ReadyRequest(self);
         loop {
-            let todo = {
-                let mut books = self.books.lock();
-                if books.live() >= want {
+            let actions = {
+                let mut pool_state = self.state.lock();
+                if pool_state.live() >= want {
                     return Ok(());
                 }
-                if books.closing || self.vm.closed.is_cancelled() {
-                    return Err(StartFailure::CalledOff.to_error(&self.version.function));
+                if pool_state.closing || self.vm.closed.is_cancelled() {
+                    return Err(StartFailure::Cancelled.to_error(&self.version.function));
                 }
                 // A start failed since this request began, and no other one is in progress.
-                if books.failures != seen && books.starting() == 0 {
-                    let failure = books.failure.as_ref().map(|kept| kept.failure.clone());
-                    let failure = failure.unwrap_or(StartFailure::CalledOff);
+                if pool_state.failures != seen && pool_state.starting() == 0 {
+                    let failure =
+                        pool_state.failure.as_ref().map(|remembered| remembered.failure.clone());
+                    let failure = failure.unwrap_or(StartFailure::Cancelled);
                     return Err(failure.to_error(&self.version.function));
                 }
-                books.dispatch(self, self.vm.now(), None)
+                pool_state.dispatch(self, self.vm.now(), None)
             };
-            self.act(todo);
+            self.carry_out(actions);
             let limit = self.vm.config.pull_timeout + 2 * self.vm.config.start_timeout;
             if tokio::time::timeout(limit, pulse.changed()).await.is_err() {
                 let cause = format!("no instance became ready within {limit:?}");
@@ -563,12 +576,12 @@ impl Pool {
     /// Starts what the minimum and the waiting calls need: called on timers.
     pub(crate) fn ensure(self: &Arc<Self>) {
         let now = self.vm.now();
-        let mut books = self.books.lock();
-        let todo = books.dispatch(self, now, None);
-        let forgotten = books.is_forgotten(self, now);
-        drop(books);
-        self.act(todo);
-        if forgotten {
+        let mut pool_state = self.state.lock();
+        let actions = pool_state.dispatch(self, now, None);
+        let is_removable = pool_state.is_removable(self, now);
+        drop(pool_state);
+        self.carry_out(actions);
+        if is_removable {
             self.vm.forget(self);
         }
     }
@@ -577,9 +590,9 @@ impl Pool {
     /// the pool is only closed for a drain of the VM and may be opened again.
     pub(crate) fn close(self: &Arc<Self>, wanted: bool) {
         {
-            let mut books = self.books.lock();
-            books.closing = true;
-            books.wanted &= wanted;
+            let mut pool_state = self.state.lock();
+            pool_state.closing = true;
+            pool_state.wanted &= wanted;
         }
         self.ensure();
         self.pulse.send_replace(());
@@ -587,49 +600,49 @@ impl Pool {
 
     /// Reverts [`Pool::close`].
     pub(crate) fn open(self: &Arc<Self>) {
-        self.books.lock().closing = false;
+        self.state.lock().closing = false;
         self.ensure();
     }
 
     /// Kills all instances, with or without calls; waiting calls get an error.
     pub(crate) fn kill_all(self: &Arc<Self>) {
         let (keys, waiters) = {
-            let mut books = self.books.lock();
-            let keys: Vec<Key> = books.slots.keys().copied().collect();
-            (keys, std::mem::take(&mut books.waiters))
+            let mut pool_state = self.state.lock();
+            let keys: Vec<Key> = pool_state.entries.keys().copied().collect();
+            (keys, std::mem::take(&mut pool_state.waiters))
         };
         for waiter in waiters {
-            drop(waiter.to.send(Err(NoPlace::Start(StartFailure::CalledOff))));
+            drop(waiter.to.send(Err(NoSlot::Start(StartFailure::Cancelled))));
         }
         for key in keys {
-            self.event(key, Event::Kill(Why::Asked));
+            self.event(key, Event::Kill(StopReason::Requested));
         }
     }
 
     /// Adds an instance that was found running. Its version counts as wanted only once the gateway
     /// asks for it.
     pub(crate) fn adopt(self: &Arc<Self>, instance: Arc<Instance>) -> Key {
-        let mut books = self.books.lock();
-        let key = books.number();
+        let mut pool_state = self.state.lock();
+        let key = pool_state.next_number();
         let state = State::Idle { since: self.vm.now() };
-        books.slots.insert(key, Slot::new(instance, state));
-        books.uses.instances += 1;
-        books.refresh(key, self.concurrency());
+        pool_state.entries.insert(key, Entry::new(instance, state));
+        pool_state.uses.instances += 1;
+        pool_state.update_available(key, self.concurrency());
         key
     }
 
     /// Idle instances that may be evicted for another version, and the value of each.
-    pub(crate) fn evictable(&self, clock: Clock) -> Vec<Idle> {
+    pub(crate) fn evictable(&self, clock: EvictionClock) -> Vec<Evictable> {
         let rate = self.note_uses(clock);
         let start = self.history.start_cost();
         let memory = self.version.spec.memory.get();
-        let used_at = self.worth.lock().clock;
-        let books = self.books.lock();
-        let spare = books.live().saturating_sub(books.floor(self)) as usize;
-        let mut idle: Vec<_> = books
-            .slots
+        let used_at = self.value.lock().clock;
+        let pool_state = self.state.lock();
+        let spare = pool_state.live().saturating_sub(pool_state.min_live(self)) as usize;
+        let mut idle: Vec<_> = pool_state
+            .entries
             .iter()
-            .filter_map(|(key, slot)| match slot.state {
+            .filter_map(|(key, entry)| match entry.state {
                 State::Idle { since } => Some((since, *key)),
                 State::Starting
                 | State::Busy { .. }
@@ -639,10 +652,10 @@ impl Pool {
             })
             .collect();
         idle.sort_unstable();
-        let busy = books.live().saturating_sub(idle.len() as u32);
+        let busy = pool_state.live().saturating_sub(idle.len() as u32);
         let ranked = idle.iter().rev().zip(busy + 1..).map(|(&(since, key), rank)| {
-            let priority = used_at + cost::worth(rate, start, memory, rank);
-            Idle { key, since, priority }
+            let priority = used_at + cost::value(rate, start, memory, rank);
+            Evictable { key, since, priority }
         });
         let mut ranked: Vec<_> = ranked.collect();
         ranked.reverse(); // idle longest first
@@ -652,75 +665,78 @@ impl Pool {
 
     /// Stops an instance to free its memory for another version, if it is still idle.
     pub(crate) fn evict(self: &Arc<Self>, key: Key) -> bool {
-        let mut books = self.books.lock();
-        let idle =
-            books.slots.get(&key).is_some_and(|slot| matches!(slot.state, State::Idle { .. }));
+        let mut pool_state = self.state.lock();
+        let idle = pool_state
+            .entries
+            .get(&key)
+            .is_some_and(|entry| matches!(entry.state, State::Idle { .. }));
         if idle {
-            let todo = books.event(self, key, Event::Stop(Why::Evicted), self.vm.now());
-            drop(books);
-            self.act(todo);
+            let actions =
+                pool_state.event(self, key, Event::Stop(StopReason::Evicted), self.vm.now());
+            drop(pool_state);
+            self.carry_out(actions);
         }
         idle
     }
 
     /// Calls that hold a slot in the instance.
     pub(crate) fn calls(&self, key: Key) -> Vec<RequestId> {
-        let books = self.books.lock();
-        let calls = books.slots.get(&key).into_iter().flat_map(|slot| &slot.calls);
+        let pool_state = self.state.lock();
+        let calls = pool_state.entries.get(&key).into_iter().flat_map(|entry| &entry.calls);
         calls.map(|(_, request_id)| request_id.clone()).collect()
     }
 
     /// Number of running calls and of waiting calls.
     pub(crate) fn load(&self) -> (u32, u32) {
-        let books = self.books.lock();
-        let active = books.slots.values().map(|slot| slot.calls.len()).sum::<usize>();
-        (active as u32, books.waiters.len() as u32)
+        let pool_state = self.state.lock();
+        let active = pool_state.entries.values().map(|entry| entry.calls.len()).sum::<usize>();
+        (active as u32, pool_state.waiters.len() as u32)
     }
 
     pub(crate) fn statuses(&self) -> Vec<InstanceStatus> {
-        let books = self.books.lock();
-        let status = |slot: &Slot| InstanceStatus {
-            id: slot.instance.id().clone(),
+        let pool_state = self.state.lock();
+        let status = |entry: &Entry| InstanceStatus {
+            id: entry.instance.id().clone(),
             function: self.version.function.clone(),
             version: self.version.number,
-            state: slot.state.name().into(),
-            calls_active: slot.state.active(),
+            state: entry.state.name().into(),
+            calls_active: entry.state.active(),
             concurrency: self.version.spec.concurrency.get(),
-            started_at: slot.instance.asked_at,
+            started_at: entry.instance.requested_at,
         };
-        books.slots.values().map(status).collect()
+        pool_state.entries.values().map(status).collect()
     }
 
-    fn lease(self: &Arc<Self>, place: Place) -> Lease {
-        Lease::new(Arc::clone(self), place.instance, place.key, place.call)
+    fn lease(self: &Arc<Self>, slot: Slot) -> Lease {
+        Lease::new(Arc::clone(self), slot.instance, slot.key, slot.call)
     }
 
-    fn act(self: &Arc<Self>, todo: Todo) {
-        for instance in todo.stops {
+    fn carry_out(self: &Arc<Self>, actions: Actions) {
+        for instance in actions.stops {
             instance.begin_stop();
         }
-        for instance in todo.changed {
+        for instance in actions.changed {
             instance.changed.notify_one();
         }
-        for (to, place, started) in todo.places {
+        for (to, slot, started) in actions.slots {
             // A call that was cancelled in this moment drops the lease, which frees the slot.
-            drop(to.send(Ok(Placed { lease: self.lease(place), started })));
+            drop(to.send(Ok(QueuedLease { lease: self.lease(slot), started })));
         }
-        for (to, why) in todo.failures {
+        for (to, why) in actions.failures {
             drop(to.send(Err(why)));
         }
-        for (key, instance) in todo.starts {
-            self.vm.launch(self, key, instance);
+        for (key, instance) in actions.starts {
+            self.vm.start_instance(self, key, instance);
         }
     }
 }
 
 /// Ends the request of one `ensure_ready`.
-struct Unask<'a>(&'a Arc<Pool>);
+struct ReadyRequest<'a>(&'a Arc<Pool>);
 
-impl Drop for Unask<'_> {
+impl Drop for ReadyRequest<'_> {
     fn drop(&mut self) {
-        self.0.books.lock().askers -= 1;
+        self.0.state.lock().ready_waiters -= 1;
     }
 }
 

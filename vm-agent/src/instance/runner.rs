@@ -14,8 +14,8 @@ mod terminate;
 use super::pool::{Key, Pool};
 use super::start::failure::StartFailure;
 use super::start::{ExitWatch, Started};
-use super::state::{Event, Why};
-use super::{Instance, Reached, start};
+use super::state::{Event, StopReason};
+use super::{Instance, StartProgress, start};
 use crate::{
     engine::{EngineError, Exit},
     vm::LocalVm,
@@ -47,24 +47,24 @@ pub(crate) struct Runner {
 impl Runner {
     /// Starts the instance and supervises it to its end.
     pub(crate) async fn run(self) {
-        self.to_its_end(self.live()).await;
+        self.run_to_removal(self.live()).await;
     }
 
     /// Supervises an adopted instance.
     pub(crate) async fn adopt(self) {
         let container = self.instance.container();
         let exit = start::watch_exit(&self.vm, container, start::wait(&self.vm, container));
-        self.to_its_end(self.supervise(exit)).await;
+        self.run_to_removal(self.supervise(exit)).await;
     }
 
     /// Runs `life`, then removes the instance, also if a bug made `life` panic.
-    async fn to_its_end(&self, life: impl Future<Output = ()>) {
+    async fn run_to_removal(&self, life: impl Future<Output = ()>) {
         if AssertUnwindSafe(life).catch_unwind().await.is_err() {
             tracing::error!(instance = %self.instance.id(), "Task of an instance panicked (a bug); removing the instance.");
             let failure = StartFailure::NoCapacity("a bug of the agent ended the start".into());
             self.pool.start_failed(self.key, failure);
         }
-        self.clear_away().await;
+        self.remove_instance().await;
     }
 
     async fn live(&self) {
@@ -72,7 +72,7 @@ impl Runner {
             // The stop first: an unwanted start need not be finished. Both arms may be dropped:
             // whatever was made is removed below, by name.
             biased;
-            () = self.instance.stop.cancelled() => Err(StartFailure::CalledOff),
+            () = self.instance.stop.cancelled() => Err(StartFailure::Cancelled),
             // Boxed: it is far larger than `supervise`, and freed before that.
             outcome = Box::pin(self.start()) => outcome,
         };
@@ -88,7 +88,7 @@ impl Runner {
                 );
                 self.pool.ready(self.key, phases);
                 if let Some(limits) = limits {
-                    self.look_after(limits);
+                    self.watch_limits(limits);
                 }
                 self.supervise(exit).await;
             }
@@ -97,7 +97,7 @@ impl Runner {
     }
 
     /// Stops the instance if its limits could not be set: it must not run without them.
-    fn look_after(&self, limits: JoinHandle<Result<(), EngineError>>) {
+    fn watch_limits(&self, limits: JoinHandle<Result<(), EngineError>>) {
         let pool = Arc::clone(&self.pool);
         let key = self.key;
         let instance = Arc::clone(&self.instance);
@@ -106,13 +106,13 @@ impl Runner {
                 && !instance.stop.is_cancelled()
             {
                 tracing::warn!(instance = %instance.id(), cause = %Chain(&err), "Limits of the instance could not be set; stopping it.");
-                pool.event(key, Event::Stop(Why::Asked));
+                pool.event(key, Event::Stop(StopReason::Requested));
             }
         });
     }
 
     fn report(&self, failure: StartFailure) {
-        let is_news = self.pool.start_failed(self.key, failure.clone());
+        let is_new = self.pool.start_failed(self.key, failure.clone());
         self.vm.metrics.start_failed(&self.instance.version.function, &failure);
         match &failure {
             StartFailure::Init(detail) => {
@@ -120,11 +120,11 @@ impl Runner {
                 self.vm.logs.event(&self.instance, Level::Error, None, text);
                 self.warn("Code could not be loaded.", None);
             }
-            StartFailure::NoCapacity(cause) if is_news => {
+            StartFailure::NoCapacity(cause) if is_new => {
                 self.warn("Instance could not be started.", Some(cause));
             }
             // Logged once; while the engine is down, it is the same for each call.
-            StartFailure::NoCapacity(_) | StartFailure::CalledOff => {}
+            StartFailure::NoCapacity(_) | StartFailure::Cancelled => {}
         }
     }
 
@@ -134,8 +134,8 @@ impl Runner {
 
     async fn supervise(&self, mut exit: ExitWatch) {
         loop {
-            let look = self.pool.tick(self.key);
-            if look.needs_freezer {
+            let check = self.pool.tick(self.key);
+            if check.needs_freezer {
                 self.find_freezer().await;
                 continue;
             }
@@ -146,7 +146,7 @@ impl Runner {
                 () = self.instance.stop.cancelled() => return self.stopped(exit).await,
                 exit = &mut exit => return self.crashed(exit),
                 () = self.instance.changed.notified() => {}
-                () = sleep_until(look.at) => {}
+                () = sleep_until(check.at) => {}
             }
         }
     }
@@ -166,7 +166,7 @@ impl Runner {
     /// Ends a stopping instance. If a call found the process dead, its exit is about to be known
     /// and is reported as a crash.
     async fn stopped(&self, exit: ExitWatch) {
-        if self.pool.why_stopping(self.key) == Some(Why::Crashed) {
+        if self.pool.why_stopping(self.key) == Some(StopReason::Crashed) {
             let unknown = EngineError::NotFound("it stopped listening".into());
             self.crashed(timeout(LAST_EXIT, exit).await.unwrap_or(Err(unknown)));
         } else {
@@ -195,7 +195,7 @@ impl Runner {
 
     /// Removes the container and what belongs to it; then its place in the pool and its memory are
     /// free.
-    async fn clear_away(&self) {
+    async fn remove_instance(&self) {
         self.instance.stop.cancel(); // ends the tasks that still use it
         self.instance.thaw();
         while AssertUnwindSafe(self.remove_container()).catch_unwind().await.is_err() {
@@ -206,20 +206,22 @@ impl Runner {
         if let Some(cell) = self.instance.cell() {
             cell.clear(&self.vm);
         }
-        self.vm.remove_sockets(self.instance.first_id());
-        self.vm.known.lock().remove(self.instance.first_id());
-        self.instance.give_memory_back();
+        self.vm.remove_sockets(self.instance.original_id());
+        self.vm.known.lock().remove(self.instance.original_id());
+        self.instance.release_memory();
         self.pool.gone(self.key);
     }
 
     async fn remove_container(&self) {
-        self.instance.engine_is_done(self.vm.config.engine_timeout).await;
-        match self.instance.reached() {
-            Reached::Nothing => {}
+        self.instance.wait_for_engine(self.vm.config.engine_timeout).await;
+        match self.instance.progress() {
+            StartProgress::Nothing => {}
             // One attempt. It never ran, so it may be left to `reconcile.rs`, which removes unknown
             // containers.
-            Reached::Container => drop(self.vm.engine.remove(self.instance.container()).await),
-            Reached::Process => self.remove_process().await,
+            StartProgress::Container => {
+                drop(self.vm.engine.remove(self.instance.container()).await)
+            }
+            StartProgress::Process => self.remove_process().await,
         }
     }
 
@@ -228,19 +230,19 @@ impl Runner {
     async fn remove_process(&self) {
         let name = self.instance.container();
         let mut pause = FIRST_REMOVE;
-        let mut is_news = true;
+        let mut is_new = true;
         let mut has_ended = false;
         while let Err(err) = self.vm.engine.remove(name).await {
             if self.vm.closed.is_cancelled() {
                 return; // the shutdown of the agent removes by label what is left
             }
-            if std::mem::take(&mut is_news) {
+            if std::mem::take(&mut is_new) {
                 tracing::warn!(container = %name, cause = %Chain(&err), "Container could not be removed; trying again.");
             }
             let next = Instant::now() + pause;
             if !has_ended && matches!(timeout(pause, self.vm.engine.wait(name)).await, Ok(Ok(_))) {
                 has_ended = true;
-                self.instance.give_memory_back();
+                self.instance.release_memory();
             }
             sleep_until(next).await;
             pause = (pause * 2).min(SLOW_REMOVE);

@@ -44,10 +44,10 @@ pub(crate) const CONTROL: &str = "control.sock";
 
 /// Longest wait for a listener whose queue is full; then the call is refused, and another instance
 /// may serve it.
-const QUEUE_IS_FULL: Duration = Duration::from_secs(5);
-/// First pause between two attempts; doubled up to [`SLOW_AGAIN`].
-const FIRST_AGAIN: Duration = Duration::from_millis(1);
-const SLOW_AGAIN: Duration = Duration::from_millis(20);
+const FULL_QUEUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// First pause between two attempts; doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
 /// The part of an instance's directory that is mounted into the container.
 const RUN: &str = "run";
@@ -57,14 +57,14 @@ const OPEN: u32 = 0o700;
 const CLOSED: u32 = 0o555;
 
 #[derive(Debug)]
-pub(crate) struct SocketFolder {
+pub(crate) struct SocketDir {
     run: PathBuf,
     passwd: Option<PathBuf>,
     folder: OwnedFd,
     /// The directory beneath the tmpfs. An engine that does not see this agent's mounts gives it to
     /// the container.
-    below: Option<OwnedFd>,
-    is_below_told: AtomicBool,
+    underlay: Option<OwnedFd>,
+    is_underlay_reported: AtomicBool,
 }
 
 /// How the socket directory of an instance is made.
@@ -77,7 +77,7 @@ pub(crate) struct Layout {
     pub(crate) is_bounded: bool,
 }
 
-impl SocketFolder {
+impl SocketDir {
     /// Makes the directory for an instance that is about to start.
     pub(crate) fn create(path: &Path, layout: Layout) -> io::Result<Self> {
         let Layout { user, has_passwd, is_bounded } = layout;
@@ -94,11 +94,11 @@ impl SocketFolder {
             fs::write(&file, user.passwd())?;
             fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
         }
-        let below = is_bounded.then(|| folder(&run)).transpose()?;
+        let underlay = is_bounded.then(|| folder(&run)).transpose()?;
         if is_bounded {
             mounts::tmpfs(&run, user.uid, user.gid)?;
         }
-        Ok(Self { below, ..Self::open(path)? })
+        Ok(Self { underlay, ..Self::open(path)? })
     }
 
     /// Opens the directory of an instance that runs already.
@@ -110,8 +110,8 @@ impl SocketFolder {
             folder: folder(&run)?,
             run,
             passwd: passwd.try_exists()?.then_some(passwd),
-            below: None,
-            is_below_told: AtomicBool::new(false),
+            underlay: None,
+            is_underlay_reported: AtomicBool::new(false),
         })
     }
 
@@ -130,8 +130,8 @@ impl SocketFolder {
         if !rustix::process::geteuid().is_root() {
             return; // code runs as the agent's own user
         }
-        for opened in std::iter::once(&self.folder).chain(&self.below) {
-            let path = by_descriptor(opened);
+        for opened in std::iter::once(&self.folder).chain(&self.underlay) {
+            let path = descriptor_path(opened);
             // The owner first: an owner may change the mode.
             let closed = chown(&path, Some(0), Some(0))
                 .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(CLOSED)));
@@ -145,9 +145,9 @@ impl SocketFolder {
     fn socket(&self, name: &str) -> io::Result<OwnedFd> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = match rustix::fs::openat(&self.folder, name, flags, Mode::empty()) {
-            Err(Errno::NOENT) if let Some(below) = &self.below => {
-                let opened = rustix::fs::openat(below, name, flags, Mode::empty())?;
-                if !self.is_below_told.swap(true, Ordering::Relaxed) {
+            Err(Errno::NOENT) if let Some(underlay) = &self.underlay => {
+                let opened = rustix::fs::openat(underlay, name, flags, Mode::empty())?;
+                if !self.is_underlay_reported.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         folder = %self.run.display(),
                         "The engine does not see this agent's mounts: the socket directory of an instance has no size limit."
@@ -168,14 +168,14 @@ impl SocketFolder {
     /// Connects. A listener whose queue is full is busy (a burst, or code that computes): the
     /// attempt is repeated.
     pub(crate) async fn connect(&self, socket: &str) -> io::Result<UnixStream> {
-        let give_up = Instant::now() + QUEUE_IS_FULL;
-        let mut pause = FIRST_AGAIN;
+        let give_up = Instant::now() + FULL_QUEUE_TIMEOUT;
+        let mut pause = FIRST_PAUSE;
         loop {
             let opened = self.socket(socket)?;
-            match UnixStream::connect(by_descriptor(&opened)).await {
+            match UnixStream::connect(descriptor_path(&opened)).await {
                 Err(err) if err.kind() == io::ErrorKind::WouldBlock && Instant::now() < give_up => {
                     sleep(pause).await;
-                    pause = (pause * 2).min(SLOW_AGAIN);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 outcome => return outcome,
             }
@@ -188,19 +188,19 @@ fn folder(path: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-/// Unmounts what [`SocketFolder::create`] mounted in this directory, if anything.
+/// Unmounts what [`SocketDir::create`] mounted in this directory, if anything.
 pub(crate) fn unmount(path: &Path) -> io::Result<()> {
     mounts::detach(&path.join(RUN))
 }
 
 /// The path by which a descriptor of this process can be reached.
-fn by_descriptor(opened: &OwnedFd) -> PathBuf {
+fn descriptor_path(opened: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()))
 }
 
 /// Whether a connect failed because there is no listener, as against a busy listener or a limit of
 /// this process or machine.
-pub(crate) fn is_nobody_there(err: &io::Error) -> bool {
+pub(crate) fn is_not_listening(err: &io::Error) -> bool {
     let ours = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL];
     let is_ours = ours.iter().any(|errno| err.raw_os_error() == Some(errno.raw_os_error()));
     !is_ours && !matches!(err.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
@@ -223,8 +223,8 @@ mod tests {
     struct Bounded(tempfile::TempDir);
 
     impl Bounded {
-        fn create(&self) -> SocketFolder {
-            SocketFolder::create(self.0.path(), Layout { is_bounded: true, ..layout() }).unwrap()
+        fn create(&self) -> SocketDir {
+            SocketDir::create(self.0.path(), Layout { is_bounded: true, ..layout() }).unwrap()
         }
     }
 
@@ -265,8 +265,8 @@ mod tests {
         }
         let root = Bounded(tempfile::tempdir().unwrap());
         let folder = root.create();
-        assert!(is_nobody_there(&folder.connect(CALLS).await.unwrap_err()));
-        let inside = by_descriptor(folder.below.as_ref().unwrap());
+        assert!(is_not_listening(&folder.connect(CALLS).await.unwrap_err()));
+        let inside = descriptor_path(folder.underlay.as_ref().unwrap());
         let _listener = tokio::net::UnixListener::bind(inside.join(CALLS)).unwrap();
         folder.connect(CALLS).await.unwrap();
     }
@@ -274,19 +274,19 @@ mod tests {
     #[test]
     fn own_user_has_a_name() {
         let root = tempfile::tempdir().unwrap();
-        let folder = SocketFolder::create(root.path(), layout()).unwrap();
+        let folder = SocketDir::create(root.path(), layout()).unwrap();
         assert_eq!(folder.passwd(), None);
         let named = Layout { has_passwd: true, ..layout() };
-        let folder = SocketFolder::create(root.path(), named).unwrap();
+        let folder = SocketDir::create(root.path(), named).unwrap();
         let text = fs::read_to_string(folder.passwd().unwrap()).unwrap();
         assert_eq!(text, CodeUser::shared().passwd());
-        assert!(SocketFolder::open(root.path()).unwrap().passwd().is_some());
+        assert!(SocketDir::open(root.path()).unwrap().passwd().is_some());
     }
 
     #[tokio::test]
     async fn full_queue_is_waited_for_closed_is_not() {
         let root = tempfile::tempdir().unwrap();
-        let folder = SocketFolder::open(root.path()).unwrap();
+        let folder = SocketDir::open(root.path()).unwrap();
         let path = root.path().join(CALLS);
         let socket = tokio::net::UnixSocket::new_stream().unwrap();
         socket.bind(&path).unwrap();
@@ -298,14 +298,14 @@ mod tests {
                 Err(err) => break err,
             }
         };
-        assert!(!is_nobody_there(&full), "{full}");
+        assert!(!is_not_listening(&full), "{full}");
         let (late, accepted) = tokio::join!(folder.connect(CALLS), listener.accept());
         assert!(late.is_ok() && accepted.is_ok(), "{late:?}");
         drop(listener);
         let closed = folder.connect(CALLS).await.unwrap_err();
-        assert!(is_nobody_there(&closed), "{closed}");
-        assert!(is_nobody_there(&folder.connect(CONTROL).await.unwrap_err()));
-        assert!(!is_nobody_there(&io::Error::from_raw_os_error(Errno::MFILE.raw_os_error())));
+        assert!(is_not_listening(&closed), "{closed}");
+        assert!(is_not_listening(&folder.connect(CONTROL).await.unwrap_err()));
+        assert!(!is_not_listening(&io::Error::from_raw_os_error(Errno::MFILE.raw_os_error())));
     }
 
     #[tokio::test]
@@ -313,14 +313,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let outside = root.path().join("engine.sock");
         let _engine = tokio::net::UnixListener::bind(&outside).unwrap();
-        let folder = SocketFolder::create(&root.path().join("own"), layout()).unwrap();
+        let folder = SocketDir::create(&root.path().join("own"), layout()).unwrap();
         let own = folder.path().to_owned();
         std::os::unix::fs::symlink(&outside, own.join(CALLS)).unwrap();
         std::os::unix::fs::symlink("../../engine.sock", own.join(CONTROL)).unwrap();
         fs::write(own.join("file"), "").unwrap();
         for name in [CALLS, CONTROL, "file"] {
             let refused = folder.connect(name).await.unwrap_err();
-            assert!(is_nobody_there(&refused), "{name}: {refused}");
+            assert!(is_not_listening(&refused), "{name}: {refused}");
         }
         let _own = tokio::net::UnixListener::bind(own.join("own.sock")).unwrap();
         folder.connect("own.sock").await.unwrap();
@@ -330,9 +330,9 @@ mod tests {
     async fn a_long_path_is_no_obstacle() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("x".repeat(120));
-        let folder = SocketFolder::create(&path, layout()).unwrap();
+        let folder = SocketDir::create(&path, layout()).unwrap();
         // The listener binds from inside the directory, as a container does.
-        let inside = by_descriptor(&folder.folder);
+        let inside = descriptor_path(&folder.folder);
         let _listener = tokio::net::UnixListener::bind(inside.join(CALLS)).unwrap();
         folder.connect(CALLS).await.unwrap();
         let mode = fs::metadata(path).unwrap().permissions().mode();

@@ -7,11 +7,11 @@ mod exit;
 pub(crate) mod failure;
 pub(crate) mod image;
 
-use super::{connections::Upstream, control::ControlError, user_ids::Lease};
+use super::{connections::Upstream, control::ControlError, user_ids::UserIdLease};
 use crate::instance::start::failure::{LoadFailure, StartFailure};
 use crate::{
     engine::{Attachment, EngineError, Exit},
-    logs::attach::Tap,
+    logs::attach::AttachedOutput,
     vm::LocalVm,
 };
 use epsilon_api::{
@@ -30,7 +30,7 @@ const PROBE: Duration = Duration::from_secs(5);
 /// How long to wait for the exit of a process that stopped answering.
 const LAST_EXIT: Duration = Duration::from_secs(5);
 /// How long the last log lines of a dead container may take to arrive, for its report.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// An instance that is ready for calls.
 pub(crate) struct Started {
@@ -42,39 +42,39 @@ pub(crate) struct Started {
 
 /// Waits within the limit until a running container has loaded its code or exits. On success
 /// returns its upstream and the exit watch.
-pub(crate) async fn settle(
+pub(crate) async fn wait_until_loaded(
     vm: &Arc<LocalVm>,
     mut exit: ExitWatch,
-    tap: Tap,
+    output: AttachedOutput,
     load: impl Future<Output = Result<Upstream, LoadFailure>>,
 ) -> Result<(Upstream, ExitWatch), LoadFailure> {
     // The exit first: a wrapper that died reports nothing else.
     let failure = tokio::select! {
         biased;
-        exit = &mut exit => died(exit, tap).await,
+        exit = &mut exit => failure_of_exit(exit, output).await,
         loaded = timeout(vm.config.start_timeout, load) => match loaded {
             Ok(Ok(upstream)) => return Ok((upstream, exit)),
             Ok(Err(LoadFailure::NotMounted)) => return Err(LoadFailure::NotMounted),
             Ok(Err(LoadFailure::Start(failure))) => failure,
             Ok(Err(LoadFailure::Silent(failure))) => match timeout(LAST_EXIT, &mut exit).await {
-                Ok(exit) => died(exit, tap).await,
+                Ok(exit) => failure_of_exit(exit, output).await,
                 Err(_) => failure,
             },
             Err(_) => StartFailure::Init(format!(
                 "the code was not loaded within {}{}",
                 humantime::format_duration(vm.config.start_timeout),
-                tap.last_lines(),
+                output.last_lines(),
             )),
         },
     };
     Err(LoadFailure::Start(match failure {
-        StartFailure::Init(_) => or_engine(vm, failure).await,
-        StartFailure::NoCapacity(_) | StartFailure::CalledOff => failure,
+        StartFailure::Init(_) => or_engine_down(vm, failure).await,
+        StartFailure::NoCapacity(_) | StartFailure::Cancelled => failure,
     }))
 }
 
 /// Takes a user id for one instance. The error is for the operator.
-pub(crate) async fn lease_user(vm: &Arc<LocalVm>) -> Result<Lease, String> {
+pub(crate) async fn lease_user(vm: &Arc<LocalVm>) -> Result<UserIdLease, String> {
     let of = Arc::clone(vm);
     let leased = tokio::task::spawn_blocking(move || of.users.lease()).await;
     match leased {
@@ -103,9 +103,9 @@ pub(crate) async fn attachment(
 }
 
 /// An engine that shuts down sends SIGTERM to its containers: that is no fault of the code.
-async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
+async fn failure_of_exit(exit: Result<Exit, EngineError>, output: AttachedOutput) -> StartFailure {
     let how = match exit {
-        Ok(Exit { code: Exit::ASKED, .. }) => {
+        Ok(Exit { code: Exit::SIGTERM, .. }) => {
             let how = "the container got SIGTERM while it was loading";
             return StartFailure::NoCapacity(how.into());
         }
@@ -116,15 +116,15 @@ async fn died(exit: Result<Exit, EngineError>, tap: Tap) -> StartFailure {
             | EngineError::Refused(_)
             | EngineError::Registry(_)
             | EngineError::NotHere(_)
-            | EngineError::Same(_)),
+            | EngineError::Shared(_)),
         ) => return err.into(),
     };
-    let lines = tap.last_lines_after(LAST_WORDS).await;
+    let lines = output.last_lines_after(LAST_LINES_TIMEOUT).await;
     StartFailure::Init(format!("{how}{lines}"))
 }
 
 /// Replaces the failure by the engine's, if the container ended because its engine is down.
-async fn or_engine(vm: &LocalVm, failure: StartFailure) -> StartFailure {
+async fn or_engine_down(vm: &LocalVm, failure: StartFailure) -> StartFailure {
     match timeout(PROBE, vm.engine.ping()).await {
         Ok(Ok(_)) => failure,
         Ok(Err(err)) => err.into(),

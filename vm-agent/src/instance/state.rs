@@ -22,11 +22,11 @@ pub(crate) enum State {
     /// Serving `active` calls.
     Busy { active: NonZeroU32 },
     /// Takes no new call; killed when the last one ends or at `kill_at`.
-    Draining { active: NonZeroU32, kill_at: Moment, why: Why },
+    Draining { active: NonZeroU32, kill_at: Moment, why: StopReason },
     /// The kill was requested; the container may still exist.
-    Stopping { why: Why },
+    Stopping { why: StopReason },
     /// The container is removed. Nothing leaves this state.
-    Gone { why: Why },
+    Gone { why: StopReason },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,21 +42,21 @@ pub(crate) enum Event {
         idle: Option<Duration>,
     },
     /// Take no new call; stop when none runs.
-    Stop(Why),
+    Stop(StopReason),
     /// Stop now, whatever runs.
-    Kill(Why),
+    Kill(StopReason),
     /// The container exited.
     Exited,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum StopReason {
     NeverReady,
     IdleTooLong,
     /// `isolation: call`: it served its only call.
     OneCall,
     Evicted,
-    Asked,
+    Requested,
     TimedOut,
     Crashed,
 }
@@ -70,7 +70,7 @@ pub(crate) enum Effect {
 /// An illegal transition, a bug in the pool: logged at error level, never swallowed.
 #[derive(Debug, thiserror::Error)]
 #[error("{event:?} cannot happen in {state:?}")]
-pub(crate) struct Illegal {
+pub(crate) struct IllegalTransition {
     pub(crate) state: State,
     pub(crate) event: Event,
 }
@@ -88,7 +88,7 @@ impl State {
         event: Event,
         now: Moment,
         policy: &Policy,
-    ) -> Result<(Self, Effect), Illegal> {
+    ) -> Result<(Self, Effect), IllegalTransition> {
         use {Effect::*, Event::*, State::*};
         let stopping = |why| (Stopping { why }, Effect::Kill);
         let draining =
@@ -99,7 +99,7 @@ impl State {
 
             (Idle { .. }, CallBegan) => (Busy { active: NonZeroU32::MIN }, Nothing),
             (Idle { since }, Tick { idle: Some(idle) }) if now >= since + idle => {
-                stopping(Why::IdleTooLong)
+                stopping(StopReason::IdleTooLong)
             }
             (Idle { .. }, Stop(why)) => stopping(why),
 
@@ -108,12 +108,12 @@ impl State {
             }
             (Busy { active }, CallEnded) => match one_less(active) {
                 Some(active) => (Busy { active }, Nothing),
-                None if policy.one_call => stopping(Why::OneCall),
+                None if policy.one_call => stopping(StopReason::OneCall),
                 None => (Idle { since: now }, Nothing),
             },
             (Busy { active }, CallTimedOut) => match one_less(active) {
-                Some(active) => draining(active, Why::TimedOut),
-                None => stopping(Why::TimedOut),
+                Some(active) => draining(active, StopReason::TimedOut),
+                None => stopping(StopReason::TimedOut),
             },
             (Busy { active }, Stop(why)) => draining(active, why),
 
@@ -127,7 +127,9 @@ impl State {
 
             (Idle { .. } | Busy { .. } | Draining { .. }, Event::Kill(why)) => stopping(why),
 
-            (Starting | Idle { .. } | Busy { .. }, Exited) => (Gone { why: Why::Crashed }, Nothing),
+            (Starting | Idle { .. } | Busy { .. }, Exited) => {
+                (Gone { why: StopReason::Crashed }, Nothing)
+            }
             (Draining { why, .. } | Stopping { why }, Exited) => (Gone { why }, Nothing),
 
             // Harmless: early timers, repeated orders, calls and probes that outlive the container.
@@ -138,7 +140,7 @@ impl State {
             | (s @ Gone { .. }, Exited) => (s, Nothing),
 
             (state, event @ (Healthy | CallBegan | CallEnded | CallTimedOut)) => {
-                return Err(Illegal { state, event });
+                return Err(IllegalTransition { state, event });
             }
         })
     }
@@ -202,55 +204,55 @@ mod tests {
     steps! {
         ONE_CALL:
         one_call_instance_stops_after_its_call: Busy { active: ONE }, CallEnded, at s(3)
-            => Some((Stopping { why: Why::OneCall }, KILL));
+            => Some((Stopping { why: StopReason::OneCall }, KILL));
         timeout_ends_a_one_call_instance: Busy { active: ONE }, CallTimedOut, at s(3)
-            => Some((Stopping { why: Why::TimedOut }, KILL));
+            => Some((Stopping { why: StopReason::TimedOut }, KILL));
         the_first_call_begins: Idle { since: s(1) }, CallBegan, at s(2) => Some((Busy { active: ONE }, Nothing));
         a_second_call_beside_it_does_not: Busy { active: ONE }, CallBegan, at s(2) => None;
         unused_one_call_instance_stops: Idle { since: s(1) }, SPARE, at s(61)
-            => Some((Stopping { why: Why::IdleTooLong }, KILL));
-        stop_of_one_call_instance_lets_it_end: Busy { active: ONE }, Stop(Why::Asked), at s(2)
-            => Some((Draining { active: ONE, kill_at: s(12), why: Why::Asked }, Nothing));
+            => Some((Stopping { why: StopReason::IdleTooLong }, KILL));
+        stop_of_one_call_instance_lets_it_end: Busy { active: ONE }, Stop(StopReason::Requested), at s(2)
+            => Some((Draining { active: ONE, kill_at: s(12), why: StopReason::Requested }, Nothing));
     }
 
     steps! {
         POLICY:
         healthy_becomes_idle: Starting, Healthy, at s(1) => Some((Idle { since: s(1) }, Nothing));
-        failed_start_is_killed: Starting, Event::Kill(Why::NeverReady), at s(5)
-            => Some((Stopping { why: Why::NeverReady }, KILL));
-        start_can_be_cancelled: Starting, Stop(Why::Asked), at s(5)
-            => Some((Stopping { why: Why::Asked }, KILL));
+        failed_start_is_killed: Starting, Event::Kill(StopReason::NeverReady), at s(5)
+            => Some((Stopping { why: StopReason::NeverReady }, KILL));
+        start_can_be_cancelled: Starting, Stop(StopReason::Requested), at s(5)
+            => Some((Stopping { why: StopReason::Requested }, KILL));
         starting_takes_no_call: Starting, CallBegan, at s(1) => None;
         idle_too_long_stops: Idle { since: s(1) }, SPARE, at s(61)
-            => Some((Stopping { why: Why::IdleTooLong }, KILL));
+            => Some((Stopping { why: StopReason::IdleTooLong }, KILL));
         idle_a_bit_less_stays: Idle { since: s(1) }, SPARE, at s(60) => Some((Idle { since: s(1) }, Nothing));
         min_instances_stay: Idle { since: s(1) }, Tick { idle: None }, at s(999)
             => Some((Idle { since: s(1) }, Nothing));
         a_busy_instance_is_not_reaped: Busy { active: ONE }, SPARE, at s(999) => Some((Busy { active: ONE }, Nothing));
         last_call_restarts_clock: Busy { active: ONE }, CallEnded, at s(9) => Some((Idle { since: s(9) }, Nothing));
-        eviction_takes_an_idle_one: Idle { since: s(1) }, Stop(Why::Evicted), at s(2)
-            => Some((Stopping { why: Why::Evicted }, KILL));
-        stop_lets_a_call_finish: Busy { active: ONE }, Stop(Why::Asked), at s(2)
-            => Some((Draining { active: ONE, kill_at: s(12), why: Why::Asked }, Nothing));
+        eviction_takes_an_idle_one: Idle { since: s(1) }, Stop(StopReason::Evicted), at s(2)
+            => Some((Stopping { why: StopReason::Evicted }, KILL));
+        stop_lets_a_call_finish: Busy { active: ONE }, Stop(StopReason::Requested), at s(2)
+            => Some((Draining { active: ONE, kill_at: s(12), why: StopReason::Requested }, Nothing));
         alone_a_timeout_kills_at_once: Busy { active: ONE }, CallTimedOut, at s(2)
-            => Some((Stopping { why: Why::TimedOut }, KILL));
+            => Some((Stopping { why: StopReason::TimedOut }, KILL));
         shared_a_timeout_lets_the_others_end: Busy { active: TWO }, CallTimedOut, at s(2)
-            => Some((Draining { active: ONE, kill_at: s(12), why: Why::TimedOut }, Nothing));
-        the_last_one_of_a_drain_kills: Draining { active: ONE, kill_at: s(12), why: Why::TimedOut }, CallEnded, at s(3)
-            => Some((Stopping { why: Why::TimedOut }, KILL));
-        two_timeouts_kill: Draining { active: ONE, kill_at: s(12), why: Why::TimedOut }, CallTimedOut, at s(3)
-            => Some((Stopping { why: Why::TimedOut }, KILL));
-        a_drain_has_a_limit: Draining { active: TWO, kill_at: s(12), why: Why::Asked }, SPARE, at s(12)
-            => Some((Stopping { why: Why::Asked }, KILL));
-        a_draining_one_takes_no_call: Draining { active: ONE, kill_at: s(12), why: Why::Asked }, CallBegan, at s(3) => None;
-        kill_does_not_wait: Busy { active: TWO }, Event::Kill(Why::Crashed), at s(3)
-            => Some((Stopping { why: Why::Crashed }, KILL));
-        one_kill_is_enough: Stopping { why: Why::Asked }, Event::Kill(Why::Crashed), at s(3)
-            => Some((Stopping { why: Why::Asked }, Nothing));
+            => Some((Draining { active: ONE, kill_at: s(12), why: StopReason::TimedOut }, Nothing));
+        the_last_one_of_a_drain_kills: Draining { active: ONE, kill_at: s(12), why: StopReason::TimedOut }, CallEnded, at s(3)
+            => Some((Stopping { why: StopReason::TimedOut }, KILL));
+        two_timeouts_kill: Draining { active: ONE, kill_at: s(12), why: StopReason::TimedOut }, CallTimedOut, at s(3)
+            => Some((Stopping { why: StopReason::TimedOut }, KILL));
+        a_drain_has_a_limit: Draining { active: TWO, kill_at: s(12), why: StopReason::Requested }, SPARE, at s(12)
+            => Some((Stopping { why: StopReason::Requested }, KILL));
+        a_draining_one_takes_no_call: Draining { active: ONE, kill_at: s(12), why: StopReason::Requested }, CallBegan, at s(3) => None;
+        kill_does_not_wait: Busy { active: TWO }, Event::Kill(StopReason::Crashed), at s(3)
+            => Some((Stopping { why: StopReason::Crashed }, KILL));
+        one_kill_is_enough: Stopping { why: StopReason::Requested }, Event::Kill(StopReason::Crashed), at s(3)
+            => Some((Stopping { why: StopReason::Requested }, Nothing));
         unrequested_exit_is_a_crash: Busy { active: ONE }, Exited, at s(3)
-            => Some((Gone { why: Why::Crashed }, Nothing));
-        requested_exit_is_no_crash: Stopping { why: Why::Evicted }, Exited, at s(3)
-            => Some((Gone { why: Why::Evicted }, Nothing));
+            => Some((Gone { why: StopReason::Crashed }, Nothing));
+        requested_exit_is_no_crash: Stopping { why: StopReason::Evicted }, Exited, at s(3)
+            => Some((Gone { why: StopReason::Evicted }, Nothing));
     }
 
     const EVENTS: [Event; 9] = [
@@ -260,8 +262,8 @@ mod tests {
         CallTimedOut,
         Tick { idle: Some(s(60)) },
         Tick { idle: None },
-        Stop(Why::Asked),
-        Event::Kill(Why::Crashed),
+        Stop(StopReason::Requested),
+        Event::Kill(StopReason::Crashed),
         Exited,
     ];
 
@@ -269,7 +271,7 @@ mod tests {
     /// one.
     #[test]
     fn every_event_in_every_state() {
-        let why = Why::Asked;
+        let why = StopReason::Requested;
         let states = [
             Starting,
             Idle { since: s(0) },
@@ -299,10 +301,13 @@ mod tests {
 
     #[test]
     fn nothing_leaves_gone() {
-        let gone = Gone { why: Why::Asked };
+        let gone = Gone { why: StopReason::Requested };
         for event in EVENTS {
             let step = gone.step(event, s(99), &POLICY);
-            assert!(matches!(step, Err(_) | Ok((Gone { why: Why::Asked }, Nothing))), "{event:?}");
+            assert!(
+                matches!(step, Err(_) | Ok((Gone { why: StopReason::Requested }, Nothing))),
+                "{event:?}"
+            );
         }
     }
 }

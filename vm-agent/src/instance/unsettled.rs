@@ -8,7 +8,7 @@
 
 use super::{
     control::{self, ControlError},
-    sockets::{CONTROL, SocketFolder},
+    sockets::{CONTROL, SocketDir},
 };
 use bytes::Bytes;
 use epsilon_api::{chain::Chain, ids::RequestId};
@@ -26,14 +26,14 @@ const OPEN: Duration = Duration::from_secs(5);
 /// The protocol's name in the upgrade.
 const PROTOCOL: &str = "unsettled";
 /// Bytes per read: some sixty ids.
-const PIECE: usize = 2048;
+const READ_SIZE: usize = 2048;
 /// Reads at the end of one answer. The function's code controls the other end and may write without
 /// end; only its own calls suffer then.
-const PIECES: usize = 4;
+const MAX_READS: usize = 4;
 /// Longest request id, as `epsilon_api::ids` checks it.
 const LONGEST_ID: usize = 64;
 /// Limit of stored ids. Ids of calls that end otherwise than with their answer are never taken.
-const KEPT: usize = 1024;
+const MAX_IDS: usize = 1024;
 
 /// The agent's end of the connection.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ struct Received {
 impl Unsettled {
     /// Connects, before the wrapper has code. `None`: it lacks the endpoint or does not respond;
     /// its calls end with their answers.
-    pub(crate) async fn open(folder: &SocketFolder) -> Option<Self> {
-        let opened = timeout(OPEN, Self::ask(folder)).await;
+    pub(crate) async fn open(folder: &SocketDir) -> Option<Self> {
+        let opened = timeout(OPEN, Self::connect(folder)).await;
         let opened = opened.unwrap_or_else(|elapsed| Err(ControlError::NoAnswer(elapsed.into())));
         opened.unwrap_or_else(|err| {
             let folder = folder.path().display();
@@ -64,7 +64,7 @@ impl Unsettled {
         })
     }
 
-    async fn ask(folder: &SocketFolder) -> Result<Option<Self>, ControlError> {
+    async fn connect(folder: &SocketDir) -> Result<Option<Self>, ControlError> {
         let broken = |err: std::io::Error| ControlError::NoAnswer(err.into());
         let stream = folder.connect(CONTROL).await.map_err(broken)?;
         let (mut sender, connection) =
@@ -117,8 +117,8 @@ impl Unsettled {
 
 impl Received {
     fn read(&mut self, socket: &OwnedFd) {
-        let mut piece = [0; PIECE];
-        for _ in 0..PIECES {
+        let mut piece = [0; READ_SIZE];
+        for _ in 0..MAX_READS {
             if self.is_closed {
                 return;
             }
@@ -126,7 +126,7 @@ impl Received {
                 Ok(0) => self.is_closed = true,
                 Ok(bytes) => {
                     self.push(&piece[..bytes]);
-                    if bytes < PIECE {
+                    if bytes < READ_SIZE {
                         return;
                     }
                 }
@@ -143,7 +143,7 @@ impl Received {
                 b'\n' => {
                     let line = std::mem::take(&mut self.partial);
                     if let Ok(id) = String::from_utf8(line) {
-                        if self.ids.len() == KEPT {
+                        if self.ids.len() == MAX_IDS {
                             self.ids.pop_front();
                         }
                         self.ids.push_back(id);
@@ -181,10 +181,10 @@ mod tests {
         received.push(&[b'x'; 100_000]);
         assert!(received.partial.len() <= LONGEST_ID);
         received.push(b"\n");
-        for number in 0..3 * KEPT {
+        for number in 0..3 * MAX_IDS {
             received.push(format!("{number}\n").as_bytes());
         }
-        assert_eq!(received.ids.len(), KEPT);
-        assert!(received.take(&(3 * KEPT - 1).to_string()) && !received.take("0"));
+        assert_eq!(received.ids.len(), MAX_IDS);
+        assert!(received.take(&(3 * MAX_IDS - 1).to_string()) && !received.take("0"));
     }
 }

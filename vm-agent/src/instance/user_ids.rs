@@ -3,7 +3,7 @@
 //! own. Only ids are given out; no user account is made.
 //!
 //! Ids are drawn at random from a large range and checked against the machine's processes, so that
-//! agents that share an engine need not coordinate. An id is free again when its [`Lease`] is
+//! agents that share an engine need not coordinate. An id is free again when its [`UserIdLease`] is
 //! dropped, after its container is removed.
 
 use parking_lot::Mutex;
@@ -63,7 +63,7 @@ pub(crate) struct UserIds {
 
 /// A user id of one instance. Dropping it frees the id.
 #[derive(Debug)]
-pub(crate) struct Lease {
+pub(crate) struct UserIdLease {
     user: CodeUser,
     /// `None`: shared, nothing to free.
     taken: Option<Arc<Mutex<HashSet<u32>>>>,
@@ -72,7 +72,7 @@ pub(crate) struct Lease {
 /// No id is free.
 #[derive(Debug, thiserror::Error)]
 #[error("no user id of `vm_agent.user_ids` is free")]
-pub(crate) struct NoneFree(#[source] Option<io::Error>);
+pub(crate) struct UserIdsExhausted(#[source] Option<io::Error>);
 
 impl UserIds {
     /// `range`: the operator's `vm_agent.user_ids`. An agent that is not root cannot give
@@ -84,9 +84,9 @@ impl UserIds {
 
     /// Takes an id that no process of this machine has. Reads the machine's process list, about a
     /// millisecond.
-    pub(crate) fn lease(&self) -> Result<Lease, NoneFree> {
+    pub(crate) fn lease(&self) -> Result<UserIdLease, UserIdsExhausted> {
         let Some(range) = &self.range else { return Ok(self.shared()) };
-        let running = running().map_err(|err| NoneFree(Some(err)))?;
+        let running = running().map_err(|err| UserIdsExhausted(Some(err)))?;
         for _ in 0..DRAWS {
             let id = rand::rng().random_range(range.clone());
             if !running.contains(&id) && self.taken.lock().insert(id) {
@@ -95,27 +95,27 @@ impl UserIds {
         }
         // A small range that is nearly full: any id that is left.
         let free = range.clone().find(|id| !running.contains(id) && self.taken.lock().insert(*id));
-        free.map(|id| self.of(id)).ok_or(NoneFree(None))
+        free.map(|id| self.of(id)).ok_or(UserIdsExhausted(None))
     }
 
     /// The id of a container that an earlier run of this agent started.
-    pub(crate) fn adopt(&self, id: Option<u32>) -> Lease {
+    pub(crate) fn adopt(&self, id: Option<u32>) -> UserIdLease {
         let Some(id) = id else { return self.shared() };
         self.taken.lock().insert(id);
         self.of(id)
     }
 
-    fn shared(&self) -> Lease {
-        Lease { user: CodeUser::shared(), taken: None }
+    fn shared(&self) -> UserIdLease {
+        UserIdLease { user: CodeUser::shared(), taken: None }
     }
 
-    fn of(&self, id: u32) -> Lease {
+    fn of(&self, id: u32) -> UserIdLease {
         let user = CodeUser { uid: id, gid: id };
-        Lease { user, taken: Some(Arc::clone(&self.taken)) }
+        UserIdLease { user, taken: Some(Arc::clone(&self.taken)) }
     }
 }
 
-impl Lease {
+impl UserIdLease {
     pub(crate) fn user(&self) -> CodeUser {
         self.user
     }
@@ -126,7 +126,7 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for UserIdLease {
     fn drop(&mut self) {
         if let Some(taken) = &self.taken {
             taken.lock().remove(&self.user.uid);
@@ -157,8 +157,8 @@ mod tests {
     #[test]
     fn an_id_is_one_instances_until_that_is_gone() {
         let ids = ids(1_900_000_000..=1_900_000_002);
-        let mut leases: Vec<Lease> = (0..3).map(|_| ids.lease().unwrap()).collect();
-        let seen: HashSet<u32> = leases.iter().filter_map(Lease::own_id).collect();
+        let mut leases: Vec<UserIdLease> = (0..3).map(|_| ids.lease().unwrap()).collect();
+        let seen: HashSet<u32> = leases.iter().filter_map(UserIdLease::own_id).collect();
         assert_eq!(seen.len(), 3);
         assert!(ids.lease().is_err());
         let freed = leases.pop().unwrap().own_id();

@@ -66,23 +66,23 @@ impl StartCost {
 
 /// The value of an instance per memory: seconds of starts that a GiB saves, per hour or so. `rank`:
 /// 1 for the function's instance used last, 2 for the one before it, …
-pub fn worth(rate: f64, start: Duration, memory: u64, rank: u32) -> f64 {
+pub fn value(rate: f64, start: Duration, memory: u64, rank: u32) -> f64 {
     let gib = memory.max(1) as f64 / (1_u64 << 30) as f64;
     rate * start.as_secs_f64() / gib / f64::from(rank.max(1))
 }
 
 /// The VM's eviction clock: not time, but the highest priority that was evicted so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Clock(f64);
+pub struct EvictionClock(f64);
 
-impl Clock {
+impl EvictionClock {
     /// The clock's value, stored at each use of a function.
     pub fn now(self) -> f64 {
         self.0
     }
 
     /// An instance of this priority was evicted.
-    pub fn gave_up(&mut self, priority: f64) {
+    pub fn note_eviction(&mut self, priority: f64) {
         self.0 = self.0.max(priority);
     }
 }
@@ -106,25 +106,25 @@ mod tests {
 
     #[test]
     fn often_dear_and_small_is_worth_more() {
-        let base = worth(10.0, 100 * MS, 256 * MIB, 1);
-        assert!(worth(20.0, 100 * MS, 256 * MIB, 1) > base);
-        assert!(worth(10.0, 900 * MS, 256 * MIB, 1) > base);
-        assert!(worth(10.0, 100 * MS, 128 * MIB, 1) > base);
-        assert!(worth(10.0, 100 * MS, 256 * MIB, 2) < base, "a second one of the same");
+        let base = value(10.0, 100 * MS, 256 * MIB, 1);
+        assert!(value(20.0, 100 * MS, 256 * MIB, 1) > base);
+        assert!(value(10.0, 900 * MS, 256 * MIB, 1) > base);
+        assert!(value(10.0, 100 * MS, 128 * MIB, 1) > base);
+        assert!(value(10.0, 100 * MS, 256 * MIB, 2) < base, "a second one of the same");
     }
 
     #[test]
     fn unused_expensive_instance_is_evicted_in_the_end() {
-        let mut clock = Clock::default();
-        let dear = clock.now() + worth(100.0, 1000 * MS, 256 * MIB, 1);
+        let mut clock = EvictionClock::default();
+        let dear = clock.now() + value(100.0, 1000 * MS, 256 * MIB, 1);
         let mut rounds = 0;
         loop {
             // A cheap one, used just now.
-            let cheap = clock.now() + worth(1.0, 100 * MS, 256 * MIB, 1);
+            let cheap = clock.now() + value(1.0, 100 * MS, 256 * MIB, 1);
             if dear <= cheap {
                 break;
             }
-            clock.gave_up(cheap);
+            clock.note_eviction(cheap);
             rounds += 1;
         }
         assert!((900..=1001).contains(&rounds), "{rounds}");

@@ -2,7 +2,7 @@
 //! some cold starts and nothing else, so an unreadable file is ignored with a line in the log. A
 //! pause during which the agent restarted is not counted.
 
-use super::{histogram::Histogram, history::Lasting};
+use super::{histogram::Histogram, history::StoredHistory};
 use epsilon_api::{chain::Chain, ids::FunctionName};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -22,13 +22,13 @@ const FORMAT: u32 = 1;
 const LARGEST: u64 = 64 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+struct HistoryFile {
     format: u32,
-    functions: Vec<KeptFunction>,
+    functions: Vec<FunctionRecord>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct KeptFunction {
+struct FunctionRecord {
     function: FunctionName,
     /// Index of each bin, and its weight.
     bins: Vec<(usize, f32)>,
@@ -49,11 +49,11 @@ enum Unreadable {
     #[error("it has {0} bytes")]
     Large(u64),
     #[error("its entry of `{0}` is invalid")]
-    Nonsense(FunctionName),
+    Invalid(FunctionName),
 }
 
 /// Reads the histories of an earlier run; empty when there are none.
-pub(crate) fn read(path: &Path) -> Vec<(FunctionName, Lasting)> {
+pub(crate) fn read(path: &Path) -> Vec<(FunctionName, StoredHistory)> {
     match try_read(path) {
         Ok(functions) => functions,
         Err(Unreadable::Io(err)) if err.kind() == ErrorKind::NotFound => Vec::new(),
@@ -64,39 +64,41 @@ pub(crate) fn read(path: &Path) -> Vec<(FunctionName, Lasting)> {
     }
 }
 
-fn try_read(path: &Path) -> Result<Vec<(FunctionName, Lasting)>, Unreadable> {
+fn try_read(path: &Path) -> Result<Vec<(FunctionName, StoredHistory)>, Unreadable> {
     let bytes = fs::metadata(path)?.len();
     if bytes > LARGEST {
         return Err(Unreadable::Large(bytes));
     }
-    let kept: Kept = serde_json::from_slice(&fs::read(path)?)?;
-    if kept.format != FORMAT {
-        return Err(Unreadable::Format(kept.format));
+    let file: HistoryFile = serde_json::from_slice(&fs::read(path)?)?;
+    if file.format != FORMAT {
+        return Err(Unreadable::Format(file.format));
     }
-    let lasting = |KeptFunction { function, bins, beyond, start_us }| match Histogram::from_parts(
+    let stored = |FunctionRecord { function, bins, beyond, start_us }| match Histogram::from_parts(
         &bins, beyond,
     ) {
         Some(pauses) => {
-            Ok((function, Lasting { pauses, start: start_us.map(Duration::from_micros) }))
+            Ok((function, StoredHistory { pauses, start: start_us.map(Duration::from_micros) }))
         }
-        None => Err(Unreadable::Nonsense(function)),
+        None => Err(Unreadable::Invalid(function)),
     };
-    kept.functions.into_iter().map(lasting).collect()
+    file.functions.into_iter().map(stored).collect()
 }
 
 /// The content of the file.
-pub(crate) fn text(functions: Vec<(FunctionName, Lasting)>) -> Result<String, serde_json::Error> {
-    let kept = |(function, Lasting { pauses, start }): (FunctionName, Lasting)| {
+pub(crate) fn text(
+    functions: Vec<(FunctionName, StoredHistory)>,
+) -> Result<String, serde_json::Error> {
+    let file = |(function, StoredHistory { pauses, start }): (FunctionName, StoredHistory)| {
         let (bins, beyond) = pauses.parts();
         let start_us = start.map(|start| u64::try_from(start.as_micros()).unwrap_or(u64::MAX));
-        KeptFunction { function, bins, beyond, start_us }
+        FunctionRecord { function, bins, beyond, start_us }
     };
-    let functions = functions.into_iter().map(kept).collect();
-    serde_json::to_string(&Kept { format: FORMAT, functions })
+    let functions = functions.into_iter().map(file).collect();
+    serde_json::to_string(&HistoryFile { format: FORMAT, functions })
 }
 
 /// Writes a file atomically and durably: after a crash it is there as a whole, or not at all.
-pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file = File::create(&draft)?;
     file.write_all(text.as_bytes())?;
@@ -108,10 +110,10 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn lasting() -> Lasting {
+    fn stored() -> StoredHistory {
         let mut pauses = Histogram::default();
         [5, 700, 700, 99_999].into_iter().for_each(|pause| pauses.add(Duration::from_secs(pause)));
-        Lasting { pauses, start: Some(Duration::from_micros(4321)) }
+        StoredHistory { pauses, start: Some(Duration::from_micros(4321)) }
     }
 
     #[test]
@@ -119,15 +121,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keep.json");
         let name = FunctionName::parse("hello").unwrap();
-        let text = text(vec![(name.clone(), lasting())]).unwrap();
+        let text = text(vec![(name.clone(), stored())]).unwrap();
         // The format of existing files: a change of it needs another `FORMAT`.
         let golden = r#"{"format":1,"functions":[{"function":"hello","bins":[[0,1.0],[21,2.0]],"beyond":1.0,"start_us":4321}]}"#;
         assert_eq!(text, golden);
         fs::write(&path, text).unwrap();
         let read = read(&path);
         assert_eq!(read[0].0, name);
-        assert_eq!(read[0].1.pauses.parts(), lasting().pauses.parts());
-        assert_eq!(read[0].1.start, lasting().start);
+        assert_eq!(read[0].1.pauses.parts(), stored().pauses.parts());
+        assert_eq!(read[0].1.start, stored().start);
     }
 
     #[test]

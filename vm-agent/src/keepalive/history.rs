@@ -12,10 +12,10 @@ use epsilon_api::vm::StartPhases;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, time::Duration};
 
-/// This many bad ends within [`TURBULENCE`] are no accident: more than one burst of calls causes in
+/// This many bad ends within [`CRASH_LOOP_WINDOW`] are no accident: more than one burst of calls causes in
 /// one broken instance.
-const TURBULENT: usize = 3;
-const TURBULENCE: Duration = Duration::from_secs(10);
+const CRASH_LOOP_ENDS: usize = 3;
+const CRASH_LOOP_WINDOW: Duration = Duration::from_secs(10);
 
 /// Shared by the pools of the function's versions.
 #[derive(Debug, Default)]
@@ -40,37 +40,37 @@ struct Known {
     /// Those of them whose instance had not served much.
     early_ends: VecDeque<Moment>,
     /// Whether something changed since it was written to disk.
-    is_news: bool,
+    is_changed: bool,
 }
 
 /// The part that survives a restart of the agent.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Lasting {
+pub(crate) struct StoredHistory {
     pub(crate) pauses: Histogram,
     pub(crate) start: Option<Duration>,
 }
 
 impl History {
-    pub(crate) fn recall(lasting: Lasting) -> Self {
-        let Lasting { pauses, start } = lasting;
+    pub(crate) fn restore(stored: StoredHistory) -> Self {
+        let StoredHistory { pauses, start } = stored;
         let known = Known { pauses, start: StartCost::known(start), ..Known::default() };
         Self { known: Mutex::new(known), warnings: Warnings::default() }
     }
 
     /// A call came to a version that runs none. It may wait for a start, so it has not begun yet.
-    pub(crate) fn arrives(&self, now: Moment) {
+    pub(crate) fn call_arrived(&self, now: Moment) {
         self.known.lock().note_pause(now);
     }
 
     /// A version that ran no call runs one.
-    pub(crate) fn begins(&self, now: Moment) {
+    pub(crate) fn call_began(&self, now: Moment) {
         let mut known = self.known.lock();
         known.note_pause(now);
         known.busy += 1;
     }
 
     /// The last call of the version ended.
-    pub(crate) fn rests(&self, now: Moment) {
+    pub(crate) fn calls_ended(&self, now: Moment) {
         let mut known = self.known.lock();
         known.busy = known.busy.saturating_sub(1);
         if known.busy == 0 {
@@ -82,7 +82,7 @@ impl History {
     pub(crate) fn started(&self, phases: &StartPhases) {
         let mut known = self.known.lock();
         known.start.add(phases.total().saturating_sub(phases.pull + phases.layers));
-        known.is_news = true;
+        known.is_changed = true;
     }
 
     /// An instance crashed, timed out, or failed to start; `is_early`: before it had served much.
@@ -96,13 +96,13 @@ impl History {
 
     /// Whether instances end so often that the function boots its own cells, one at a time, and
     /// leaves ready ones to other functions.
-    pub(crate) fn is_turbulent(&self, now: Moment) -> bool {
-        is_turbulent(&self.known.lock().bad_ends, now)
+    pub(crate) fn is_crash_looping(&self, now: Moment) -> bool {
+        is_crash_looping(&self.known.lock().bad_ends, now)
     }
 
     /// Whether they do so before they have served much: then its starts are slowed down.
-    pub(crate) fn starts_in_vain(&self, now: Moment) -> bool {
-        is_turbulent(&self.known.lock().early_ends, now)
+    pub(crate) fn crashes_early(&self, now: Moment) -> bool {
+        is_crash_looping(&self.known.lock().early_ends, now)
     }
 
     /// Expected cost of the next start.
@@ -123,23 +123,23 @@ impl History {
     }
 
     /// The part to write, and whether it changed since the last time.
-    pub(crate) fn lasting(&self) -> (Lasting, bool) {
+    pub(crate) fn stored(&self) -> (StoredHistory, bool) {
         let mut known = self.known.lock();
-        let is_news = std::mem::take(&mut known.is_news);
-        (Lasting { pauses: known.pauses.clone(), start: known.start.measured() }, is_news)
+        let is_changed = std::mem::take(&mut known.is_changed);
+        (StoredHistory { pauses: known.pauses.clone(), start: known.start.measured() }, is_changed)
     }
 }
 
 fn remember(ends: &mut VecDeque<Moment>, now: Moment) {
-    if ends.len() == TURBULENT {
+    if ends.len() == CRASH_LOOP_ENDS {
         ends.pop_front();
     }
     ends.push_back(now);
 }
 
-fn is_turbulent(ends: &VecDeque<Moment>, now: Moment) -> bool {
-    let oldest = ends.front().filter(|_| ends.len() == TURBULENT);
-    oldest.is_some_and(|then| now.saturating_sub(*then) < TURBULENCE)
+fn is_crash_looping(ends: &VecDeque<Moment>, now: Moment) -> bool {
+    let oldest = ends.front().filter(|_| ends.len() == CRASH_LOOP_ENDS);
+    oldest.is_some_and(|then| now.saturating_sub(*then) < CRASH_LOOP_WINDOW)
 }
 
 impl Known {
@@ -147,7 +147,7 @@ impl Known {
         if let Some(ended) = self.ended.take() {
             self.pauses.add(now.saturating_sub(ended));
             self.choice = None;
-            self.is_news = true;
+            self.is_changed = true;
         }
     }
 }
@@ -167,16 +167,16 @@ mod tests {
     #[test]
     fn pause_lasts_from_last_end_to_next_call() {
         let history = History::default();
-        history.begins(s(0));
+        history.call_began(s(0));
         assert!(!history.has_samples(), "what was before is unknown");
-        history.begins(s(5)); // another version
-        history.rests(s(10));
-        history.begins(s(500));
+        history.call_began(s(5)); // another version
+        history.calls_ended(s(10));
+        history.call_began(s(500));
         assert!(!history.has_samples(), "the other one was at work all the time");
-        history.rests(s(510));
-        history.rests(s(600));
-        history.arrives(s(1200)); // and waits for a start
-        history.begins(s(1230));
+        history.calls_ended(s(510));
+        history.calls_ended(s(600));
+        history.call_arrived(s(1200)); // and waits for a start
+        history.call_began(s(1230));
         assert_eq!(upper(&history), s(660), "ten minutes, without the wait");
         assert_eq!(history.known.lock().pauses.samples(), 1.0);
     }
@@ -185,17 +185,17 @@ mod tests {
     fn three_bad_ends_in_ten_seconds_are_no_accident() {
         let history = History::default();
         for now in [0, 8, 9] {
-            assert!(!history.is_turbulent(s(now)));
+            assert!(!history.is_crash_looping(s(now)));
             history.ended_badly(s(now), now > 0);
         }
         assert!(
-            history.is_turbulent(s(9)) && !history.is_turbulent(s(10)),
+            history.is_crash_looping(s(9)) && !history.is_crash_looping(s(10)),
             "the first one is over"
         );
-        assert!(!history.starts_in_vain(s(9)), "one of them had served");
+        assert!(!history.crashes_early(s(9)), "one of them had served");
         history.ended_badly(s(17), true);
-        assert!(history.is_turbulent(s(17)) && !history.is_turbulent(s(18)));
-        assert!(history.starts_in_vain(s(17)) && !history.starts_in_vain(s(18)));
+        assert!(history.is_crash_looping(s(17)) && !history.is_crash_looping(s(18)));
+        assert!(history.crashes_early(s(17)) && !history.crashes_early(s(18)));
     }
 
     #[test]
@@ -204,9 +204,9 @@ mod tests {
         let phases = StartPhases { pull: s(30), layers: s(1), init: s(2), ..Default::default() };
         history.started(&phases);
         assert_eq!(history.start_cost(), s(2));
-        let (lasting, is_news) = history.lasting();
-        assert!(is_news);
-        assert_eq!(History::recall(lasting).start_cost(), s(2));
-        assert!(!history.lasting().1, "no change since");
+        let (stored, is_changed) = history.stored();
+        assert!(is_changed);
+        assert_eq!(History::restore(stored).start_cost(), s(2));
+        assert!(!history.stored().1, "no change since");
     }
 }

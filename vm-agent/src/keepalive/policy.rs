@@ -9,23 +9,23 @@
 //! Pure. Used by `history.rs`, and by the replay in `benches/`.
 
 use super::histogram::{Histogram, REACH};
-use epsilon_api::vm::KeepBy;
+use epsilon_api::vm::KeepAliveSource;
 use std::{fmt, time::Duration};
 
 /// Fewer pauses than this are not representative.
-const SAMPLES: f32 = 8.0;
+const MIN_SAMPLES: f32 = 8.0;
 /// Bins whose weights vary less than this are not representative (the paper's value).
-const VARIATION: f32 = 2.0;
+const MIN_VARIATION: f32 = 2.0;
 /// Where a larger share of pauses is beyond the histogram's range, it is not representative (the
 /// paper's value).
-const BEYOND: f32 = 0.5;
+const MAX_BEYOND: f32 = 0.5;
 /// The percentiles that are head and tail, and the margin on each (the paper's values).
 const HEAD: f32 = 0.05;
 const TAIL: f32 = 0.99;
 const MARGIN: f64 = 0.1;
 /// An instance is removed until `head` only if `head` is at least this part of the keep-alive time,
 /// and no less than the default time: for less, an extra start does not pay.
-const WORTH_LEAVING: u32 = 4;
+const MIN_GAP_SHARE: u32 = 4;
 
 /// The operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct Choice {
     /// The prewarm of the next one, for a periodic function.
     pub ready: Option<Ready>,
     /// The reason for the decision.
-    pub why: Why,
+    pub why: Reason,
 }
 
 /// When an instance is prewarmed. Both count from the end of the last call.
@@ -60,7 +60,7 @@ pub struct Ready {
 
 /// The reason for a decision; `Display` is for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum Reason {
     /// The function's `idleTimeout` is set.
     Set,
     /// `isolation: call`: an instance ends with its call, so pauses do not matter.
@@ -95,13 +95,15 @@ pub enum Why {
     },
 }
 
-impl Why {
+impl Reason {
     /// Which side decided: the function, the operator's default, or the pauses.
-    pub fn by(self) -> KeepBy {
+    pub fn by(self) -> KeepAliveSource {
         match self {
-            Self::Set => KeepBy::Set,
-            Self::OneCall | Self::TooFew { .. } | Self::Rare { .. } | Self::Even => KeepBy::Default,
-            Self::Tail { .. } | Self::Periodic { .. } => KeepBy::Adaptive,
+            Self::Set => KeepAliveSource::Set,
+            Self::OneCall | Self::TooFew { .. } | Self::Rare { .. } | Self::Even => {
+                KeepAliveSource::Default
+            }
+            Self::Tail { .. } | Self::Periodic { .. } => KeepAliveSource::Adaptive,
         }
     }
 }
@@ -109,28 +111,28 @@ impl Why {
 /// Decides. `set`: the function's own `idleTimeout`.
 pub fn choose(pauses: &Histogram, set: Option<Duration>, settings: &Settings) -> Choice {
     if let Some(idle) = set {
-        return Choice { idle, ready: None, why: Why::Set };
+        return Choice { idle, ready: None, why: Reason::Set };
     }
     let default = |why| Choice { idle: settings.default, ready: None, why };
-    if pauses.samples() < SAMPLES {
-        return default(Why::TooFew { samples: pauses.samples().round() as u32 });
+    if pauses.samples() < MIN_SAMPLES {
+        return default(Reason::TooFew { samples: pauses.samples().round() as u32 });
     }
     let rare = percent(pauses.beyond());
-    if pauses.beyond() > BEYOND {
-        return default(Why::Rare { percent: rare });
+    if pauses.beyond() > MAX_BEYOND {
+        return default(Reason::Rare { percent: rare });
     }
-    if pauses.variation() < VARIATION {
-        return default(Why::Even);
+    if pauses.variation() < MIN_VARIATION {
+        return default(Reason::Even);
     }
     let (from, upto) = (pauses.lower(HEAD), pauses.upper(TAIL));
     let (head, tail) = (from.mul_f64(1.0 - MARGIN), upto.mul_f64(1.0 + MARGIN));
     let stays = tail.clamp(settings.min, settings.max);
-    if head >= settings.default.max(2 * settings.min) && head >= stays / WORTH_LEAVING {
+    if head >= settings.default.max(2 * settings.min) && head >= stays / MIN_GAP_SHARE {
         let until = tail.min(head + settings.max);
         let ready = Some(Ready { after: head, until });
-        return Choice { idle: settings.min, ready, why: Why::Periodic { from, upto } };
+        return Choice { idle: settings.min, ready, why: Reason::Periodic { from, upto } };
     }
-    let why = Why::Tail { upper: upto, rare, limited: stays != tail };
+    let why = Reason::Tail { upper: upto, rare, limited: stays != tail };
     Choice { idle: stays, ready: None, why }
 }
 
@@ -138,7 +140,7 @@ fn percent(share: f32) -> u32 {
     (share * 100.0).round() as u32
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let time = humantime::format_duration;
         match *self {
@@ -150,7 +152,7 @@ impl fmt::Display for Why {
                 } else {
                     "pauses between calls were"
                 };
-                write!(f, "the default: {samples} {were} seen, {SAMPLES} are needed")
+                write!(f, "the default: {samples} {were} seen, {MIN_SAMPLES} are needed")
             }
             Self::Rare { percent } => {
                 write!(f, "the default: {percent} of 100 pauses were longer than {}", time(REACH))
@@ -231,8 +233,8 @@ mod tests {
         let mut pauses = Histogram::default();
         (0..50).for_each(|_| pauses.add(s(3600)));
         let choice = choose(&pauses, Some(s(5)), &SETTINGS);
-        assert_eq!((choice.idle, choice.ready, choice.why), (s(5), None, Why::Set));
-        assert_eq!(choice.why.by(), KeepBy::Set);
+        assert_eq!((choice.idle, choice.ready, choice.why), (s(5), None, Reason::Set));
+        assert_eq!(choice.why.by(), KeepAliveSource::Set);
     }
 
     #[test]
@@ -241,6 +243,6 @@ mod tests {
         // a start.
         let choice = of((0..60).map(|n| 900 + (n % 10) * 500));
         assert_eq!(choice.ready, None, "{choice:?}");
-        assert_eq!(choice.why.by(), KeepBy::Adaptive);
+        assert_eq!(choice.why.by(), KeepAliveSource::Adaptive);
     }
 }

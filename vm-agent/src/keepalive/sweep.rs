@@ -3,8 +3,8 @@
 //! histories each minute and at shutdown. Started by `app.rs`; ends with the agent.
 
 use super::file;
-use super::file::write_whole;
-use crate::vm::{LocalVm, keep_file};
+use super::file::write_atomically;
+use crate::vm::{LocalVm, history_file};
 use epsilon_api::{chain::Chain, vm::Keep};
 use futures_util::FutureExt;
 use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -14,27 +14,27 @@ use tokio::{
 };
 
 /// Pauses are measured in tens of seconds; the start of an instance takes less than one.
-const LOOK: Duration = Duration::from_secs(1);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Longest time that a crash may lose.
-const WRITE: Duration = Duration::from_secs(60);
+const WRITE_EVERY: Duration = Duration::from_secs(60);
 /// Limit of versions whose decision a VM reports each second.
-const TOLD: usize = 256;
+const REPORTED: usize = 256;
 
 /// Runs until the agent shuts down, and writes once more.
 pub(crate) async fn run(vm: Arc<LocalVm>) {
-    let mut look = interval(LOOK);
-    let mut write = interval(WRITE);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    write.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    write.tick().await; // the first tick is immediate, and nothing changed yet
+    let mut sweeps = interval(SWEEP_EVERY);
+    let mut writes = interval(WRITE_EVERY);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    writes.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    writes.tick().await; // the first tick is immediate, and nothing changed yet
     let mut is_reported = false;
     loop {
         tokio::select! {
             // The shutdown first. All arms may be dropped: a token, timers.
             biased;
             () = vm.closed.cancelled() => break,
-            _ = write.tick() => keep(&vm, &mut is_reported).await,
-            _ = look.tick() => {
+            _ = writes.tick() => store(&vm, &mut is_reported).await,
+            _ = sweeps.tick() => {
                 let swept = AssertUnwindSafe(async { sweep(&vm) }).catch_unwind().await;
                 if swept.is_err() {
                     tracing::error!("Sweep of idle instances panicked (a bug); the next one runs in a second.");
@@ -42,31 +42,31 @@ pub(crate) async fn run(vm: Arc<LocalVm>) {
             }
         }
     }
-    keep(&vm, &mut is_reported).await;
+    store(&vm, &mut is_reported).await;
 }
 
 fn sweep(vm: &Arc<LocalVm>) {
     let pools = vm.pools();
     vm.note_uses(&pools);
-    let mut keeps: Vec<Keep> = pools.iter().filter_map(|pool| pool.keep()).collect();
+    let mut keeps: Vec<Keep> = pools.iter().filter_map(|pool| pool.keep_alive()).collect();
     keeps.sort_unstable_by(|a, b| (&a.function, a.version).cmp(&(&b.function, b.version)));
-    keeps.truncate(TOLD);
+    keeps.truncate(REPORTED);
     *vm.keeps.lock() = keeps;
     if vm.is_draining() {
         return;
     }
     // Prewarms must not delay calls: no more than could start at once by now.
     let room = vm.starts.available_permits();
-    pools.iter().filter(|pool| pool.start_ahead()).take(room).for_each(drop);
+    pools.iter().filter(|pool| pool.start_prewarm()).take(room).for_each(drop);
 }
 
 /// Writes changed histories. A full or slow disk affects nothing else.
-async fn keep(vm: &Arc<LocalVm>, is_reported: &mut bool) {
-    let Some(news) = vm.histories.news() else { return };
-    let path = keep_file(&vm.config);
+async fn store(vm: &Arc<LocalVm>, is_reported: &mut bool) {
+    let Some(changes) = vm.histories.changes() else { return };
+    let path = history_file(&vm.config);
     let written = spawn_blocking(move || {
-        let text = file::text(news).map_err(io::Error::other)?;
-        write_whole(&path, &text)
+        let text = file::text(changes).map_err(io::Error::other)?;
+        write_atomically(&path, &text)
     });
     match written.await.unwrap_or_else(|err| Err(io::Error::other(err))) {
         Ok(()) => *is_reported = false,

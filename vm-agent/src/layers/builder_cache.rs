@@ -10,8 +10,8 @@ use std::{
 };
 
 /// Opens the tar of a layer; `None` when it is not cached.
-pub(super) fn find(shelf: &Path, name: &Name) -> io::Result<Option<File>> {
-    let path: PathBuf = shelf.join(format!("{}.tar", name.hex()));
+pub(super) fn find(cache: &Path, name: &Name) -> io::Result<Option<File>> {
+    let path: PathBuf = cache.join(format!("{}.tar", name.hex()));
     match File::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),

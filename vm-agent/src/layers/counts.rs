@@ -18,7 +18,7 @@ pub(crate) struct Counts {
 /// The source of a layer; the metric's label value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    Shelf,
+    BuilderCache,
     Registry,
     Engine,
 }
@@ -26,7 +26,7 @@ pub(super) enum Source {
 impl Source {
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::Shelf => "shelf",
+            Self::BuilderCache => "shelf",
             Self::Registry => "registry",
             Self::Engine => "engine",
         }

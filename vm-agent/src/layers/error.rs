@@ -1,5 +1,5 @@
 //! Why a version's layers are not available. The texts are for the operator;
-//! [`LayersError::leaves_the_image`] is for the start. Shared by all starts that waited for the
+//! [`LayersError::allows_image`] is for the start. Shared by all starts that waited for the
 //! same layer.
 
 use crate::engine::EngineError;
@@ -48,7 +48,7 @@ pub(crate) enum LayersError {
     Engine(#[from] EngineError),
     /// The error of another start that fetched the same layer.
     #[error(transparent)]
-    Same(Arc<LayersError>),
+    Shared(Arc<LayersError>),
 }
 
 impl LayersError {
@@ -64,20 +64,20 @@ impl LayersError {
 
     /// Whether the version's image can do what its layers cannot. Not where a registry failed: the image comes from the
     /// same one, and this error says better what is wrong. Nor where the image itself was looked for in vain.
-    pub(crate) fn leaves_the_image(&self) -> bool {
+    pub(crate) fn allows_image(&self) -> bool {
         match self {
             Self::Unfit { .. } | Self::Absent { .. } | Self::Full { .. } | Self::Disk { .. } => {
                 true
             }
             Self::Engine(err) => !matches!(err, EngineError::Registry(_) | EngineError::NotHere(_)),
-            Self::Same(other) => other.leaves_the_image(),
+            Self::Shared(other) => other.allows_image(),
         }
     }
 
     #[cfg(test)]
     pub(super) fn is_unfit(&self) -> bool {
         match self {
-            Self::Same(other) => other.is_unfit(),
+            Self::Shared(other) => other.is_unfit(),
             err => matches!(err, Self::Unfit { .. }),
         }
     }
@@ -85,7 +85,7 @@ impl LayersError {
     /// Whether removing other layers may help.
     pub(super) fn is_full(&self) -> bool {
         match self {
-            Self::Same(other) => other.is_full(),
+            Self::Shared(other) => other.is_full(),
             err => matches!(err, Self::Full { .. }),
         }
     }
@@ -94,7 +94,7 @@ impl LayersError {
     pub(super) fn is_absent(&self) -> bool {
         match self {
             Self::Absent { .. } => true,
-            Self::Same(other) => other.is_absent(),
+            Self::Shared(other) => other.is_absent(),
             Self::Unfit { .. } | Self::Full { .. } | Self::Disk { .. } | Self::Engine(_) => false,
         }
     }
@@ -106,7 +106,7 @@ impl LayersError {
             Self::Absent { .. } => "absent",
             Self::Full { .. } | Self::Disk { .. } => "disk",
             Self::Engine(_) => "failed",
-            Self::Same(other) => other.outcome(),
+            Self::Shared(other) => other.outcome(),
         }
     }
 }

@@ -3,9 +3,9 @@
 //! the sender, and nothing is buffered twice.
 
 use super::name::Name;
-use super::store::{Draft, Stock};
+use super::store::{Draft, LayerStore};
 use super::unpack;
-use super::unpack::Trouble;
+use super::unpack::UnpackError;
 use bytes::{Buf, Bytes};
 use flate2::bufread::MultiGzDecoder;
 use futures_util::{Stream, StreamExt};
@@ -23,18 +23,18 @@ use tokio::{
 };
 
 /// Length of the queue; a piece is some ten kilobytes.
-const ON_THE_WAY: usize = 16;
+const QUEUE_DEPTH: usize = 16;
 
 /// Compression of the tar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(super) enum Compression {
     Plain,
     Gzip,
 }
 
 /// What is expected of a tar.
 #[derive(Clone, Debug)]
-pub(super) struct Wanted {
+pub(super) struct Expected {
     pub(super) name: Name,
     /// Whether the name is the digest of the tar; if not, any tar will do.
     pub(super) is_digest: bool,
@@ -47,16 +47,16 @@ pub(super) type Unpacked = (Draft, u64);
 
 /// Why an extraction failed.
 #[derive(Debug)]
-pub(super) enum Spilled {
+pub(super) enum ExtractError {
     /// The sender failed.
-    Sender(Box<dyn Error + Send + Sync>),
+    Source(Box<dyn Error + Send + Sync>),
     /// The content that was sent.
-    Sent(Trouble),
+    Content(UnpackError),
 }
 
-impl From<JoinError> for Spilled {
+impl From<JoinError> for ExtractError {
     fn from(err: JoinError) -> Self {
-        Self::Sent(Trouble::Disk(io::Error::other(err)))
+        Self::Content(UnpackError::Disk(io::Error::other(err)))
     }
 }
 
@@ -64,30 +64,30 @@ impl From<JoinError> for Spilled {
 ///
 /// `most`: limit of the bytes in the stream.
 pub(super) async fn from_stream<E: Into<Box<dyn Error + Send + Sync>>>(
-    stock: &Arc<Stock>,
-    wanted: Wanted,
-    packing: Packing,
+    store: &Arc<LayerStore>,
+    expected: Expected,
+    compression: Compression,
     most: Option<u64>,
     stream: impl Stream<Item = Result<Bytes, E>>,
-) -> Result<Unpacked, Spilled> {
-    let (to, pieces) = mpsc::channel(ON_THE_WAY);
-    let stock = Arc::clone(stock);
+) -> Result<Unpacked, ExtractError> {
+    let (to, pieces) = mpsc::channel(QUEUE_DEPTH);
+    let store = Arc::clone(store);
     let work = spawn_blocking(move || {
         let pipe = Pipe { pieces, now: Bytes::new() };
-        match packing {
-            Packing::Plain => from_reader(&stock, &wanted, pipe),
-            Packing::Gzip => from_reader(&stock, &wanted, MultiGzDecoder::new(pipe)),
+        match compression {
+            Compression::Plain => from_reader(&store, &expected, pipe),
+            Compression::Gzip => from_reader(&store, &expected, MultiGzDecoder::new(pipe)),
         }
     });
     let feed = async move {
         let mut stream = pin!(stream);
         let mut sent = 0;
         while let Some(piece) = stream.next().await {
-            let piece = piece.map_err(|err| Spilled::Sender(err.into()))?;
+            let piece = piece.map_err(|err| ExtractError::Source(err.into()))?;
             sent += piece.len() as u64;
             if most.is_some_and(|most| sent > most) {
                 let what = io::Error::other("more bytes than its descriptor says");
-                return Err(Spilled::Sent(Trouble::Corrupt(what)));
+                return Err(ExtractError::Content(UnpackError::Corrupt(what)));
             }
             if to.send(piece).await.is_err() {
                 break; // the reader stopped, and returns why
@@ -98,27 +98,27 @@ pub(super) async fn from_stream<E: Into<Box<dyn Error + Send + Sync>>>(
     let (fed, done) = tokio::join!(feed, work);
     // An error of the sender explains a truncated tar.
     fed?;
-    done?.map_err(Spilled::Sent)
+    done?.map_err(ExtractError::Content)
 }
 
 /// Unpacks what a reader provides. Blocking.
 pub(super) fn from_reader(
-    stock: &Stock,
-    wanted: &Wanted,
+    store: &LayerStore,
+    expected: &Expected,
     from: impl Read,
-) -> Result<Unpacked, Trouble> {
+) -> Result<Unpacked, UnpackError> {
     let mut from = Digesting { from, sha: Sha256::new() };
-    let draft = stock.draft().map_err(Trouble::Disk)?;
-    let done = unpack::unpack(&mut from, &draft.app(), wanted.most);
-    if let Err(Trouble::Unfit(why)) = &done {
+    let draft = store.draft().map_err(UnpackError::Disk)?;
+    let done = unpack::unpack(&mut from, &draft.app(), expected.most);
+    if let Err(UnpackError::Unfit(why)) = &done {
         // Reported only if the tar really is this layer.
-        let rest = io::copy(&mut (&mut from).take(wanted.most), &mut io::sink());
-        if rest.is_ok_and(|rest| rest == wanted.most) {
-            return Err(Trouble::Unfit(why.clone()));
+        let rest = io::copy(&mut (&mut from).take(expected.most), &mut io::sink());
+        if rest.is_ok_and(|rest| rest == expected.most) {
+            return Err(UnpackError::Unfit(why.clone()));
         }
     }
-    if !matches!(done, Err(Trouble::Disk(_))) {
-        from.check(wanted)?;
+    if !matches!(done, Err(UnpackError::Disk(_))) {
+        from.check(expected)?;
     }
     Ok((draft, done?))
 }
@@ -130,16 +130,16 @@ struct Digesting<R> {
 }
 
 impl<R> Digesting<R> {
-    fn check(self, wanted: &Wanted) -> Result<(), Trouble> {
+    fn check(self, expected: &Expected) -> Result<(), UnpackError> {
         let found = self.sha.finalize().iter().fold(String::new(), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");
             text
         });
-        if !wanted.is_digest || found == wanted.name.hex() {
+        if !expected.is_digest || found == expected.name.hex() {
             return Ok(());
         }
         let what = format!("the tar's digest is sha256:{found}");
-        Err(Trouble::Corrupt(io::Error::other(what)))
+        Err(UnpackError::Corrupt(io::Error::other(what)))
     }
 }
 

@@ -12,16 +12,16 @@ use tokio::{
 };
 
 /// Runs until the agent shuts down.
-pub(crate) async fn keep(vm: &LocalVm) {
-    let mut look = interval(vm.config.disk_look);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+pub(crate) async fn run(vm: &LocalVm) {
+    let mut timer = interval(vm.config.disk_look);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             // All of them may be dropped: a token, a stored notification, a timer.
             biased;
             () = vm.closed.cancelled() => break,
-            () = vm.layers.is_full.notified() => {}
-            _ = look.tick() => {}
+            () = vm.layers.over_size.notified() => {}
+            _ = timer.tick() => {}
         }
         tokio::select! {
             biased;
@@ -30,13 +30,13 @@ pub(crate) async fn keep(vm: &LocalVm) {
             () = vm.layers.collect() => {}
         }
     }
-    vm.layers.settle().await;
+    vm.layers.flush().await;
 }
 
 impl Layers {
     /// One run: makes new layers durable, and removes those beyond the size.
     pub(crate) async fn collect(&self) {
-        self.settle().await;
+        self.flush().await;
         self.shrink(self.size).await;
     }
 
@@ -44,39 +44,39 @@ impl Layers {
     /// bytes. Returns whether any was removed.
     pub(super) async fn shrink(&self, to: u64) -> bool {
         let mut removed = 0_u64;
-        while self.stock.bytes() > to {
-            let Some(name) = self.stock.oldest() else {
-                tracing::debug!(held = self.stock.bytes(), "All layers are in use.");
+        while self.store.bytes() > to {
+            let Some(name) = self.store.oldest() else {
+                tracing::debug!(held = self.store.bytes(), "All layers are in use.");
                 break;
             };
             let work = async {
-                let stock = Arc::clone(&self.stock);
+                let store = Arc::clone(&self.store);
                 let name = name.clone();
-                spawn_blocking(move || stock.remove(&name)).await.ok().flatten()
+                spawn_blocking(move || store.remove(&name)).await.ok().flatten()
             };
             // No fetch of it runs meanwhile. If it was leased before, nothing is removed, and the
             // next one is tried.
-            match self.at_work.alone(&name, work).await {
+            match self.in_progress.exclusive(&name, work).await {
                 Some(_) => removed += 1,
-                None if self.stock.oldest().as_ref() == Some(&name) => break, // the disk refuses
+                None if self.store.oldest().as_ref() == Some(&name) => break, // the disk refuses
                 None => {}
             }
         }
         if removed > 0 {
             tracing::info!(
                 removed,
-                held = self.stock.bytes(),
+                held = self.store.bytes(),
                 "Unused code layers were removed to free disk space."
             );
         }
-        self.counts.holds(self.stock.bytes());
+        self.counts.holds(self.store.bytes());
         removed > 0
     }
 
     /// Makes the layers durable, so that the next agent finds them.
-    async fn settle(&self) {
-        let stock = Arc::clone(&self.stock);
-        match spawn_blocking(move || stock.settle()).await {
+    async fn flush(&self) {
+        let store = Arc::clone(&self.store);
+        match spawn_blocking(move || store.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(err)) => {
                 tracing::warn!(%err, "Code layers could not be made durable; the next run tries again.")

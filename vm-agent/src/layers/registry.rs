@@ -4,10 +4,10 @@
 //!
 //! Pulls of whole images are the engine's job (`crate::registry`).
 
-use crate::engine::{Denied, EngineError};
+use crate::engine::{EngineError, ImageUnavailable};
 use bytes::Bytes;
 use epsilon_api::function::{Blob, ImageRef};
-use epsilon_registry::{Access, Failed, Host, Login, Trouble};
+use epsilon_registry::{Access, Failed, Host, Login, RegistryFailure};
 use futures_util::{future::BoxFuture, stream::BoxStream};
 use oci_client::{
     Client, Reference,
@@ -27,7 +27,7 @@ use std::{
 /// Where engines look for certificates.
 pub(super) const CERTIFICATES: &str = "/etc/docker/certs.d";
 /// Limit of cached clients, one for each registry; a fleet has one registry.
-const KEPT: usize = 16;
+const MAX_CLIENTS: usize = 16;
 
 /// Clients for registries.
 #[derive(Debug)]
@@ -37,21 +37,21 @@ pub(super) struct Registries {
     plain: bool,
     certificates: PathBuf,
     /// Timeout of a connect, and of a silent connection.
-    patience: Duration,
+    timeout: Duration,
     /// The last client of each registry, with its credentials: new credentials need a new client,
     /// because a client caches the token that it got.
-    ways: Mutex<HashMap<Host, (Option<Login>, Way)>>,
+    clients: Mutex<HashMap<Host, (Option<Login>, RegistryClient)>>,
 }
 
 #[derive(Clone)]
-struct Way {
+struct RegistryClient {
     client: Client,
     login: Option<Login>,
 }
 
-impl std::fmt::Debug for Way {
+impl std::fmt::Debug for RegistryClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Way").finish_non_exhaustive()
+        f.debug_struct("RegistryClient").finish_non_exhaustive()
     }
 }
 
@@ -60,13 +60,13 @@ pub(super) type Pieces = BoxStream<'static, io::Result<Bytes>>;
 
 /// Why a registry provided nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum FetchError {
     /// The credentials could not be obtained.
     #[error("there are no credentials for the registry")]
     Login(#[source] epsilon_registry::AccessError),
     /// The registry's answer, or an error of the network.
     #[error(transparent)]
-    Said(#[from] OciDistributionError),
+    Oci(#[from] OciDistributionError),
     /// The image's reference is invalid.
     #[error("`{0}` names no registry")]
     Name(String),
@@ -76,14 +76,9 @@ pub(super) enum Refusal {
 }
 
 impl Registries {
-    pub(super) fn new(
-        access: Access,
-        plain: bool,
-        certificates: &Path,
-        patience: Duration,
-    ) -> Self {
+    pub(super) fn new(access: Access, plain: bool, certificates: &Path, timeout: Duration) -> Self {
         let certificates = certificates.to_owned();
-        Self { access, plain, certificates, patience, ways: Mutex::default() }
+        Self { access, plain, certificates, timeout, clients: Mutex::default() }
     }
 
     /// Opens a blob of the repository that the image is in.
@@ -93,53 +88,57 @@ impl Registries {
         &'a self,
         image: &'a ImageRef,
         blob: &'a Blob,
-    ) -> BoxFuture<'a, Result<Pieces, Refusal>> {
+    ) -> BoxFuture<'a, Result<Pieces, FetchError>> {
         Box::pin(self.find(image, blob))
     }
 
-    async fn find(&self, image: &ImageRef, blob: &Blob) -> Result<Pieces, Refusal> {
+    async fn find(&self, image: &ImageRef, blob: &Blob) -> Result<Pieces, FetchError> {
         let reference: Reference =
-            image.reference.parse().map_err(|_| Refusal::Name(image.reference.clone()))?;
+            image.reference.parse().map_err(|_| FetchError::Name(image.reference.clone()))?;
         let host = Host::named_in(&image.reference)
-            .ok_or_else(|| Refusal::Name(image.reference.clone()))?;
+            .ok_or_else(|| FetchError::Name(image.reference.clone()))?;
         let work = |login| {
-            let way = self.way(&host, login);
+            let registry_client = self.registry_client(&host, login);
             let reference = &reference;
-            async move { way?.open(reference, &blob.digest).await }
+            async move { registry_client?.open(reference, &blob.digest).await }
         };
-        self.access.run(&host, Refusal::is_login, work).await.map_err(|failed| match failed {
-            Failed::Login(err) => Refusal::Login(err),
+        self.access.run(&host, FetchError::is_login, work).await.map_err(|failed| match failed {
+            Failed::Login(err) => FetchError::Login(err),
             Failed::Work(err) => err,
         })
     }
 
-    fn way(&self, host: &Host, login: Option<Login>) -> Result<Way, Refusal> {
-        if let Some((known, way)) = self.ways.lock().get(host)
+    fn registry_client(
+        &self,
+        host: &Host,
+        login: Option<Login>,
+    ) -> Result<RegistryClient, FetchError> {
+        if let Some((known, registry_client)) = self.clients.lock().get(host)
             && *known == login
         {
-            return Ok(way.clone());
+            return Ok(registry_client.clone());
         }
         let authorities = authorities(&self.certificates.join(host.as_str()))?;
         let is_plain = self.plain || (host.is_loopback() && authorities.is_empty());
         let client = Client::try_from(ClientConfig {
             protocol: if is_plain { ClientProtocol::Http } else { ClientProtocol::Https },
             extra_root_certificates: authorities,
-            connect_timeout: Some(self.patience),
-            read_timeout: Some(self.patience),
+            connect_timeout: Some(self.timeout),
+            read_timeout: Some(self.timeout),
             ..ClientConfig::default()
         })?;
-        let way = Way { client, login: login.clone() };
-        let mut ways = self.ways.lock();
-        if ways.len() >= KEPT {
-            ways.clear(); // a new client costs a connection
+        let registry_client = RegistryClient { client, login: login.clone() };
+        let mut clients = self.clients.lock();
+        if clients.len() >= MAX_CLIENTS {
+            clients.clear(); // a new client costs a connection
         }
-        ways.insert(host.clone(), (login, way.clone()));
-        Ok(way)
+        clients.insert(host.clone(), (login, registry_client.clone()));
+        Ok(registry_client)
     }
 }
 
-impl Way {
-    async fn open(&self, reference: &Reference, digest: &str) -> Result<Pieces, Refusal> {
+impl RegistryClient {
+    async fn open(&self, reference: &Reference, digest: &str) -> Result<Pieces, FetchError> {
         let auth = match &self.login {
             Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.reveal().clone()),
             None => RegistryAuth::Anonymous,
@@ -148,44 +147,45 @@ impl Way {
         if self.login.is_some() {
             self.client.store_auth_if_needed(registry, &auth).await;
         }
-        let asked = self.client.pull_blob_stream(reference, digest).await.map_err(Refusal::from);
-        let asked = match asked {
+        let pulled =
+            self.client.pull_blob_stream(reference, digest).await.map_err(FetchError::from);
+        let pulled = match pulled {
             // Some registries want a token even for anonymous requests. Most do not, so it is only
             // fetched then.
             Err(err) if self.login.is_none() && err.is_login() => {
                 self.client.store_auth_if_needed(registry, &auth).await;
                 self.client.pull_blob_stream(reference, digest).await?
             }
-            asked => asked?,
+            pulled => pulled?,
         };
-        Ok(asked.stream)
+        Ok(pulled.stream)
     }
 }
 
-impl Refusal {
+impl FetchError {
     fn is_login(&self) -> bool {
-        matches!(self, Self::Said(err) if trouble(err) == Trouble::Refused)
+        matches!(self, Self::Oci(err) if classify(err) == RegistryFailure::Refused)
     }
 }
 
-fn trouble(err: &OciDistributionError) -> Trouble {
+fn classify(err: &OciDistributionError) -> RegistryFailure {
     use OciDistributionError::{
         AuthenticationFailure, RegistryError, ServerError, UnauthorizedError,
     };
     match err {
-        UnauthorizedError { .. } | AuthenticationFailure(_) => Trouble::Refused,
-        ServerError { code: 403, .. } => Trouble::Refused,
+        UnauthorizedError { .. } | AuthenticationFailure(_) => RegistryFailure::Refused,
+        ServerError { code: 403, .. } => RegistryFailure::Refused,
         RegistryError { envelope, .. } => {
             let has = |codes: &[OciErrorCode]| {
                 envelope.errors.iter().any(|error| codes.contains(&error.code))
             };
             if has(&[OciErrorCode::Denied, OciErrorCode::Unauthorized]) {
-                Trouble::Refused
+                RegistryFailure::Refused
             } else {
-                Trouble::Absent
+                RegistryFailure::Absent
             }
         }
-        other => Trouble::of(&epsilon_api::chain::Chain(other).to_string()),
+        other => RegistryFailure::of(&epsilon_api::chain::Chain(other).to_string()),
     }
 }
 
@@ -201,7 +201,7 @@ pub(super) fn corrupt(
     blob: &Blob,
     source: Box<dyn Error + Send + Sync>,
 ) -> EngineError {
-    EngineError::Registry(Box::new(Denied {
+    EngineError::Registry(Box::new(ImageUnavailable {
         host: Host::of(&image.reference),
         what: format!("gave a layer twice that does not match its digest {}", blob.digest),
         hint: "it, or a proxy before it, corrupts its content: check its disk, then deploy the \
@@ -212,7 +212,7 @@ pub(super) fn corrupt(
 }
 
 /// The certificates that the engine trusts for this registry, in PEM.
-fn authorities(folder: &Path) -> Result<Vec<Certificate>, Refusal> {
+fn authorities(folder: &Path) -> Result<Vec<Certificate>, FetchError> {
     let read = || -> io::Result<Vec<Certificate>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
@@ -227,6 +227,6 @@ fn authorities(folder: &Path) -> Result<Vec<Certificate>, Refusal> {
     };
     read().or_else(|err| match err.kind() {
         io::ErrorKind::NotFound => Ok(Vec::new()),
-        _ => Err(Refusal::Certificates(err)),
+        _ => Err(FetchError::Certificates(err)),
     })
 }

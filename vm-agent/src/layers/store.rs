@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Flushing a file takes as long as all the rest of a small layer, and a lost layer costs one
-//! fetch. So flushes happen later, for all layers at once ([`Stock::settle`]); after a power cut
+//! fetch. So flushes happen later, for all layers at once ([`LayerStore::flush`]); after a power cut
 //! before that, those layers are removed at the next start. An agent that is killed loses none:
 //! cells that run on have them mounted.
 
@@ -36,7 +36,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The directory, and the layers in it.
 #[derive(Debug)]
-pub(super) struct Stock {
+pub(super) struct LayerStore {
     folder: PathBuf,
     known: Mutex<HashMap<Name, Layer>>,
 }
@@ -47,11 +47,11 @@ struct Layer {
     leases: usize,
     used: SystemTime,
     /// The directory's `size` and time are up to date.
-    is_settled: bool,
+    is_recorded: bool,
     is_on_disk: bool,
 }
 
-impl Stock {
+impl LayerStore {
     /// Opens the store, with the layers of an earlier run.
     pub(super) fn open(folder: &Path) -> io::Result<Arc<Self>> {
         fs::create_dir_all(folder)?;
@@ -83,7 +83,7 @@ impl Stock {
                 bytes: size.map_or_else(|| measure(&path), Ok)?,
                 leases: 0,
                 used: entry.metadata()?.modified()?,
-                is_settled: size.is_some(),
+                is_recorded: size.is_some(),
                 is_on_disk: size.is_some(),
             };
             known.insert(name, layer);
@@ -99,7 +99,7 @@ impl Stock {
     }
 
     /// Leases a layer, if it is here.
-    pub(super) fn lease(self: &Arc<Self>, name: &Name) -> Option<Lease> {
+    pub(super) fn lease(self: &Arc<Self>, name: &Name) -> Option<LayerLease> {
         // An operator may have removed it by hand.
         let app = self.folder.join(name.as_str()).join(APP);
         let is_there = app.is_dir();
@@ -111,8 +111,8 @@ impl Stock {
         }
         layer.leases += 1;
         layer.used = SystemTime::now();
-        layer.is_settled = false;
-        Some(Lease { stock: Arc::clone(self), name: name.clone(), app })
+        layer.is_recorded = false;
+        Some(LayerLease { store: Arc::clone(self), name: name.clone(), app })
     }
 
     /// Creates a draft directory to unpack to. Blocking.
@@ -123,18 +123,18 @@ impl Stock {
     }
 
     /// Stores a draft that is complete and verified, and leases it. Blocking.
-    pub(super) fn keep(
+    pub(super) fn insert(
         self: &Arc<Self>,
         name: &Name,
         draft: Draft,
         bytes: u64,
-    ) -> io::Result<Lease> {
+    ) -> io::Result<LayerLease> {
         let to = self.folder.join(name.as_str());
         draft.rename(&to)?;
         let used = SystemTime::now();
-        let layer = Layer { bytes, leases: 1, used, is_settled: false, is_on_disk: false };
+        let layer = Layer { bytes, leases: 1, used, is_recorded: false, is_on_disk: false };
         self.known.lock().insert(name.clone(), layer);
-        Ok(Lease { stock: Arc::clone(self), name: name.clone(), app: to.join(APP) })
+        Ok(LayerLease { store: Arc::clone(self), name: name.clone(), app: to.join(APP) })
     }
 
     /// The size of all layers on disk, in bytes.
@@ -175,23 +175,23 @@ impl Stock {
 
     /// Makes new layers and last uses durable across a power cut. Blocking, for as long as the disk
     /// takes.
-    pub(super) fn settle(&self) -> io::Result<()> {
-        let mut news = Vec::new();
-        for (name, layer) in self.known.lock().iter_mut().filter(|(_, layer)| !layer.is_settled) {
-            layer.is_settled = true;
-            news.push((name.clone(), layer.used, (!layer.is_on_disk).then_some(layer.bytes)));
+    pub(super) fn flush(&self) -> io::Result<()> {
+        let mut unsaved = Vec::new();
+        for (name, layer) in self.known.lock().iter_mut().filter(|(_, layer)| !layer.is_recorded) {
+            layer.is_recorded = true;
+            unsaved.push((name.clone(), layer.used, (!layer.is_on_disk).then_some(layer.bytes)));
         }
-        if news.iter().any(|(_, _, bytes)| bytes.is_some()) {
+        if unsaved.iter().any(|(_, _, bytes)| bytes.is_some()) {
             syncfs(File::open(&self.folder)?)?;
         }
-        for (name, used, bytes) in news {
+        for (name, used, bytes) in unsaved {
             let path = self.folder.join(name.as_str());
-            let written =
+            let result =
                 bytes.map_or(Ok(()), |bytes| fs::write(path.join(SIZE), bytes.to_string()));
-            if written.is_ok() && bytes.is_some() {
+            if result.is_ok() && bytes.is_some() {
                 self.known.lock().entry(name).and_modify(|layer| layer.is_on_disk = true);
             }
-            written.and_then(|()| set_time(&path, used)).or_else(|err| match err.kind() {
+            result.and_then(|()| set_time(&path, used)).or_else(|err| match err.kind() {
                 io::ErrorKind::NotFound => Ok(()), // removed meanwhile
                 _ => Err(err),
             })?;
@@ -202,25 +202,25 @@ impl Stock {
 
 /// A layer that is not removed while this exists.
 #[derive(Debug)]
-pub(super) struct Lease {
-    stock: Arc<Stock>,
+pub(super) struct LayerLease {
+    store: Arc<LayerStore>,
     name: Name,
     app: PathBuf,
 }
 
-impl Lease {
+impl LayerLease {
     /// The directory to mount.
     pub(super) fn app(&self) -> &Path {
         &self.app
     }
 }
 
-impl Drop for Lease {
+impl Drop for LayerLease {
     fn drop(&mut self) {
-        if let Some(layer) = self.stock.known.lock().get_mut(&self.name) {
+        if let Some(layer) = self.store.known.lock().get_mut(&self.name) {
             layer.leases = layer.leases.saturating_sub(1);
             layer.used = SystemTime::now();
-            layer.is_settled = false;
+            layer.is_recorded = false;
         }
     }
 }

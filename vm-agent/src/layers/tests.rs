@@ -109,8 +109,8 @@ fn version(name: &str, at: Option<&str>, layers: &[&Tar]) -> Version {
     }
 }
 
-fn put_on_shelf(shelf: &Path, tar: &Tar) -> PathBuf {
-    let path = shelf.join(format!("{}.tar", tar.diff_id().strip_prefix("sha256:").unwrap()));
+fn put_in_builder_cache(cache: &Path, tar: &Tar) -> PathBuf {
+    let path = cache.join(format!("{}.tar", tar.diff_id().strip_prefix("sha256:").unwrap()));
     fs::write(&path, tar.bytes()).unwrap();
     path
 }
@@ -136,17 +136,17 @@ fn file(name: &str, content: &str) -> (String, String) {
     (name.to_owned(), content.to_owned())
 }
 
-fn told(err: &LayersError) -> String {
+fn text_of(err: &LayersError) -> String {
     Chain(err).to_string()
 }
 
 #[tokio::test]
 async fn layers_are_taken_from_builder_cache_once() {
-    let shelf = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
+    let cache = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}}}", cache.path()));
     let packages = layer("express.js", "express");
     let (one, two) = (layer("index.js", "one"), layer("index.js", "two"));
-    let tars = [&packages, &one, &two].map(|tar| put_on_shelf(shelf.path(), tar));
+    let tars = [&packages, &one, &two].map(|tar| put_in_builder_cache(cache.path(), tar));
     let first = version("one", None, &[&packages, &one]);
     let second = version("two", None, &[&packages, &two]);
 
@@ -160,17 +160,17 @@ async fn layers_are_taken_from_builder_cache_once() {
     // Present layers need no source.
     tars.iter().for_each(|tar| fs::remove_file(tar).unwrap());
     assert_eq!(contents(&world.ensure(&first).await.unwrap()).len(), 2);
-    assert!(world.layers.here(&second).is_some());
+    assert!(world.layers.lease_present(&second).is_some());
     assert_eq!(world.fetches("shelf", "ok"), 3);
 }
 
 #[tokio::test]
 async fn concurrent_starts_share_one_fetch() {
-    let shelf = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}, layers_at_once: 1}}", shelf.path()));
+    let cache = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}, layers_at_once: 1}}", cache.path()));
     let (packages, code) = (layer("a.js", "a"), layer("index.js", "x"));
     for tar in [&packages, &code] {
-        put_on_shelf(shelf.path(), tar);
+        put_in_builder_cache(cache.path(), tar);
     }
     let version = version("hello", None, &[&packages, &code]);
     let all = futures_util::future::join_all((0..20).map(|_| world.ensure(&version))).await;
@@ -190,7 +190,7 @@ async fn without_layer_sources_code_comes_from_image() {
     // A container that was created, and then cannot be read, is removed.
     world.engine.script(Verb::CodeOf, Fault::Refuse);
     let err = world.ensure(&version).await.unwrap_err();
-    assert!(told(&err).contains("refused"), "{err}");
+    assert!(text_of(&err).contains("refused"), "{err}");
     assert!(world.engine.containers().is_empty());
 
     let code = world.ensure(&version).await.unwrap();
@@ -201,34 +201,34 @@ async fn without_layer_sources_code_comes_from_image() {
     world.ensure(&version).await.unwrap();
     assert_eq!(world.fetches("engine", "ok"), 1);
     // An agent that adopts an instance leases what may be mounted there.
-    assert_eq!(contents(&world.layers.here(&version).unwrap()), contents(&code));
+    assert_eq!(contents(&world.layers.lease_present(&version).unwrap()), contents(&code));
 
     let absent = super::tests::version("absent", None, &[&layer("b.js", "b")]);
     let err = world.ensure(&absent).await.unwrap_err();
-    assert!(matches!(&err, LayersError::Same(err) if matches!(**err, LayersError::Engine(_))));
+    assert!(matches!(&err, LayersError::Shared(err) if matches!(**err, LayersError::Engine(_))));
 }
 
 #[tokio::test]
 async fn unfit_layer_is_fetched_once_and_leaves_nothing() {
-    let shelf = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
+    let cache = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}}}", cache.path()));
     let mut tar = layer("index.js", "x");
     tar.file("app/.wh.old.js", "");
-    put_on_shelf(shelf.path(), &tar);
+    put_in_builder_cache(cache.path(), &tar);
     let version = version("hello", None, &[&tar]);
     for _ in 0..3 {
         let err = world.ensure(&version).await.unwrap_err();
-        assert!(err.is_unfit() && told(&err).contains("lower layer"), "{err}");
+        assert!(err.is_unfit() && text_of(&err).contains("lower layer"), "{err}");
     }
     assert_eq!((world.fetches("shelf", "unfit"), world.names()), (1, vec![]));
 }
 
 #[tokio::test]
 async fn corrupt_builder_cache_entry_is_skipped() {
-    let shelf = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}}}", shelf.path()));
+    let cache = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}}}", cache.path()));
     let tar = layer("index.js", "x");
-    let path = put_on_shelf(shelf.path(), &tar);
+    let path = put_in_builder_cache(cache.path(), &tar);
     // Truncated, other bytes, another tar, an unfit one under this name.
     let good = tar.bytes();
     let mut flipped = good.clone();
@@ -250,18 +250,18 @@ async fn corrupt_builder_cache_entry_is_skipped() {
 #[tokio::test]
 async fn full_disk_is_reported_and_leaves_nothing() {
     let Some(disk) = SmallDisk::mount(1 << 20) else { return };
-    let shelf = TempDir::new().unwrap();
+    let cache = TempDir::new().unwrap();
     let home = TempDir::new().unwrap();
-    let settings = format!("{{layer_shelf: {:?}}}", shelf.path());
+    let settings = format!("{{layer_shelf: {:?}}}", cache.path());
     let world = World::at(home, disk.path(), &settings);
     let (small, large) = (layer("small.js", "s"), layer("large.js", &"x".repeat(600 << 10)));
     for tar in [&small, &large] {
-        put_on_shelf(shelf.path(), tar);
+        put_in_builder_cache(cache.path(), tar);
     }
     fs::write(disk.join("ballast"), vec![0; 500 << 10]).unwrap();
     let version = version("hello", None, &[&large]);
     let err = world.ensure(&version).await.unwrap_err();
-    let text = told(&err);
+    let text = text_of(&err);
     for part in ["no room", "vm_agent.layers_size", "free space", "No space left"] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -277,30 +277,33 @@ async fn full_disk_is_reported_and_leaves_nothing() {
 #[tokio::test]
 async fn full_disk_removes_unused_layers() {
     let Some(disk) = SmallDisk::mount(1 << 20) else { return };
-    let shelf = TempDir::new().unwrap();
-    let settings = format!("{{layer_shelf: {:?}}}", shelf.path());
+    let cache = TempDir::new().unwrap();
+    let settings = format!("{{layer_shelf: {:?}}}", cache.path());
     let world = World::at(TempDir::new().unwrap(), disk.path(), &settings);
     let tars: Vec<_> = (0..3).map(|n| layer("x.js", &n.to_string().repeat(300 << 10))).collect();
-    tars.iter().for_each(|tar| drop(put_on_shelf(shelf.path(), tar)));
+    tars.iter().for_each(|tar| drop(put_in_builder_cache(cache.path(), tar)));
     let versions: Vec<_> =
         tars.iter().enumerate().map(|(n, tar)| version(&format!("f{n}"), None, &[tar])).collect();
     drop(world.ensure(&versions[0]).await.unwrap());
     let mounted = world.ensure(&versions[1]).await.unwrap();
     let large = layer("large.js", &"l".repeat(600 << 10));
-    put_on_shelf(shelf.path(), &large);
+    put_in_builder_cache(cache.path(), &large);
     let large = version("large", None, &[&large]);
     assert_eq!(contents(&world.ensure(&large).await.unwrap())[0].0, "large.js");
-    assert!(world.layers.here(&versions[0]).is_none() && world.layers.here(&versions[1]).is_some());
+    assert!(
+        world.layers.lease_present(&versions[0]).is_none()
+            && world.layers.lease_present(&versions[1]).is_some()
+    );
     assert_eq!(contents(&mounted).len(), 1);
     assert!(world.ensure(&versions[2]).await.is_ok(), "and the large one is removed for this one");
 }
 
 #[tokio::test]
 async fn layers_stay_within_size_mounted_ones_are_kept() {
-    let shelf = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", shelf.path()));
+    let cache = TempDir::new().unwrap();
+    let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", cache.path()));
     let tars: Vec<_> = (0..4).map(|n| layer("x.js", &n.to_string().repeat(400 << 10))).collect();
-    tars.iter().for_each(|tar| drop(put_on_shelf(shelf.path(), tar)));
+    tars.iter().for_each(|tar| drop(put_in_builder_cache(cache.path(), tar)));
     let versions: Vec<_> =
         tars.iter().enumerate().map(|(n, tar)| version(&format!("f{n}"), None, &[tar])).collect();
     let mounted = world.ensure(&versions[0]).await.unwrap();
@@ -309,16 +312,17 @@ async fn layers_stay_within_size_mounted_ones_are_kept() {
     }
     assert_eq!(world.names().len(), 4);
     world.layers.collect().await;
-    assert!(world.layers.stock.bytes() <= 1 << 20);
-    let is_here: Vec<_> = versions.iter().map(|v| world.layers.here(v).is_some()).collect();
+    assert!(world.layers.store.bytes() <= 1 << 20);
+    let is_here: Vec<_> =
+        versions.iter().map(|v| world.layers.lease_present(v).is_some()).collect();
     assert_eq!(is_here, [true, false, false, true], "the last used one and the mounted one");
     assert_eq!(contents(&mounted).len(), 1);
 
     // A layer that alone exceeds the limit is unfit for this machine.
     let huge = layer("huge.js", &"h".repeat(2 << 20));
-    put_on_shelf(shelf.path(), &huge);
+    put_in_builder_cache(cache.path(), &huge);
     let err = world.ensure(&version("huge", None, &[&huge])).await.unwrap_err();
-    assert!(err.is_unfit() && told(&err).contains("larger than 1MiB"), "{err}");
+    assert!(err.is_unfit() && text_of(&err).contains("larger than 1MiB"), "{err}");
 }
 
 #[tokio::test]

@@ -51,12 +51,12 @@ impl Tree {
         path: &[&OsStr],
         is_program: bool,
         time: u64,
-    ) -> io::Result<Written> {
+    ) -> io::Result<FileWriter> {
         let (folder, name) = self.parent(path)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(folder, name, flags, Mode::RUSR | Mode::WUSR)?);
-        Ok(Written { file, mode: if is_program { PROGRAM } else { PLAIN }, time: changed(time) })
+        Ok(FileWriter { file, mode: if is_program { PROGRAM } else { PLAIN }, time: changed(time) })
     }
 
     /// Creates a symbolic link to `target`, wherever that may be: it is only followed inside a
@@ -111,13 +111,13 @@ impl Tree {
 }
 
 /// A file while it is written.
-pub(super) struct Written {
+pub(super) struct FileWriter {
     file: File,
     mode: Mode,
     time: Timestamps,
 }
 
-impl Written {
+impl FileWriter {
     /// Sets its permissions and its time.
     pub(super) fn finish(self) -> io::Result<()> {
         fchmod(&self.file, self.mode)?;
@@ -126,7 +126,7 @@ impl Written {
     }
 }
 
-impl io::Write for Written {
+impl io::Write for FileWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write(bytes)
     }
@@ -137,7 +137,7 @@ impl io::Write for Written {
 }
 
 /// Whether a name could not be written because of an earlier entry of the same tree.
-pub(super) fn is_in_the_way(err: &io::Error) -> bool {
+pub(super) fn is_collision(err: &io::Error) -> bool {
     let met = Errno::from_io_error(err);
     met.is_some_and(|met| [Errno::EXIST, Errno::NOTDIR, Errno::LOOP, Errno::ISDIR].contains(&met))
 }

@@ -13,7 +13,7 @@
 //!
 //! Blocking. `Tree` ensures that nothing is written elsewhere, whatever the names say.
 
-use super::tree::{Tree, is_in_the_way};
+use super::tree::{Tree, is_collision};
 use std::{
     cell::Cell,
     ffi::OsStr,
@@ -39,7 +39,7 @@ const BLOCK: u64 = 4096;
 
 /// Why a tar was not unpacked.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum UnpackError {
     /// It is complete, but not a tree of code. The text is for people.
     Unfit(String),
     /// It is not a tar, or truncated.
@@ -50,21 +50,21 @@ pub(super) enum Trouble {
 
 /// Unpacks a tar into `to`, which is created, and reads it to its end. Returns its size on disk, in
 /// bytes.
-pub(super) fn unpack(from: impl Read, to: &Path, most: u64) -> Result<u64, Trouble> {
+pub(super) fn unpack(from: impl Read, to: &Path, most: u64) -> Result<u64, UnpackError> {
     let left = Cell::new(HEADERS);
     let mut archive = Archive::new(Guarded { from, left: &left });
-    let mut work = Work {
-        tree: Tree::create(to).map_err(Trouble::Disk)?,
+    let mut work = Unpacker {
+        tree: Tree::create(to).map_err(UnpackError::Disk)?,
         buffer: vec![0; 128 << 10],
         left: &left,
         most,
         bytes: 0,
     };
     let mut seen = 0;
-    for entry in archive.entries().map_err(Trouble::Corrupt)? {
+    for entry in archive.entries().map_err(UnpackError::Corrupt)? {
         let mut entry = entry.map_err(|err| match left.get() {
             0 => unfit("names that are too long"),
-            _ => Trouble::Corrupt(err),
+            _ => UnpackError::Corrupt(err),
         })?;
         seen += 1;
         if seen > ENTRIES {
@@ -75,11 +75,11 @@ pub(super) fn unpack(from: impl Read, to: &Path, most: u64) -> Result<u64, Troub
     }
     // The rest is padding, but part of the digest.
     left.set(u64::MAX);
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(Trouble::Corrupt)?;
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(UnpackError::Corrupt)?;
     Ok(work.bytes)
 }
 
-struct Work<'a> {
+struct Unpacker<'a> {
     tree: Tree,
     buffer: Vec<u8>,
     left: &'a Cell<u64>,
@@ -88,8 +88,8 @@ struct Work<'a> {
     bytes: u64,
 }
 
-impl Work<'_> {
-    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), Trouble> {
+impl Unpacker<'_> {
+    fn entry<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), UnpackError> {
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
             return self.skip(entry); // comments, as git writes them
@@ -114,7 +114,7 @@ impl Work<'_> {
             }
             _ => return Err(unfit(format!("`{}` is neither a file nor a directory", text(&name)))),
         };
-        done.map_err(|err| blocked(err, &name))?;
+        done.map_err(|err| write_failure(err, &name))?;
         self.skip(entry)
     }
 
@@ -124,36 +124,36 @@ impl Work<'_> {
         name: &[u8],
         path: &[&OsStr],
         time: u64,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), UnpackError> {
         self.count(entry.size().div_ceil(BLOCK).saturating_mul(BLOCK), name)?;
         let is_program = entry.header().mode().unwrap_or_default() & 0o111 != 0;
         let made = self.tree.file(path, is_program, time);
-        let mut file = made.map_err(|err| blocked(err, name))?;
+        let mut file = made.map_err(|err| write_failure(err, name))?;
         let mut missing = entry.size();
         self.left.set(u64::MAX);
         while missing > 0 {
-            let n = entry.read(&mut self.buffer).map_err(Trouble::Corrupt)?;
+            let n = entry.read(&mut self.buffer).map_err(UnpackError::Corrupt)?;
             if n == 0 {
-                return Err(Trouble::Corrupt(io::ErrorKind::UnexpectedEof.into()));
+                return Err(UnpackError::Corrupt(io::ErrorKind::UnexpectedEof.into()));
             }
-            file.write_all(&self.buffer[..n]).map_err(Trouble::Disk)?;
+            file.write_all(&self.buffer[..n]).map_err(UnpackError::Disk)?;
             missing = missing.saturating_sub(n as u64);
         }
-        file.finish().map_err(Trouble::Disk)
+        file.finish().map_err(UnpackError::Disk)
     }
 
     /// Reads an entry's content to its end.
-    fn skip<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), Trouble> {
+    fn skip<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), UnpackError> {
         self.left.set(u64::MAX);
-        let read = io::copy(entry, &mut io::sink()).map_err(Trouble::Corrupt)?;
+        let read = io::copy(entry, &mut io::sink()).map_err(UnpackError::Corrupt)?;
         if read < entry.size() {
-            return Err(Trouble::Corrupt(io::ErrorKind::UnexpectedEof.into()));
+            return Err(UnpackError::Corrupt(io::ErrorKind::UnexpectedEof.into()));
         }
         Ok(())
     }
 
     /// Counts before anything is written: a layer must not fill the disk first.
-    fn count(&mut self, bytes: u64, name: &[u8]) -> Result<(), Trouble> {
+    fn count(&mut self, bytes: u64, name: &[u8]) -> Result<(), UnpackError> {
         self.bytes = self.bytes.saturating_add(bytes);
         if self.bytes > self.most {
             let most = epsilon_api::units::Bytes(self.most);
@@ -164,7 +164,7 @@ impl Work<'_> {
 }
 
 /// The components of a name below `app`; `None` for a name outside.
-fn below_app(name: &[u8]) -> Result<Option<Vec<&OsStr>>, Trouble> {
+fn below_app(name: &[u8]) -> Result<Option<Vec<&OsStr>>, UnpackError> {
     let bad = |why: &str| Err(unfit(format!("`{}` {why}", text(name))));
     if name.starts_with(b"/") {
         return bad("is an absolute name");
@@ -190,7 +190,7 @@ fn below_app(name: &[u8]) -> Result<Option<Vec<&OsStr>>, Trouble> {
     }
 }
 
-fn link_of<R: Read>(entry: &Entry<'_, R>, name: &[u8]) -> Result<Vec<u8>, Trouble> {
+fn link_of<R: Read>(entry: &Entry<'_, R>, name: &[u8]) -> Result<Vec<u8>, UnpackError> {
     let target = entry.link_name_bytes().filter(|target| {
         !target.is_empty() && target.len() < 4096 && !target.contains(&0) // PATH_MAX
     });
@@ -199,16 +199,16 @@ fn link_of<R: Read>(entry: &Entry<'_, R>, name: &[u8]) -> Result<Vec<u8>, Troubl
         .ok_or_else(|| unfit(format!("`{}` is a link to nowhere", text(name))))
 }
 
-fn blocked(err: io::Error, name: &[u8]) -> Trouble {
+fn write_failure(err: io::Error, name: &[u8]) -> UnpackError {
     match err.kind() {
-        _ if is_in_the_way(&err) => unfit(format!("`{}` collides with another entry", text(name))),
+        _ if is_collision(&err) => unfit(format!("`{}` collides with another entry", text(name))),
         io::ErrorKind::NotFound => unfit(format!("`{}` is a link to nowhere", text(name))),
-        _ => Trouble::Disk(err),
+        _ => UnpackError::Disk(err),
     }
 }
 
-fn unfit(why: impl Into<String>) -> Trouble {
-    Trouble::Unfit(why.into())
+fn unfit(why: impl Into<String>) -> UnpackError {
+    UnpackError::Unfit(why.into())
 }
 
 /// A name in readable and bounded form.

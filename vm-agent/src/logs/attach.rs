@@ -5,7 +5,7 @@
 use super::{
     Logs,
     parse::{Line, Lines},
-    rate::{ReadRate, Share},
+    rate::{Quota, ReadRate},
 };
 use crate::{
     engine::{ContainerName, EngineError, Output},
@@ -36,7 +36,7 @@ const LAST_LINES: usize = 10;
 const LAST_LINES_WAIT: Duration = Duration::from_millis(500);
 /// Pause before an output that broke off is attached again: the engine restarted, or the container
 /// ended.
-const ATTACH_AGAIN: Duration = Duration::from_secs(1);
+const REATTACH_PAUSE: Duration = Duration::from_secs(1);
 
 type LastLines = Arc<Mutex<VecDeque<String>>>;
 /// The function that a container's lines belong to: none while it is an unassigned cell.
@@ -48,34 +48,34 @@ struct Author {
     newest: Mutex<Timestamp>,
     /// The fields that are the same for all lines.
     record: LogRecord,
-    share: Arc<Share>,
+    quota: Arc<Quota>,
 }
 
 impl Author {
     /// The time of a line. The code supplies it for its own lines, and may supply anything: it is
     /// limited to the time between the previous line and now.
-    fn time(&self, said: Option<Timestamp>) -> Timestamp {
+    fn time(&self, reported: Option<Timestamp>) -> Timestamp {
         let mut newest = self.newest.lock();
         let now = Timestamp::now();
-        *newest = clamp(said.unwrap_or(now), *newest, now);
+        *newest = clamp(reported.unwrap_or(now), *newest, now);
         *newest
     }
 }
 
 /// Unlike [`Ord::clamp`], also correct when the clock was set back: then it is `now`.
-fn clamp(said: Timestamp, before: Timestamp, now: Timestamp) -> Timestamp {
-    said.max(before).min(now)
+fn clamp(reported: Timestamp, before: Timestamp, now: Timestamp) -> Timestamp {
+    reported.max(before).min(now)
 }
 
 /// The attached output of one container.
-pub(crate) struct Tap {
+pub(crate) struct AttachedOutput {
     last: LastLines,
     owner: Owner,
     logs: Logs,
     pump: JoinHandle<()>,
 }
 
-impl Tap {
+impl AttachedOutput {
     /// Attaches to the container and reads until its output ends, at the latest a moment after it
     /// is `gone`.
     pub(crate) async fn open(
@@ -109,9 +109,9 @@ impl Tap {
             vm: None,
             position: None,
         };
-        let share = self.logs.share(&version.function);
+        let quota = self.logs.quota(&version.function);
         let newest = Mutex::new(Timestamp::now());
-        drop(self.owner.set(Author { newest, record, share }));
+        drop(self.owner.set(Author { newest, record, quota }));
     }
 
     /// The last lines of the container, each indented on a new line; empty when it wrote nothing.
@@ -147,19 +147,19 @@ impl Pump {
     async fn pump_on(&self, mut output: BoxStream<'static, Output>) {
         loop {
             self.pump(output).await;
-            if timeout(ATTACH_AGAIN, self.gone.cancelled()).await.is_ok() {
+            if timeout(REATTACH_PAUSE, self.gone.cancelled()).await.is_ok() {
                 return;
             }
             output = loop {
                 match self.vm.engine.attach(&self.container).await {
                     Ok(output) => break output,
-                    Err(EngineError::Down(_)) => sleep(ATTACH_AGAIN).await,
+                    Err(EngineError::Down(_)) => sleep(REATTACH_PAUSE).await,
                     Err(
                         EngineError::NotFound(_)
                         | EngineError::Refused(_)
                         | EngineError::Registry(_)
                         | EngineError::NotHere(_)
-                        | EngineError::Same(_),
+                        | EngineError::Shared(_),
                     ) => return,
                 }
             };
@@ -176,22 +176,22 @@ impl Pump {
                 Output::Stdout(bytes) | Output::Stderr(bytes) => bytes.len(),
             };
             match piece {
-                Output::Stdout(bytes) => stdout.push(&bytes, |line| self.tell(line)),
-                Output::Stderr(bytes) => stderr.push(&bytes, |line| self.tell(line)),
+                Output::Stdout(bytes) => stdout.push(&bytes, |line| self.log(line)),
+                Output::Stderr(bytes) => stderr.push(&bytes, |line| self.log(line)),
             }
             if let Some(wait) = rate.read(bytes, Instant::now()) {
                 sleep(wait).await;
             }
         }
-        stdout.flush(|line| self.tell(line));
-        stderr.flush(|line| self.tell(line));
+        stdout.flush(|line| self.log(line));
+        stderr.flush(|line| self.log(line));
         self.report();
     }
 
     /// The next piece of output; meanwhile reports lost lines when a report is due.
     async fn next(&self, output: &mut BoxStream<'static, Output>) -> Option<Output> {
         loop {
-            let report = self.owner.get().and_then(|author| author.share.next_report());
+            let report = self.owner.get().and_then(|author| author.quota.next_report());
             let Some(report) = report else { return output.next().await };
             match timeout_at(report, output.next()).await {
                 Ok(piece) => return piece,
@@ -202,13 +202,13 @@ impl Pump {
 
     fn report(&self) {
         let Some(author) = self.owner.get() else { return };
-        if let Some(message) = author.share.report(Instant::now()) {
+        if let Some(message) = author.quota.report(Instant::now()) {
             let (time, level) = (author.time(None), Level::Warn);
             self.vm.logs.record(LogRecord { time, level, message, ..author.record.clone() });
         }
     }
 
-    fn tell(&self, line: Line) {
+    fn log(&self, line: Line) {
         let Some(author) = self.owner.get() else {
             tracing::debug!(container = %self.container, message = line.message, "Unassigned cell wrote a log line; it belongs to no function.");
             return;
@@ -220,7 +220,7 @@ impl Pump {
             }
             last.push_back(line.message.clone());
         }
-        if !author.share.admits(line.message.len(), Instant::now()) {
+        if !author.quota.admits(line.message.len(), Instant::now()) {
             self.vm.logs.count_dropped(&author.record.function);
             return;
         }
@@ -242,7 +242,7 @@ mod tests {
     fn forged_times_stay_between_previous_line_and_now() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let (before, now) = (at(100), at(200));
-        for (said, want) in [
+        for (reported, want) in [
             (at(150), 150),
             (at(100), 100),
             (at(200), 200),
@@ -251,7 +251,7 @@ mod tests {
             (Timestamp::MIN, 100),
             (Timestamp::MAX, 200),
         ] {
-            assert_eq!(clamp(said, before, now), at(want), "{said}");
+            assert_eq!(clamp(reported, before, now), at(want), "{reported}");
         }
         assert_eq!(clamp(at(150), at(300), now), now, "the clock was set back");
     }

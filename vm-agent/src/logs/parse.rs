@@ -46,12 +46,12 @@ impl Lines {
         Self { raw_level, limit, buffer: Vec::new(), is_cut: false }
     }
 
-    /// Takes a piece; passes each line that it completes to `tell`.
-    pub(super) fn push(&mut self, piece: &[u8], mut tell: impl FnMut(Line)) {
+    /// Takes a piece; passes each line that it completes to `emit`.
+    pub(super) fn push(&mut self, piece: &[u8], mut emit: impl FnMut(Line)) {
         let mut rest = piece;
         while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\n' | &SEPARATOR)) {
             self.add(&rest[..at]);
-            self.flush(&mut tell);
+            self.flush(&mut emit);
             if rest[at] == SEPARATOR {
                 self.buffer.push(SEPARATOR);
             }
@@ -61,9 +61,9 @@ impl Lines {
     }
 
     /// The stream ended: passes what is left as a line.
-    pub(super) fn flush(&mut self, mut tell: impl FnMut(Line)) {
+    pub(super) fn flush(&mut self, mut emit: impl FnMut(Line)) {
         if !self.buffer.is_empty() {
-            tell(self.line());
+            emit(self.line());
             self.buffer.clear();
         }
         self.is_cut = false;
@@ -111,13 +111,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn lines(pieces: &[&[u8]]) -> Vec<Line> {
-        let mut told = Vec::new();
+        let mut parsed = Vec::new();
         let mut lines = Lines::new(Level::Info, 32);
         for piece in pieces {
-            lines.push(piece, |line| told.push(line));
+            lines.push(piece, |line| parsed.push(line));
         }
-        lines.flush(|line| told.push(line));
-        told
+        lines.flush(|line| parsed.push(line));
+        parsed
     }
 
     fn raw(message: &str) -> Line {
@@ -131,15 +131,15 @@ mod tests {
 
     #[test]
     fn a_record_carries_its_call() {
-        let told = lines(&[
+        let parsed = lines(&[
             b"half\x1e{\"time\":\"2026-01-01T00:00:00Z\",\"level\":\"warn\",",
             b"\"request_id\":\"abcd-1234\",\"message\":\"a\\nb\"}\nraw\n",
         ]);
-        assert_eq!(told[0], raw("half"));
-        assert_eq!(told[1].level, Level::Warn);
-        assert_eq!(told[1].request_id.as_ref().map(RequestId::as_str), Some("abcd-1234"));
-        assert_eq!(told[1].message, "a\nb");
-        assert_eq!(told[2], raw("raw"));
+        assert_eq!(parsed[0], raw("half"));
+        assert_eq!(parsed[1].level, Level::Warn);
+        assert_eq!(parsed[1].request_id.as_ref().map(RequestId::as_str), Some("abcd-1234"));
+        assert_eq!(parsed[1].message, "a\nb");
+        assert_eq!(parsed[2], raw("raw"));
     }
 
     #[test]
@@ -149,8 +149,8 @@ mod tests {
 
     #[test]
     fn long_line_is_cut_next_one_is_whole() {
-        let told = lines(&[&[b'x'; 1000], b"\nnext\n"]);
-        assert_eq!(told, [raw(&format!("{}{CUT}", "x".repeat(32))), raw("next")]);
+        let parsed = lines(&[&[b'x'; 1000], b"\nnext\n"]);
+        assert_eq!(parsed, [raw(&format!("{}{CUT}", "x".repeat(32))), raw("next")]);
     }
 
     proptest! {

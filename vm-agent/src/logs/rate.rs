@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Lines a second: 500 calls a second with ten lines each. A burst is a fraction of the queue,
-/// which all functions share.
+/// which all functions quota.
 const LINES: f64 = 5000.0;
 const LINES_AT_ONCE: f64 = 2000.0;
 /// Bytes a second. At this rate the stored log of a function (10 MiB) is replaced every five
@@ -54,7 +54,7 @@ impl Bucket {
 
 /// The rate limit of one function.
 #[derive(Debug)]
-pub(super) struct Share(Mutex<Meter>);
+pub(super) struct Quota(Mutex<Meter>);
 
 #[derive(Debug)]
 struct Meter {
@@ -66,7 +66,7 @@ struct Meter {
     reported: Option<Instant>,
 }
 
-impl Default for Share {
+impl Default for Quota {
     fn default() -> Self {
         Self(Mutex::new(Meter {
             lines: Bucket::new(LINES, LINES_AT_ONCE),
@@ -78,7 +78,7 @@ impl Default for Share {
     }
 }
 
-impl Share {
+impl Quota {
     /// Whether one more line of this many bytes is within the limit; counts it.
     pub(super) fn admits(&self, bytes: usize, now: Instant) -> bool {
         let mut meter = self.0.lock();
@@ -132,8 +132,8 @@ impl Share {
     /// When the next report is due; `None` when nothing was lost.
     pub(super) fn next_report(&self) -> Option<Instant> {
         let meter = self.0.lock();
-        let is_news = meter.beyond + meter.queue_full > 0;
-        is_news.then(|| meter.reported.map_or_else(Instant::now, |then| then + REPORT))
+        let has_losses = meter.beyond + meter.queue_full > 0;
+        has_losses.then(|| meter.reported.map_or_else(Instant::now, |then| then + REPORT))
     }
 }
 
@@ -161,39 +161,39 @@ mod tests {
 
     #[test]
     fn burst_passes_and_flood_is_cut_to_its_rate() {
-        let share = Share::default();
+        let quota = Quota::default();
         let start = Instant::now();
-        let kept = (0..20_000).filter(|_| share.admits(80, start)).count();
-        assert_eq!(kept as f64, LINES_AT_ONCE);
+        let admitted = (0..20_000).filter(|_| quota.admits(80, start)).count();
+        assert_eq!(admitted as f64, LINES_AT_ONCE);
         let later = start + Duration::from_millis(100);
-        let kept = (0..20_000).filter(|_| share.admits(80, later)).count();
-        assert_eq!(kept as f64, LINES / 10.0);
+        let admitted = (0..20_000).filter(|_| quota.admits(80, later)).count();
+        assert_eq!(admitted as f64, LINES / 10.0);
         let after_a_while = start + Duration::from_secs(60);
-        assert!((0..2000).all(|_| share.admits(80, after_a_while)), "nothing is owed");
+        assert!((0..2000).all(|_| quota.admits(80, after_a_while)), "nothing is owed");
     }
 
     #[test]
     fn long_lines_are_cut_by_their_bytes() {
-        let share = Share::default();
+        let quota = Quota::default();
         let start = Instant::now();
-        let kept = (0..2000).filter(|_| share.admits(16 << 10, start)).count();
-        assert_eq!(kept as f64, BYTES_AT_ONCE / f64::from(16 << 10));
+        let admitted = (0..2000).filter(|_| quota.admits(16 << 10, start)).count();
+        assert_eq!(admitted as f64, BYTES_AT_ONCE / f64::from(16 << 10));
     }
 
     #[test]
     fn losses_are_reported_each_second_with_reason() {
-        let share = Share::default();
+        let quota = Quota::default();
         let start = Instant::now();
-        assert!(share.report(start).is_none() && share.next_report().is_none());
-        assert_eq!((0..2100).filter(|_| share.admits(80, start)).count(), 2000);
-        let text = share.report(start).unwrap();
+        assert!(quota.report(start).is_none() && quota.next_report().is_none());
+        assert_eq!((0..2100).filter(|_| quota.admits(80, start)).count(), 2000);
+        let text = quota.report(start).unwrap();
         assert_eq!(text, "100 lines were dropped: a function may log 5000 lines and 2MiB a second");
-        share.queue_was_full();
-        assert!(share.report(start).is_none());
-        let next = share.next_report().unwrap();
+        quota.queue_was_full();
+        assert!(quota.report(start).is_none());
+        let next = quota.next_report().unwrap();
         assert_eq!(next, start + REPORT);
-        assert!(share.report(next).unwrap().starts_with("1 lines were lost: the queue"));
-        assert!(share.next_report().is_none());
+        assert!(quota.report(next).unwrap().starts_with("1 lines were lost: the queue"));
+        assert!(quota.next_report().is_none());
     }
 
     #[test]

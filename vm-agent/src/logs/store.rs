@@ -1,6 +1,6 @@
 //! The thread that owns the log files: for each function a directory of numbered NDJSON segments,
 //! the oldest of which is removed when the function's limit is reached. Inputs: its queue of
-//! [`Order`]s; it ends on `Close` or when the queue has no senders. Because it alone writes, reads
+//! [`Command`]s; it ends on `Close` or when the queue has no senders. Because it alone writes, reads
 //! and forwards, a follower misses no line between the stored and the new ones.
 
 use epsilon_api::{
@@ -28,7 +28,7 @@ const BATCH_BYTES: usize = 64 << 10;
 const OPEN_FILES: usize = 128;
 
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum Command {
     Write(LogRecord),
     Read {
         function: FunctionName,
@@ -48,7 +48,7 @@ pub(super) struct Snapshot {
     pub(super) live: Option<broadcast::Receiver<LogRecord>>,
 }
 
-pub(super) struct Shelf {
+pub(super) struct LogStore {
     folder: PathBuf,
     limit: u64,
     rings: HashMap<FunctionName, Ring>,
@@ -82,7 +82,7 @@ impl Text {
     }
 }
 
-impl Shelf {
+impl LogStore {
     pub(super) fn new(folder: PathBuf, limit: Bytes, dropped: IntCounterVec) -> Self {
         Self {
             folder,
@@ -93,26 +93,26 @@ impl Shelf {
         }
     }
 
-    pub(super) fn serve(mut self, mut inbox: mpsc::Receiver<Order>) {
+    pub(super) fn serve(mut self, mut inbox: mpsc::Receiver<Command>) {
         let mut batch = Vec::new();
-        while let Some(order) = inbox.blocking_recv() {
-            let mut next = Some(order);
+        while let Some(command) = inbox.blocking_recv() {
+            let mut next = Some(command);
             let mut bytes = 0;
-            while let Some(order) = next {
-                match order {
-                    Order::Write(record) => {
+            while let Some(command) = next {
+                match command {
+                    Command::Write(record) => {
                         bytes += record.message.len();
                         batch.push(record);
                     }
-                    Order::Read { function, follow, to } => {
+                    Command::Read { function, follow, to } => {
                         self.write(&mut batch);
                         drop(to.send(self.snapshot(&function, follow)));
                     }
-                    Order::Forget(function) => {
+                    Command::Forget(function) => {
                         self.write(&mut batch);
                         self.forget(&function);
                     }
-                    Order::Close => {
+                    Command::Close => {
                         self.write(&mut batch);
                         return;
                     }
@@ -144,12 +144,12 @@ impl Shelf {
                     None
                 }
             };
-            self.pass_on(&function, text, start);
+            self.forward(&function, text, start);
         }
     }
 
     /// Forwards lines to followers; also lines that could not be stored.
-    fn pass_on(&mut self, function: &FunctionName, text: Text, start: Option<LogPosition>) {
+    fn forward(&mut self, function: &FunctionName, text: Text, start: Option<LogPosition>) {
         let Some(followers) = self.followers.get(function) else { return };
         for (mut record, end) in text.lines {
             record.position =

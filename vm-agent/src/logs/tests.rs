@@ -71,9 +71,9 @@ async fn the_disk_limit_holds_and_the_newest_stay() {
             messages(&logs, LogQuery { tail: Some(0), ..LogQuery::default() }).await; // let it write
         }
     }
-    let kept = messages(&logs, LogQuery::default()).await;
-    assert!(kept.last().unwrap().starts_with("1999 "));
-    assert!(kept.len() < 1000, "{}", kept.len());
+    let stored = messages(&logs, LogQuery::default()).await;
+    assert!(stored.last().unwrap().starts_with("1999 "));
+    assert!(stored.len() < 1000, "{}", stored.len());
     let files = std::fs::read_dir(folder.path().join("hello")).unwrap();
     let size: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
     assert!(size <= 64 << 10, "{size}");
@@ -165,8 +165,8 @@ async fn reader_continues_after_its_position() {
     logs.record(record("live", None));
     let live = lines.next().await.unwrap();
     assert_eq!(live.message, "live");
-    let kept: Vec<LogRecord> = logs.read(name(), LogQuery::default()).collect().await;
-    assert_eq!(kept.last(), Some(&live), "the same position, live or stored");
+    let stored: Vec<LogRecord> = logs.read(name(), LogQuery::default()).collect().await;
+    assert_eq!(stored.last(), Some(&live), "the same position, live or stored");
 }
 
 #[tokio::test]
@@ -214,6 +214,6 @@ async fn lines_written_during_a_read_arrive_once() {
     let mut snapshot = logs.snapshot(name(), true).await.unwrap();
     logs.record(record("since", None));
     assert_eq!(snapshot.live.as_mut().unwrap().recv().await.unwrap().message, "since");
-    let kept = read_kept(snapshot.files, &LogQuery::default());
-    assert_eq!(kept.iter().map(|record| &record.message).collect::<Vec<_>>(), ["before"]);
+    let stored = read_stored(snapshot.files, &LogQuery::default());
+    assert_eq!(stored.iter().map(|record| &record.message).collect::<Vec<_>>(), ["before"]);
 }

@@ -1,14 +1,14 @@
 //! A call over the network: removes the platform's headers from the request and adds one to the
 //! answer. Bodies are not read.
 
-use super::{Site, refused, tunnel::Tunnel, upload::Upload};
+use super::{Server, refused, tunnel::Tunnel, upload::Upload};
 use crate::call;
 use epsilon_api::{
     body::{self, CallBody},
     error::CallError,
     fleet::{Refusal, write_spent},
     function::Version,
-    headers::{MAY_WAIT, PASS, REFUSAL, REQUEST_ID, RawTarget, SPENT, TARGET},
+    headers::{GATEWAY_TOKEN, MAY_WAIT, REFUSAL, REQUEST_ID, RawTarget, SPENT, TARGET},
     ids::RequestId,
     vm::{Answer, Call, Held, InterimSink, Spent},
 };
@@ -21,7 +21,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Time for an answer to be read beyond the function's `timeout`, at which the VM has ended it.
 const READ_SLACK: Duration = Duration::from_secs(10);
 
-impl Site {
+impl Server {
     pub(super) async fn call(
         &self,
         version: HeaderValue,
@@ -83,7 +83,7 @@ impl Site {
 
 /// Removes headers between gateway and agent, and those of this connection only.
 fn take_ours(headers: &mut HeaderMap, upgrades: bool) -> (RequestId, bool) {
-    headers.remove(PASS);
+    headers.remove(GATEWAY_TOKEN);
     headers.remove(header::TRANSFER_ENCODING);
     if !upgrades {
         headers.remove(header::CONNECTION);

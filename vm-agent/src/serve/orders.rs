@@ -1,7 +1,7 @@
 //! Orders: everything that gateways request of this VM except calls. Small JSON in; nothing, a
 //! refusal or lines out.
 
-use super::{Site, refused, status, upload::Upload};
+use super::{Server, refused, status, upload::Upload};
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError, CallBody},
@@ -21,11 +21,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 /// Size limit of an order: a version with all its environment.
-const LARGEST: usize = 1 << 20;
+const MAX_SIZE: usize = 1 << 20;
 /// Longest that an order may take to arrive.
-const ARRIVAL: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Site {
+impl Server {
     pub(super) async fn order(&self, request: Request<Upload>) -> Response<CallBody> {
         let (head, body) = request.into_parts();
         let done = match (&head.method, head.uri.path()) {
@@ -53,36 +53,36 @@ impl Site {
     }
 
     async fn version(&self, body: Upload) -> Result<Arc<Version>, Refusal> {
-        Ok(self.versions.learn(read(body).await?))
+        Ok(self.versions.insert(read(body).await?))
     }
 
     async fn ready(&self, body: Upload) -> Result<(), Refusal> {
         let version = self.version(body).await?;
-        self.front.ensure_ready(version).await.map_err(told)
+        self.service.ensure_ready(version).await.map_err(refusal)
     }
 
     async fn fetch(&self, body: Upload) -> Result<(), Refusal> {
         let version = self.version(body).await?;
-        self.front.fetch(version).await.map_err(told)
+        self.service.fetch(version).await.map_err(refusal)
     }
 
     async fn retire(&self, body: Upload) -> Result<(), Refusal> {
         let id: VersionId = read(body).await?;
         self.versions.forget(&id);
-        self.front.retire(&id);
+        self.service.retire(&id);
         Ok(())
     }
 
     async fn forget(&self, body: Upload) -> Result<(), Refusal> {
         let function: FunctionName = read(body).await?;
-        self.front.forget(&function);
+        self.service.forget(&function);
         Ok(())
     }
 
     async fn remove_image(&self, body: Upload) -> Response<CallBody> {
         let removed = async {
             let image: ImageRef = read(body).await?;
-            self.front.remove_image(image).await.map_err(told)
+            self.service.remove_image(image).await.map_err(refusal)
         };
         match removed.await {
             // Our own types always serialize; a gateway takes an empty body for an error.
@@ -94,7 +94,7 @@ impl Site {
     }
 
     fn drain(&self, draining: bool) -> Result<(), Refusal> {
-        self.front.drain(draining);
+        self.service.drain(draining);
         Ok(())
     }
 
@@ -103,7 +103,7 @@ impl Site {
         let (Ok(function), Some(query)) = (FunctionName::parse(function), log_query(query)) else {
             return refused(&Refusal::BadRequest);
         };
-        let lines = self.front.logs(&function, query).map(|record| {
+        let lines = self.service.logs(&function, query).map(|record| {
             let mut line = serde_json::to_vec(&record)?;
             line.push(b'\n');
             Ok::<_, BodyError>(Frame::data(Bytes::from(line)))
@@ -113,12 +113,12 @@ impl Site {
     }
 }
 
-fn told(err: CallError) -> Refusal {
+fn refusal(err: CallError) -> Refusal {
     Refusal::of(&err)
 }
 
 async fn read<T: DeserializeOwned>(body: Upload) -> Result<T, Refusal> {
-    let text = timeout(ARRIVAL, Limited::new(body, LARGEST).collect()).await;
+    let text = timeout(READ_TIMEOUT, Limited::new(body, MAX_SIZE).collect()).await;
     let text = text.map_err(|_| Refusal::BadRequest)?.map_err(|_| Refusal::BadRequest)?;
     serde_json::from_slice(&text.to_bytes()).map_err(|err| {
         tracing::warn!(%err, "Order of a gateway cannot be parsed; refusing it.");

@@ -2,10 +2,10 @@
 //! when a drain begins or ends or the engine goes down or comes back. Serialized once for all; a
 //! gateway that reads slowly misses lines and gets the newest.
 //!
-//! Inputs of the task: time, [`Drain::news`](crate::drain::Drain::news), new readers. Output: the
+//! Inputs of the task: time, [`Drain::changed`](crate::drain::Drain::changed), new readers. Output: the
 //! newest line. Ends when the listener closes, and with it all streams.
 
-use crate::vm::Front;
+use crate::vm::VmService;
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, CallBody},
@@ -26,11 +26,11 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Reports {
     newest: watch::Sender<Bytes>,
     /// Signals a new reader.
-    asked: Notify,
+    new_reader: Notify,
 }
 
 impl Reports {
-    pub(super) async fn run(&self, front: &Front, close: &CancellationToken) {
+    pub(super) async fn run(&self, service: &VmService, close: &CancellationToken) {
         let mut timer = interval(REPORT);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -38,12 +38,12 @@ impl Reports {
             tokio::select! {
                 biased;
                 () = close.cancelled() => return,
-                () = front.0.drain.news.notified() => {}
-                () = self.asked.notified() => {}
+                () = service.0.drain.changed.notified() => {}
+                () = self.new_reader.notified() => {}
                 _ = timer.tick() => {}
             }
             if self.newest.receiver_count() > 0 {
-                self.newest.send_replace(line(front));
+                self.newest.send_replace(line(service));
             }
         }
     }
@@ -55,7 +55,7 @@ impl Reports {
     /// Streams the lines from now on.
     pub(super) fn stream(&self, close: &CancellationToken) -> CallBody {
         let newest = self.newest.subscribe();
-        self.asked.notify_one();
+        self.new_reader.notify_one();
         let lines = stream::unfold(newest, |mut newest| async move {
             newest.changed().await.ok()?;
             let line = newest.borrow_and_update().clone();
@@ -65,9 +65,9 @@ impl Reports {
     }
 }
 
-fn line(front: &Front) -> Bytes {
+fn line(service: &VmService) -> Bytes {
     // Our own types always serialize; a gateway ignores a broken line.
-    let mut line = serde_json::to_vec(&front.status()).unwrap_or_default();
+    let mut line = serde_json::to_vec(&service.status()).unwrap_or_default();
     line.push(b'\n');
     line.into()
 }

@@ -17,7 +17,7 @@ use std::{
 use tokio::time::timeout;
 
 /// How long the rest is drained. A gateway that read our answer closes the connection before that.
-const LINGER: Duration = Duration::from_secs(2);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Upload {
     /// `None` once it was read to its end, or is being drained.
@@ -83,10 +83,9 @@ impl Body for Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if let Some(mut rest) = self.incoming.take().filter(|rest| !rest.is_end_stream()) {
-            self.vm.spawn(timeout(
-                LINGER,
-                async move { while let Some(Ok(_)) = rest.frame().await {} },
-            ));
+            self.vm.spawn(timeout(DRAIN_TIMEOUT, async move {
+                while let Some(Ok(_)) = rest.frame().await {}
+            }));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 /// Limit of stored versions: several times what a fleet has. Beyond it all are dropped, and each is
 /// sent once more.
-const KEPT: usize = 50_000;
+const MAX_VERSIONS: usize = 50_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Versions(RwLock<HashMap<Box<str>, Arc<Version>, rapidhash::fast::RandomState>>);
@@ -20,13 +20,13 @@ impl Versions {
 
     /// Stores a version. An equal one stays the same object, which its pool recognises without a
     /// comparison.
-    pub(super) fn learn(&self, version: Version) -> Arc<Version> {
+    pub(super) fn insert(&self, version: Version) -> Arc<Version> {
         let id = version.id().to_string();
         let mut versions = self.0.write();
         if let Some(known) = versions.get(&*id).filter(|known| ***known == version) {
             return Arc::clone(known);
         }
-        if versions.len() >= KEPT {
+        if versions.len() >= MAX_VERSIONS {
             versions.clear();
         }
         let version = Arc::new(version);

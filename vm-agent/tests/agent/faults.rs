@@ -326,10 +326,10 @@ async fn hung_engine_fails_start_but_no_warm_call() {
 async fn a_slow_engine_is_waited_for() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
-    world.engine.script(Verb::Create, Fault::Slow(FakeEngine::PATIENCE / 2));
-    world.engine.script(Verb::Start, Fault::Slow(FakeEngine::PATIENCE / 2));
+    world.engine.script(Verb::Create, Fault::Slow(FakeEngine::TIMEOUT / 2));
+    world.engine.script(Verb::Start, Fault::Slow(FakeEngine::TIMEOUT / 2));
     let answer = world.get(&version, "/").await.unwrap();
-    assert!(answer.spent.start.unwrap().create >= FakeEngine::PATIENCE / 2);
+    assert!(answer.spent.start.unwrap().create >= FakeEngine::TIMEOUT / 2);
 }
 
 #[tokio::test]

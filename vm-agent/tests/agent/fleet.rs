@@ -49,7 +49,7 @@ async fn version_is_sent_once_and_then_called() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     assert_eq!(refusal(vm.get(&hello, "/").await).await, Refusal::UnknownVersion);
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let first = vm.get(&hello, "/").await;
     let spent = read_spent(first.headers()[SPENT].to_str().unwrap()).unwrap();
     assert!(spent.start.is_some(), "{spent:?}");
@@ -64,7 +64,7 @@ async fn version_is_sent_once_and_then_called() {
 async fn function_sees_no_headers_of_the_fleet() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let request = vm.call_of(&hello, "/header-names").header(MAY_WAIT, "0").header("cookie", "a=1");
     let names = text(vm.send(request.body(body::empty()).unwrap()).await).await;
     assert_eq!(names, "cookie host x-epsilon-deadline-ms x-epsilon-request-id");
@@ -79,7 +79,7 @@ async fn function_sees_no_headers_of_the_fleet() {
 async fn bodies_stream_both_ways_and_the_connection_is_kept() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let mut connection = vm.connect().await;
     for _ in 0..2 {
         let (to, pieces) = mpsc::channel::<&'static str>(1);
@@ -108,7 +108,7 @@ async fn a_refused_upload_does_not_cost_the_answer() {
     let head = format!(
         "POST /echo HTTP/1.1\r\nhost: x\r\nx-epsilon-pass: {}\r\nx-epsilon-version: a@1\r\n\
          connection: close\r\ncontent-length: {}\r\n\r\n",
-        vm.pass(),
+        vm.token(),
         4 << 20
     );
     let mut stream = tokio::net::TcpStream::connect(vm.address).await.unwrap();
@@ -125,7 +125,7 @@ async fn a_refused_upload_does_not_cost_the_answer() {
 async fn upgrade_passes_and_holds_its_slot() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let request = vm.call_of(&hello, "/upgrade");
     let request = request.header("connection", "upgrade").header("upgrade", "echo");
     let response = vm.send(request.body(body::empty()).unwrap()).await;
@@ -148,7 +148,7 @@ async fn upgrade_passes_and_holds_its_slot() {
 async fn a_gateway_that_hangs_up_ends_the_call() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let mut connection = vm.connect().await;
     let request = vm.call_of(&hello, "/while-listened-to").body(body::empty()).unwrap();
     let call = tokio::spawn(async move { connection.sender.send_request(request).await });
@@ -165,7 +165,7 @@ async fn failures_are_reported_as_what_they_are() {
     let vm = Vm::new().await;
     let (hello, _) =
         function(&vm.engine, "hello", |spec| spec.timeout = Duration::from_millis(300));
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     assert_eq!(refusal(vm.get(&hello, "/throw").await).await, Refusal::FunctionError);
     let crashed = refusal(vm.get(&hello, "/crash").await).await;
     assert!(matches!(crashed, Refusal::FunctionCrashed { .. }), "{crashed:?}");
@@ -180,8 +180,8 @@ async fn call_that_may_not_wait_begins_or_is_refused() {
     let (hello, image) = function(&vm.engine, "hello", |spec| spec.max_instances = one(1));
     let (big, _) =
         function(&vm.engine, "big", |spec| spec.memory = epsilon_api::units::Bytes::mib(512));
-    vm.told(&hello).await;
-    vm.told(&big).await;
+    vm.send_version(&hello).await;
+    vm.send_version(&big).await;
     let hurried = |version, path| {
         let request = vm.call_of(version, path).header(MAY_WAIT, "0");
         vm.send(request.body(body::empty()).unwrap())
@@ -211,7 +211,7 @@ async fn call_that_may_not_wait_begins_or_is_refused() {
 async fn reports_come_each_second_and_at_drain_immediately() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     text(vm.get(&hello, "/").await).await;
     let mut reports = vm.reports().await;
     let first = reports.report().await;
@@ -241,7 +241,7 @@ async fn reports_come_each_second_and_at_drain_immediately() {
 async fn draining_vm_finishes_running_calls_refuses_new_ones() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let running = vm.get(&hello, "/gate");
     let (running, ()) = tokio::join!(running, async {
         until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
@@ -260,7 +260,7 @@ async fn draining_vm_finishes_running_calls_refuses_new_ones() {
 async fn shutdown_drains_then_leaves_and_removes_everything() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let mut connection = vm.connect().await;
     let request = vm.call_of(&hello, "/gate").body(body::empty()).unwrap();
     let call = tokio::spawn(async move {
@@ -269,15 +269,15 @@ async fn shutdown_drains_then_leaves_and_removes_everything() {
     });
     until(|| image.running.load(Ordering::SeqCst), |running| *running == 1).await;
     let address = vm.address;
-    let heard = vm.gateway.heard();
-    assert!(!heard.iter().any(|line| line.starts_with("leave")), "{heard:?}");
+    let received = vm.gateway.received();
+    assert!(!received.iter().any(|line| line.starts_with("leave")), "{received:?}");
     let mut reports = vm.reports().await;
     let (gateway, ()) = tokio::join!(vm.end(), async {
         while reports.report().await.state != VmState::Draining {}
         image.gate.add_permits(1);
     });
     call.await.unwrap();
-    assert_eq!(gateway.heard().last().unwrap(), "leave ");
+    assert_eq!(gateway.received().last().unwrap(), "leave ");
     assert!(std::net::TcpStream::connect(address).is_err());
 }
 
@@ -285,7 +285,7 @@ async fn shutdown_drains_then_leaves_and_removes_everything() {
 async fn calls_beyond_the_grace_are_cut_and_counted() {
     let vm = Vm::with(", drain_grace: 100ms").await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let mut connection = vm.connect().await;
     let request = vm.call_of(&hello, "/forever").body(body::empty()).unwrap();
     let call = tokio::spawn(async move { connection.sender.send_request(request).await });
@@ -300,7 +300,7 @@ async fn calls_beyond_the_grace_are_cut_and_counted() {
 async fn a_second_signal_ends_the_waiting() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let mut connection = vm.connect().await;
     let request = vm.call_of(&hello, "/forever").body(body::empty()).unwrap();
     let _call = tokio::spawn(async move { connection.sender.send_request(request).await });
@@ -358,7 +358,7 @@ async fn orders_are_carried_out() {
 async fn logs_are_read_and_followed() {
     let vm = Vm::new().await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     text(vm.get(&hello, "/log").await).await;
     let read = |query: &str| {
         let path = format!("/v1/logs/hello?{query}");
@@ -399,7 +399,7 @@ async fn requested_drain_outlives_the_agent() {
     let vm = Vm::on(engine, gateway, folder, "", None).await;
     let (hello, _) = function(&vm.engine, "hello", |_| {});
     assert_eq!((vm.report().await.state, &vm.id), (VmState::Draining, &id));
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     let refused = refusal(vm.get(&hello, "/").await).await;
     assert!(matches!(refused, Refusal::NoCapacity { .. }), "{refused:?}");
     vm.order(Method::POST, "/v1/undrain", &()).await;
@@ -419,7 +419,7 @@ fn a_killed_agent_comes_back_to_its_fleet() {
         let folder = tempfile::tempdir().unwrap();
         let vm = Vm::on(engine.clone(), gateway, folder, "", None).await;
         let (hello, _) = function(&vm.engine, "hello", |_| {});
-        vm.told(&hello).await;
+        vm.send_version(&hello).await;
         let instance = text(vm.get(&hello, "/").await).await;
         let boot = vm.report().await.boot;
         (vm, hello, instance, boot)
@@ -434,10 +434,10 @@ fn a_killed_agent_comes_back_to_its_fleet() {
         assert_eq!((&status.id, status.instances.len()), (&id, 1));
         assert_ne!(status.boot, boot);
         assert_eq!(refusal(vm.get(&hello, "/").await).await, Refusal::UnknownVersion);
-        vm.told(&hello).await;
+        vm.send_version(&hello).await;
         assert_eq!(text(vm.get(&hello, "/").await).await, instance, "the same instance");
-        let joined = vm.gateway.heard().iter().filter(|line| line.starts_with("join")).count();
-        assert_eq!(joined, 1, "{:?}", vm.gateway.heard());
+        let joined = vm.gateway.received().iter().filter(|line| line.starts_with("join")).count();
+        assert_eq!(joined, 1, "{:?}", vm.gateway.received());
         vm.end().await;
     });
 }
@@ -480,7 +480,7 @@ async fn engine_outage_is_reported_immediately() {
 async fn requests_without_token_are_refused() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
-    vm.told(&hello).await;
+    vm.send_version(&hello).await;
     for request in [vm.call_of(&hello, "/"), vm.request(Method::POST, "/v1/drain")] {
         let mut request = request.body(body::empty()).unwrap();
         request.headers_mut().remove("x-epsilon-pass");

@@ -7,7 +7,7 @@ use epsilon_api::{
     body::{self, CallBody},
     fleet::{GatewayKey, Join, Joined, Refusal, Welcome},
     function::Version,
-    headers::{PASS, REFUSAL, REQUEST_ID, VERSION},
+    headers::{GATEWAY_TOKEN, REFUSAL, REQUEST_ID, VERSION},
     ids::{RequestId, VmId},
     redacted::Secret,
     vm::VmStatus,
@@ -46,7 +46,7 @@ pub(crate) struct Gateway {
     address: SocketAddr,
     signer: Signer,
     /// `verb address` of each request of a member.
-    heard: Arc<Mutex<Vec<String>>>,
+    received: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -59,30 +59,30 @@ impl Drop for Gateway {
 impl Gateway {
     pub(crate) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let signer = Signer::load_or_make(&folder.path().join("gateway.key")).unwrap();
-        let heard = Arc::new(Mutex::new(Vec::new()));
+        let signer = Signer::load_or_create(&folder.path().join("gateway.key")).unwrap();
+        let received = Arc::new(Mutex::new(Vec::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let key = signer.key();
-        let hears = Arc::clone(&heard);
+        let hears = Arc::clone(&received);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let key = key.clone();
-                let heard = Arc::clone(&hears);
+                let received = Arc::clone(&hears);
                 tokio::spawn(async move {
-                    let service = service_fn(|request| answer(request, key.clone(), &heard));
+                    let service = service_fn(|request| answer(request, key.clone(), &received));
                     drop(
                         http1::Builder::new().serve_connection(TokioIo::new(stream), service).await,
                     );
                 });
             }
         });
-        Self { address, signer, heard, task }
+        Self { address, signer, received, task }
     }
 
-    pub(crate) fn heard(&self) -> Vec<String> {
-        self.heard.lock().unwrap().clone()
+    pub(crate) fn received(&self) -> Vec<String> {
+        self.received.lock().unwrap().clone()
     }
 }
 
@@ -90,12 +90,12 @@ impl Gateway {
 async fn answer(
     request: Request<Incoming>,
     key: GatewayKey,
-    heard: &Mutex<Vec<String>>,
+    received: &Mutex<Vec<String>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let verb = request.uri().path().rsplit('/').next().unwrap().to_owned();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let me = serde_json::from_slice::<Join>(&body).map_or(String::new(), |me| me.address);
-    heard.lock().unwrap().push(format!("{verb} {me}"));
+    received.lock().unwrap().push(format!("{verb} {me}"));
     let welcome = Welcome { gateways: vec![key], now: None };
     let data = match verb.as_str() {
         "join" => {
@@ -159,14 +159,14 @@ impl Vm {
         connect(self.address).await
     }
 
-    pub(crate) fn pass(&self) -> String {
-        self.gateway.signer.pass(&self.id, Timestamp::now())
+    pub(crate) fn token(&self) -> String {
+        self.gateway.signer.token(&self.id, Timestamp::now())
     }
 
     /// A request of this gateway.
     pub(crate) fn request(&self, method: Method, path: &str) -> request::Builder {
         let request = Request::builder().method(method).uri(path).header("host", "vm");
-        request.header(PASS, self.pass())
+        request.header(GATEWAY_TOKEN, self.token())
     }
 
     pub(crate) fn call_of(&self, version: &Version, path: &str) -> request::Builder {
@@ -195,7 +195,7 @@ impl Vm {
     }
 
     /// Sends a version to the agent, as this gateway.
-    pub(crate) async fn told(&self, version: &Version) {
+    pub(crate) async fn send_version(&self, version: &Version) {
         self.order(Method::PUT, "/v1/version", version).await;
     }
 

@@ -9,7 +9,7 @@ use epsilon_api::{
     body,
     function::{FunctionSpec, Isolation, Version},
     units::Bytes,
-    vm::{Keep, KeepBy},
+    vm::{Keep, KeepAliveSource},
 };
 use epsilon_vm_agent::engine::fake::FakeEngine;
 use futures_util::future::join_all;
@@ -141,16 +141,19 @@ async fn the_status_says_how_long_and_why() {
         world.text(version, "/").await;
     }
     let hello = until(|| keep(&world, &hello), Option::is_some).await.unwrap();
-    assert_eq!((hello.idle, hello.ready_after, hello.by), (33 * SECOND, None, KeepBy::Adaptive));
+    assert_eq!(
+        (hello.idle, hello.ready_after, hello.by),
+        (33 * SECOND, None, KeepAliveSource::Adaptive)
+    );
     assert_eq!(hello.why, "99 of 100 pauses were shorter than 30s");
     let set = until(|| keep(&world, &set), Option::is_some).await.unwrap();
-    assert_eq!((set.idle, set.by), (90 * SECOND, KeepBy::Set));
+    assert_eq!((set.idle, set.by), (90 * SECOND, KeepAliveSource::Set));
     assert_eq!(keep(&world, &new), None, "it has no history");
     // The next version belongs to the same function.
     let next = version("hello", 2, world.function("hello", Load::Works, |_| {}).0.spec.clone());
     world.text(&next, "/").await;
     let next = until(|| keep(&world, &next), Option::is_some).await.unwrap();
-    assert_eq!(next.by, KeepBy::Adaptive);
+    assert_eq!(next.by, KeepAliveSource::Adaptive);
     world.end().await;
 }
 
@@ -170,7 +173,7 @@ async fn pauses_outlive_the_agent() {
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/").await;
     let keep = until(|| keep(&world, &version), Option::is_some).await.unwrap();
-    assert_eq!(keep.by, KeepBy::Adaptive, "{keep:?}");
+    assert_eq!(keep.by, KeepAliveSource::Adaptive, "{keep:?}");
     world.end().await;
 }
 

@@ -218,11 +218,11 @@ async fn state_balances_after_random_faults() {
         let (version, image) = &functions[dice.roll(functions.len())];
         image.gate.add_permits(1);
         let call = call(version, paths[dice.roll(paths.len())], body::empty());
-        let patience = Duration::from_micros(dice.roll(60_000) as u64);
+        let limit = Duration::from_micros(dice.roll(60_000) as u64);
         let vm = Arc::clone(&world.vm);
         callers.spawn(async move {
             let work = async { drop(vm.call(call).await.map(support::text)) };
-            drop(tokio::time::timeout(patience, work).await);
+            drop(tokio::time::timeout(limit, work).await);
         });
         match dice.roll(40) {
             0..4 => {
@@ -246,7 +246,7 @@ async fn state_balances_after_random_faults() {
                 let vm = Arc::clone(&world.vm);
                 let version = Arc::clone(version);
                 callers.spawn(async move {
-                    drop(tokio::time::timeout(patience, vm.ensure_ready(version)).await);
+                    drop(tokio::time::timeout(limit, vm.ensure_ready(version)).await);
                 });
             }
             7 => {

@@ -10,15 +10,15 @@ use prometheus::Registry;
 use std::sync::{Arc, atomic::Ordering};
 
 /// Runs an agent in a runtime of its own and drops that: no destructor of the agent runs.
-fn leave_behind(
+fn run_and_kill(
     engine: &FakeEngine,
     folder: tempfile::TempDir,
     act: impl AsyncFnOnce(&World) + Send,
 ) -> tempfile::TempDir {
-    leave_behind_with("{}", engine, folder, act)
+    run_and_kill_with("{}", engine, folder, act)
 }
 
-fn leave_behind_with(
+fn run_and_kill_with(
     settings: &str,
     engine: &FakeEngine,
     folder: tempfile::TempDir,
@@ -42,7 +42,7 @@ fn healthy_instances_are_adopted_and_the_rest_is_removed() {
     let machine = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let engine = machine.block_on(async { FakeEngine::on_this_runtime() });
     let mut functions = Vec::new();
-    let folder = leave_behind(&engine, tempfile::tempdir().unwrap(), async |world| {
+    let folder = run_and_kill(&engine, tempfile::tempdir().unwrap(), async |world| {
         let (healthy, image) = world.function("healthy", Load::Works, |_| {});
         let (busy, _) = world.function("busy", Load::Works, |_| {});
         let (dead, _) = world.function("dead", Load::Works, |_| {});
@@ -123,7 +123,7 @@ fn a_frozen_instance_is_taken_over_too() {
     let engine = machine.block_on(async { FakeEngine::on_this_runtime() });
     let mut functions = Vec::new();
     let folder = tempfile::tempdir().unwrap();
-    let folder = leave_behind_with("{freeze_after: 50ms}", &engine, folder, async |world| {
+    let folder = run_and_kill_with("{freeze_after: 50ms}", &engine, folder, async |world| {
         let (version, image) = world.function("hello", Load::Works, |_| {});
         world.text(&version, "/").await;
         until(|| engine.frozen().len(), |frozen| *frozen == 1).await;

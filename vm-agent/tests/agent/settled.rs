@@ -58,8 +58,8 @@ async fn work_after_the_answer_ends_with_the_timeout() {
     until(|| world.engine.containers(), Vec::is_empty).await;
     assert_eq!(image.running.load(Ordering::SeqCst), 1, "its code had not ended");
     let log = world.log(&version).await;
-    let told = "work after the answer was stopped: the function's `timeout` of 300ms ran out";
-    assert!(log.iter().any(|line| line == told), "{log:?}");
+    let expected = "work after the answer was stopped: the function's `timeout` of 300ms ran out";
+    assert!(log.iter().any(|line| line == expected), "{log:?}");
     world.end().await;
 }
 
@@ -84,8 +84,8 @@ async fn work_cut_by_shutdown_is_logged() {
     world.agent.shutdown(Duration::ZERO).await;
     let next = World::on(world.engine, world.folder, "{}").await;
     let log = next.log(&version).await;
-    let told = "work after the answer was stopped: its instance had to stop";
-    assert!(log.iter().any(|line| line == told), "{log:?}");
+    let expected = "work after the answer was stopped: its instance had to stop";
+    assert!(log.iter().any(|line| line == expected), "{log:?}");
     next.end().await;
 }
 

@@ -204,7 +204,7 @@ async fn answer_control(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -
         }
         Load::Hangs => pending().await,
         Load::Exits => {
-            wrapper.process.complain("giving up\n");
+            wrapper.process.print_error("giving up\n");
             wrapper.exit.send_replace(Some(3));
             pending::<()>().await;
         }

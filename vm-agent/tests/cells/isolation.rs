@@ -1,7 +1,7 @@
 //! Shared resources of the machine and its networks: no instance can use them up, or reach what is
 //! closed to it.
 
-use crate::support::{Base, World, docker, function, image_of, leave_behind, until};
+use crate::support::{Base, World, docker, function, image_of, run_and_kill, until};
 use epsilon_api::function::Version;
 use serde_json::{Value, json};
 use std::{
@@ -124,12 +124,12 @@ async fn exhausted_user_limits_do_not_affect_other_instances() {
 async fn adopted_instance_keeps_its_own_user() {
     let base = Base::new();
     let seen: Arc<OnceLock<(Arc<Version>, Value)>> = Arc::default();
-    let told = Arc::clone(&seen);
+    let to = Arc::clone(&seen);
     let settings = "{cells_max: 0, user_ids: 700001-700002}";
     let (image, version) = image_of(&base, CODE);
-    let folder = leave_behind(tempfile::tempdir().unwrap(), settings, async move |world| {
+    let folder = run_and_kill(tempfile::tempdir().unwrap(), settings, async move |world| {
         let user = user(world, &version).await;
-        told.set((version, user)).unwrap();
+        to.set((version, user)).unwrap();
     });
     let (version, before) = seen.get().unwrap();
     let world = World::on(folder, settings).await;
@@ -291,10 +291,10 @@ async fn only_opened_addresses_are_reached() {
 async fn rules_of_a_killed_agent_are_refilled_then_removed() {
     let base = Base::new();
     let bridge: Arc<OnceLock<String>> = Arc::default();
-    let told = Arc::clone(&bridge);
+    let to = Arc::clone(&bridge);
     let settings = "{cells_max: 0, open_addresses: 192.0.2.77:5432}";
-    let folder = leave_behind(tempfile::tempdir().unwrap(), settings, async move |world| {
-        told.set(world.bridge()).unwrap();
+    let folder = run_and_kill(tempfile::tempdir().unwrap(), settings, async move |world| {
+        to.set(world.bridge()).unwrap();
         assert!(rules(&world.bridge()).contains("192.0.2.77"));
     });
     let bridge = bridge.get().unwrap();

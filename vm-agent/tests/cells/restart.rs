@@ -1,6 +1,6 @@
 //! An agent that is killed at any step of an assignment, and the next one on the same directory.
 
-use crate::support::{Base, World, docker, function, leave_behind, until};
+use crate::support::{Base, World, docker, function, run_and_kill, until};
 use epsilon_api::function::Version;
 use std::{
     path::Path,
@@ -20,7 +20,7 @@ fn nothing_is_left(world: &World) {
 #[tokio::test]
 async fn killed_while_a_cell_boots() {
     let base = Base::new();
-    let folder = leave_behind(tempfile::tempdir().unwrap(), "{}", async move |world| {
+    let folder = run_and_kill(tempfile::tempdir().unwrap(), "{}", async move |world| {
         let hello = function(world, &base, COUNTS, |_| {});
         world.vm().fetch(hello).await.unwrap();
         until(|| world.containers().len(), |count| *count > 0).await;
@@ -34,7 +34,7 @@ async fn killed_while_a_cell_boots() {
 #[tokio::test]
 async fn killed_while_cells_wait() {
     let base = Base::new();
-    let folder = leave_behind(tempfile::tempdir().unwrap(), "{}", async move |world| {
+    let folder = run_and_kill(tempfile::tempdir().unwrap(), "{}", async move |world| {
         let hello = function(world, &base, COUNTS, |_| {});
         world.until_ready(&hello, 2).await;
     });
@@ -46,7 +46,7 @@ async fn killed_while_cells_wait() {
 #[tokio::test]
 async fn killed_between_mount_and_record() {
     let base = Base::new();
-    let folder = leave_behind(tempfile::tempdir().unwrap(), "{}", async move |world| {
+    let folder = run_and_kill(tempfile::tempdir().unwrap(), "{}", async move |world| {
         let hello = function(world, &base, COUNTS, |_| {});
         world.until_ready(&hello, 1).await;
         let app = world.cells()[0].join("app");
@@ -69,7 +69,7 @@ fn record(cell: &Path, version: &Version) {
 #[tokio::test]
 async fn record_without_mount_or_loaded_code_is_ignored() {
     let base = Base::new();
-    let folder = leave_behind(tempfile::tempdir().unwrap(), "{}", async move |world| {
+    let folder = run_and_kill(tempfile::tempdir().unwrap(), "{}", async move |world| {
         let hello = function(world, &base, COUNTS, |_| {});
         world.until_ready(&hello, 2).await;
         let cells = world.cells();
@@ -85,7 +85,7 @@ async fn record_without_mount_or_loaded_code_is_ignored() {
 #[tokio::test]
 async fn killed_while_code_loads() {
     let base = Base::new();
-    let folder = leave_behind(tempfile::tempdir().unwrap(), "{}", async move |world| {
+    let folder = run_and_kill(tempfile::tempdir().unwrap(), "{}", async move |world| {
         let hangs = function(world, &base, HANGS, |_| {});
         world.until_ready(&hangs, 1).await;
         let loads = async {
@@ -107,8 +107,8 @@ async fn killed_while_code_loads() {
 async fn adopted_cells_serve_on_and_dead_are_removed() {
     let base = Base::new();
     let versions: Arc<OnceLock<[Arc<Version>; 2]>> = Arc::default();
-    let told = Arc::clone(&versions);
-    let folder = leave_behind(tempfile::tempdir().unwrap(), "{}", async move |world| {
+    let to = Arc::clone(&versions);
+    let folder = run_and_kill(tempfile::tempdir().unwrap(), "{}", async move |world| {
         let one = function(world, &base, COUNTS, |_| {});
         let two = function(world, &base, COUNTS, |_| {});
         world.until_ready(&one, 2).await;
@@ -120,7 +120,7 @@ async fn adopted_cells_serve_on_and_dead_are_removed() {
         let dead = instances.iter().map(|i| format!("epsilon-cell-{}", i.id));
         let dead = dead.into_iter().find(|name| *name != living).unwrap();
         docker(&["kill", &dead]);
-        told.set([one, two]).unwrap();
+        to.set([one, two]).unwrap();
     });
     let [one, two] = versions.get().unwrap();
     let world = World::on(folder, NEXT).await;

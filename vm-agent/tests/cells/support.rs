@@ -314,7 +314,7 @@ impl Drop for Data {
 }
 
 /// Runs an agent in a runtime of its own and drops that.
-pub(crate) fn leave_behind(
+pub(crate) fn run_and_kill(
     folder: impl Into<Data>,
     yaml: &'static str,
     act: impl AsyncFnOnce(&World) + Send + 'static,

@@ -19,20 +19,20 @@ impl Remote {
         let (Some((_, digest)), true) = (image.reference.split_once('@'), is_ours) else {
             return Ok(());
         };
-        if EcrHost::parse(self.door.host().as_str()).is_some() {
+        if EcrHost::parse(self.registry_client.host().as_str()).is_some() {
             return Ok(());
         }
         let target = reference(&image.reference)?;
         let path = format!("{}/manifests/{digest}", target.repository());
         let status = self
-            .door
+            .registry_client
             .run(|session| {
                 let target = &target;
                 let path = &path;
                 async move {
                     // Registries with tokens issue one for all that a push may do.
                     let asked = session.client.auth(target, &session.auth, RegistryOperation::Push);
-                    let token = session.bounded("signing in", asked).await?;
+                    let token = session.with_limit("signing in", asked).await?;
                     let request = session.http.delete(session.url(path));
                     let request = match (token, &session.auth) {
                         (Some(token), _) => request.bearer_auth(token),
@@ -43,7 +43,7 @@ impl Remote {
                         (None, RegistryAuth::Anonymous) => request,
                     };
                     let sent = async { request.send().await.map_err(Into::into) };
-                    Ok(session.bounded("removing an image", sent).await?.status())
+                    Ok(session.with_limit("removing an image", sent).await?.status())
                 }
             })
             .await?;
@@ -51,13 +51,13 @@ impl Remote {
             StatusCode::ACCEPTED | StatusCode::OK | StatusCode::NOT_FOUND => Ok(()),
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 if !self.is_removal_refused.swap(true, Relaxed) {
-                    tracing::warn!(registry = %self.door.host(), %status, "Registry refuses to remove images; unneeded ones stay there.");
+                    tracing::warn!(registry = %self.registry_client.host(), %status, "Registry refuses to remove images; unneeded ones stay there.");
                 }
                 Ok(())
             }
             other => Err(error::registry_failed(format!(
                 "the registry `{}` answered {other} to the removal of an image",
-                self.door.host()
+                self.registry_client.host()
             ))
             .hint("the registry's log says why")),
         }

@@ -6,7 +6,7 @@ use crate::{
     error::{self, Hint},
 };
 use epsilon_api::{build::BuildError, chain::Chain};
-use epsilon_registry::{AccessError, Failed, Host, Login, Trouble};
+use epsilon_registry::{AccessError, Failed, Host, Login, RegistryFailure};
 use oci_client::{
     Client,
     client::{Certificate, CertificateEncoding, ClientConfig, ClientProtocol},
@@ -20,14 +20,14 @@ use std::{
 };
 
 /// A registry client: creates sessions.
-pub(crate) struct Door {
+pub(crate) struct RegistryClient {
     host: Host,
     settings: Registry,
     /// The last session and its login; a new login needs a new session, because a client caches its
     /// tokens.
     last: Mutex<Option<(Option<Login>, Session)>>,
     /// Repositories that are known to exist.
-    made: Mutex<HashSet<String>>,
+    known_repositories: Mutex<HashSet<String>>,
 }
 
 /// A session. Cheap to clone.
@@ -48,19 +48,19 @@ pub(crate) enum Failure {
     /// An error of the registry. `doing` completes "while …".
     Registry { doing: &'static str, host: Host, source: Box<OciDistributionError> },
     /// Any other error, ready for the developer.
-    Told(BuildError),
+    Reported(BuildError),
 }
 
 impl From<BuildError> for Failure {
     fn from(err: BuildError) -> Self {
-        Self::Told(err)
+        Self::Reported(err)
     }
 }
 
-impl Door {
+impl RegistryClient {
     pub(crate) fn new(settings: Registry) -> Self {
         let host = Host::of_registry(&settings.name);
-        Self { host, settings, last: Mutex::default(), made: Mutex::default() }
+        Self { host, settings, last: Mutex::default(), known_repositories: Mutex::default() }
     }
 
     /// The registry's host.
@@ -80,14 +80,14 @@ impl Door {
         });
         done.await.map_err(|failed| match failed {
             Failed::Login(err) => self.no_login(&err),
-            Failed::Work(failure) => failure.told(),
+            Failed::Work(failure) => failure.into_error(),
         })
     }
 
     /// Ensures that a repository exists, for registries that do not create it with the first push.
     /// Without the permission to check, the push reports it.
     pub(crate) async fn ensure_repository(&self, repository: &str) -> Result<(), BuildError> {
-        if lock(&self.made).contains(repository) {
+        if lock(&self.known_repositories).contains(repository) {
             return Ok(());
         }
         let path = repository.split_once('/').map_or("", |(_, path)| path);
@@ -98,7 +98,7 @@ impl Door {
             }
             Err(err) => return Err(self.no_login(&err)),
         }
-        lock(&self.made).insert(repository.to_owned());
+        lock(&self.known_repositories).insert(repository.to_owned());
         Ok(())
     }
 
@@ -149,7 +149,7 @@ impl Door {
 
 impl Session {
     /// Runs one step within the limit.
-    pub(crate) async fn bounded<T>(
+    pub(crate) async fn with_limit<T>(
         &self,
         doing: &'static str,
         work: impl Future<Output = Result<T, OciDistributionError>>,
@@ -159,7 +159,7 @@ impl Session {
             Ok(Err(source)) => {
                 Err(Failure::Registry { doing, host: self.host.clone(), source: Box::new(source) })
             }
-            Err(_) => Err(Failure::Told(
+            Err(_) => Err(Failure::Reported(
                 error::registry_failed(format!(
                     "the registry `{}` did not answer within {:?} while {doing}",
                     self.host, self.limit
@@ -182,60 +182,60 @@ impl Session {
 
 impl Failure {
     fn is_refusal(&self) -> bool {
-        self.trouble() == Some(Trouble::Refused)
+        self.trouble() == Some(RegistryFailure::Refused)
     }
 
-    fn trouble(&self) -> Option<Trouble> {
+    fn trouble(&self) -> Option<RegistryFailure> {
         let Self::Registry { source, .. } = self else { return None };
         Some(match &**source {
             OciDistributionError::UnauthorizedError { .. }
-            | OciDistributionError::AuthenticationFailure(_) => Trouble::Refused,
+            | OciDistributionError::AuthenticationFailure(_) => RegistryFailure::Refused,
             OciDistributionError::RegistryError { envelope, .. }
                 if envelope.errors.iter().any(|error| {
                     matches!(error.code, OciErrorCode::Denied | OciErrorCode::Unauthorized)
                 }) =>
             {
-                Trouble::Refused
+                RegistryFailure::Refused
             }
             OciDistributionError::RegistryError { envelope, .. }
                 if envelope.errors.iter().any(|error| error.code == OciErrorCode::NameUnknown) =>
             {
-                Trouble::Absent
+                RegistryFailure::Absent
             }
-            other => Trouble::of(&Chain(other).to_string()),
+            other => RegistryFailure::of(&Chain(other).to_string()),
         })
     }
 
-    fn told(self) -> BuildError {
+    fn into_error(self) -> BuildError {
         let trouble = self.trouble();
         let (doing, host, source) = match self {
-            Self::Told(err) => return err,
+            Self::Reported(err) => return err,
             Self::Registry { doing, host, source } => (doing, host, source),
         };
         tracing::error!(doing, registry = %host, error = %Chain(&*source), "Registry failed; the build is refused.");
-        let (what, hint) = match trouble.unwrap_or(Trouble::Other) {
-            Trouble::Refused => (
+        let (what, hint) = match trouble.unwrap_or(RegistryFailure::Other) {
+            RegistryFailure::Refused => (
                 "refused the builder's login, or requires one",
                 "check `builder.registry_user` and its password, `builder.registry_docker_config`, or the \
                  machine's role for ECR",
             ),
-            Trouble::Absent => (
+            RegistryFailure::Absent => (
                 "does not have the repository",
                 "create it, or give the machine's role `ecr:CreateRepository`",
             ),
-            Trouble::Unreachable => {
+            RegistryFailure::Unreachable => {
                 ("cannot be reached", "check that it runs, and that the builder reaches it")
             }
-            Trouble::UnknownAuthority => (
+            RegistryFailure::UnknownAuthority => (
                 "has a certificate that the builder does not trust",
                 "name its authority in `builder.registry_ca`",
             ),
-            Trouble::PlainHttp => (
+            RegistryFailure::PlainHttp => (
                 "speaks plain HTTP",
                 "give it a certificate, or set `builder.dangerous_registry_plain_http`",
             ),
-            Trouble::DiskFull => ("has no room", "free space there"),
-            Trouble::Other => ("failed", "the builder's log says why"),
+            RegistryFailure::DiskFull => ("has no room", "free space there"),
+            RegistryFailure::Other => ("failed", "the builder's log says why"),
         };
         error::registry_failed(format!("the registry `{host}` {what} (while {doing})")).hint(hint)
     }

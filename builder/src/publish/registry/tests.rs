@@ -58,7 +58,7 @@ impl LikeEcr {
         let host = EcrHost::new(&self.address.to_string(), "123456789012", "eu-central-1");
         remote(Registry {
             name: format!("{}/fleet", self.address),
-            access: Access::to_stand_in(Ecr::at(aws), host),
+            access: Access::to_fake(Ecr::at(aws), host),
             authorities: Vec::new(),
             plain_http: false,
             keep: Retention { images: 5, untagged: Duration::from_secs(3 * 24 * 3600) },
@@ -120,11 +120,11 @@ async fn a_repository_is_made_and_a_push_comes_whole() {
     assert!(remote.has(&image).await.unwrap());
     assert_eq!(ecr.blobs(), 3, "layer, configuration, manifest");
     for (operation, times) in [("CreateRepository", 1), ("PutLifecyclePolicy", 1)] {
-        assert_eq!(aws.asked(operation), times, "{operation}");
+        assert_eq!(aws.requests(operation), times, "{operation}");
     }
     push(&remote).await.unwrap();
-    assert_eq!(aws.asked("DescribeRepositories"), 1, "looked for once");
-    assert_eq!(aws.asked("GetAuthorizationToken"), 1);
+    assert_eq!(aws.requests("DescribeRepositories"), 1, "looked for once");
+    assert_eq!(aws.requests("GetAuthorizationToken"), 1);
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn a_token_that_is_over_is_replaced_once() {
     for _ in 0..2 {
         push(&remote).await.unwrap();
     }
-    assert_eq!(aws.asked("GetAuthorizationToken"), 2);
+    assert_eq!(aws.requests("GetAuthorizationToken"), 2);
 }
 
 #[tokio::test]
@@ -154,13 +154,13 @@ async fn aws_and_registry_are_told_apart() {
     let (ecr, aws) = (LikeEcr::start(MOTO_TOKEN).await, Aws::scripted().await);
     aws.answers("GetAuthorizationToken", 400, r#"{"__type":"AccessDeniedException"}"#);
     let (remote, _folder) = ecr.remote(aws.endpoint());
-    let err = remote.knock(&Name::runtime("1")).await.unwrap_err();
+    let err = remote.check_push_access(&Name::runtime("1")).await.unwrap_err();
     assert_eq!(err.code, "REGISTRY_FAILED");
     assert!(err.message.contains("no login"), "{err}");
 
     aws.gives_tokens();
     aws.answers("GetAuthorizationToken", 200, "{}");
-    let err = remote.knock(&Name::runtime("1")).await.unwrap_err();
+    let err = remote.check_push_access(&Name::runtime("1")).await.unwrap_err();
     assert!(err.message.contains("no login"), "{err}");
 }
 

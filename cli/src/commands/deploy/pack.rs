@@ -41,7 +41,7 @@ pub(super) fn stream(
             Ok(Err(PackError::File(failure))) => Err(failure),
             // The gateway stopped reading: its answer explains why.
             Ok(Err(PackError::NobodyReads)) => Ok(()),
-            Err(err) => Err(Failure::new("PACKING", "packing panicked").because(&err)),
+            Err(err) => Err(Failure::new("PACKING", "packing panicked").with_cause(&err)),
         }
     };
     (Body::wrap_stream(ReceiverStream::new(receiver)), outcome)
@@ -92,7 +92,7 @@ fn append(
             header.set_size(*bytes);
             let unreadable = |err: io::Error| {
                 let message = format!("`{}` cannot be read", entry.path.display());
-                PackError::File(Failure::new("SOURCE_UNREADABLE", message).because(&err))
+                PackError::File(Failure::new("SOURCE_UNREADABLE", message).with_cause(&err))
             };
             let file = File::open(root.join(&entry.path)).map_err(unreadable)?;
             let mut content = Exactly { file, left: *bytes, failed: None, advance };

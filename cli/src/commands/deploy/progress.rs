@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Lines of a tool's output that are shown after a failure: npm's report of one error.
-const LINES_KEPT: usize = 40;
+const FAILURE_LINES: usize = 40;
 /// Prefix of notes to the developer, as opposed to a tool's output: they stay on the screen, also
 /// after a success.
 const NOTE: &str = "note: ";
@@ -25,8 +25,8 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Shows the progress of one deployment.
 #[derive(Debug)]
-pub(in crate::commands) struct Story {
-    look: Look,
+pub(in crate::commands) struct DeployProgress {
+    look: OutputStyle,
     verbose: bool,
     lines: VecDeque<String>,
     upload: Option<Upload>,
@@ -34,7 +34,7 @@ pub(in crate::commands) struct Story {
 }
 
 #[derive(Debug)]
-enum Look {
+enum OutputStyle {
     /// The events, one per line.
     Json,
     /// A line for each finished step.
@@ -58,14 +58,14 @@ impl Upload {
     }
 }
 
-impl Story {
+impl DeployProgress {
     /// Chooses the style for standard error.
     pub(in crate::commands) fn new(json: bool, verbose: bool) -> Self {
         let look = match (json, Term::stderr().is_term()) {
-            (true, _) => Look::Json,
-            (false, false) => Look::Plain,
+            (true, _) => OutputStyle::Json,
+            (false, false) => OutputStyle::Plain,
             (false, true) => {
-                Look::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
+                OutputStyle::Terminal(MultiProgress::with_draw_target(ProgressDrawTarget::stderr()))
             }
         };
         Self { look, verbose, lines: VecDeque::new(), upload: None, steps: Vec::new() }
@@ -75,8 +75,8 @@ impl Story {
     pub(in crate::commands) fn upload(&mut self, files: usize, bytes: Bytes) -> Upload {
         let what = format!("{}, {bytes}", output::count(files, "file"));
         let bar = match &self.look {
-            Look::Json | Look::Plain => ProgressBar::hidden(),
-            Look::Terminal(multi) => {
+            OutputStyle::Json | OutputStyle::Plain => ProgressBar::hidden(),
+            OutputStyle::Terminal(multi) => {
                 let bar = multi.add(ProgressBar::new(bytes.get()));
                 bar.set_style(template("  {spinner:.cyan} upload        {wide_bar} {msg}"));
                 bar.set_message(what.clone());
@@ -98,8 +98,8 @@ impl Story {
     }
 
     /// Shows one event.
-    pub(in crate::commands) fn tell(&mut self, event: &DeployEvent) -> Result<(), Failure> {
-        if let Look::Json = self.look {
+    pub(in crate::commands) fn show(&mut self, event: &DeployEvent) -> Result<(), Failure> {
+        if let OutputStyle::Json = self.look {
             return output::json_line(event);
         }
         match event {
@@ -144,7 +144,7 @@ impl Story {
     }
 
     fn begin(&mut self, step: Step, detail: &str) {
-        if let Look::Terminal(multi) = &self.look {
+        if let OutputStyle::Terminal(multi) = &self.look {
             let bar = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
             let bar = multi.add(bar);
             bar.set_style(template("  {spinner:.cyan} {prefix:13} {elapsed:>7.dim}  {wide_msg}"));
@@ -180,7 +180,7 @@ impl Story {
         if let Some((step, bar)) = self.steps.last() {
             bar.set_message(format!("{line} ({step})"));
         }
-        if self.lines.len() == LINES_KEPT {
+        if self.lines.len() == FAILURE_LINES {
             self.lines.pop_front();
         }
         self.lines.push_back(line);
@@ -189,10 +189,10 @@ impl Story {
     /// Prints a line that stays.
     fn say(&self, line: &str) {
         match &self.look {
-            Look::Json => {}
-            Look::Plain => eprintln!("{line}"),
+            OutputStyle::Json => {}
+            OutputStyle::Plain => eprintln!("{line}"),
             // Fails only when standard error is closed.
-            Look::Terminal(multi) => drop(multi.println(line)),
+            OutputStyle::Terminal(multi) => drop(multi.println(line)),
         }
     }
 }

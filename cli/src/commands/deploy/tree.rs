@@ -49,7 +49,7 @@ impl Tree {
     pub(super) fn read(dir: &Path, file_max: Bytes) -> Result<Self, Failure> {
         let root = fs::canonicalize(dir).map_err(|err| {
             Failure::usage(format!("the folder `{}` cannot be read", dir.display()))
-                .because(&err)
+                .with_cause(&err)
                 .hint("name the project's folder: `epsilon deploy DIR`")
         })?;
         if !root.is_dir() {
@@ -58,7 +58,7 @@ impl Tree {
         }
         let mut entries = Vec::new();
         for found in walk(&root)?.build() {
-            let found = found.map_err(|err| refused("a file cannot be read").because(&err))?;
+            let found = found.map_err(|err| refused("a file cannot be read").with_cause(&err))?;
             let path = found.path().strip_prefix(&root).unwrap_or(found.path()).to_owned();
             let meta = fs::symlink_metadata(found.path()).map_err(|err| unreadable(&path, &err))?;
             if meta.is_dir() {
@@ -141,10 +141,12 @@ impl Kind {
 pub(in crate::commands) fn walk(root: &Path) -> Result<WalkBuilder, Failure> {
     let mut never = OverrideBuilder::new(root);
     for name in ["!.git", "!node_modules"] {
-        never.add(name).map_err(|err| Failure::new("WALK", "a pattern is wrong").because(&err))?;
+        never
+            .add(name)
+            .map_err(|err| Failure::new("WALK", "a pattern is wrong").with_cause(&err))?;
     }
     let never =
-        never.build().map_err(|err| Failure::new("WALK", "a pattern is wrong").because(&err))?;
+        never.build().map_err(|err| Failure::new("WALK", "a pattern is wrong").with_cause(&err))?;
     let mut walk = WalkBuilder::new(root);
     walk.standard_filters(false)
         .git_ignore(true)
@@ -202,7 +204,7 @@ fn check_link(root: &Path, path: &Path, target: &Path) -> Result<(), Failure> {
         Ok(real) if real.starts_with(root) => Ok(()),
         Ok(_) => Err(bad("points outside of the project")),
         Err(err) if err.kind() == std::io::ErrorKind::NotFound => Ok(()), // into node_modules, for example
-        Err(err) => Err(bad("cannot be followed").because(&err)),
+        Err(err) => Err(bad("cannot be followed").with_cause(&err)),
     }
 }
 
@@ -212,7 +214,8 @@ fn refused(message: impl Into<String>) -> Failure {
 }
 
 fn unreadable(path: &Path, err: &std::io::Error) -> Failure {
-    Failure::new("SOURCE_UNREADABLE", format!("`{}` cannot be read", path.display())).because(err)
+    Failure::new("SOURCE_UNREADABLE", format!("`{}` cannot be read", path.display()))
+        .with_cause(err)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use tokio::{
 };
 
 /// Longest time for loading one entry.
-const LOADS_WITHIN: Duration = Duration::from_secs(20);
+const LOAD_TIMEOUT: Duration = Duration::from_secs(20);
 /// Time for Node's own start and the output, on top of that.
 const MARGIN: Duration = Duration::from_secs(10);
 /// How long the last lines of an ended process may take to arrive.
@@ -60,7 +60,7 @@ impl DevBuilder {
     async fn work(&self, job: BuildJob) -> Result<Built, BuildError> {
         let source = source::receive(job.archive, &SourceLimits::default(), &self.work).await?;
         for note in &source.notes {
-            job.log.tell(error::note(note));
+            job.log.report(error::note(note));
         }
         let manifest = Manifest::read(&source, job.folder.as_deref(), &Ceilings::default())?;
         if manifest.runtime == Runtime::Container {
@@ -69,10 +69,10 @@ impl DevBuilder {
             )
             .hint("`epsilon up` in one terminal, `epsilon deploy` in another"));
         }
-        let inspection = self.look(&manifest, &*job.log).await?;
+        let inspection = self.inspect(&manifest, &*job.log).await?;
         let plan = plan::plan(&manifest, &source, &inspection, &job.only)?;
         for note in &plan.notes {
-            job.log.tell(error::note(note));
+            job.log.report(error::note(note));
         }
         let functions =
             plan.functions.into_iter().map(|plan| self.built(&manifest, plan)).collect();
@@ -85,12 +85,12 @@ impl DevBuilder {
             reference: format!("dev/{}/{name}:{content}", manifest.project),
             digest: format!("sha256:{content}"),
         };
-        let spec = if self.inspect { held_by_a_debugger(spec) } else { spec };
+        let spec = if self.inspect { for_debugger(spec) } else { spec };
         BuiltFunction { name, spec, image, parts: None }
     }
 
     /// Inspects the exports of the entries.
-    async fn look(
+    async fn inspect(
         &self,
         manifest: &Manifest,
         log: &dyn BuildLog,
@@ -98,16 +98,16 @@ impl DevBuilder {
         let begun = Instant::now();
         let entries = manifest.entries();
         let started = BuildEvent::StepStarted { step: Step::Inspect, detail: entries.join(", ") };
-        log.tell(started);
+        log.report(started);
         let number = self.inspections.fetch_add(1, Ordering::Relaxed);
         let out = self.work.join(format!("inspection-{number}.json"));
         let mut env = manifest.environment();
         env.insert("EPSILON_INSPECT_OUT".into(), out.display().to_string());
-        let limit = LOADS_WITHIN.as_millis().to_string();
+        let limit = LOAD_TIMEOUT.as_millis().to_string();
         env.insert("EPSILON_INSPECT_TIMEOUT_MS".into(), limit);
         let order = Order { run: "./inspect.js", arguments: &entries, env, inspect: None };
         let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
-        let limit = LOADS_WITHIN.saturating_mul(count).saturating_add(MARGIN);
+        let limit = LOAD_TIMEOUT.saturating_mul(count).saturating_add(MARGIN);
         let ended = timeout(limit, self.run(&order, log)).await;
         let inspection = match ended {
             Ok(Ok(())) => Inspection::load(&out),
@@ -120,7 +120,7 @@ impl DevBuilder {
             detail: String::new(),
             took: begun.elapsed(),
         };
-        log.tell(done);
+        log.report(done);
         inspection
     }
 
@@ -130,13 +130,14 @@ impl DevBuilder {
         let stdout = process.child.stdout.take();
         let stderr = process.child.stderr.take();
         // Both end with the process, unless its children hold them open.
-        let mut telling = pin!(async { tokio::join!(tell(stdout, log), tell(stderr, log)) });
+        let mut reporting =
+            pin!(async { tokio::join!(report_lines(stdout, log), report_lines(stderr, log)) });
         tokio::select! {
             status = process.child.wait() => {
                 status?;
-                drop(timeout(LAST_LINES, telling).await);
+                drop(timeout(LAST_LINES, reporting).await);
             }
-            _ = &mut telling => drop(process.child.wait().await?),
+            _ = &mut reporting => drop(process.child.wait().await?),
         }
         Ok(())
     }
@@ -148,16 +149,16 @@ impl Builder for DevBuilder {
     }
 }
 
-async fn tell(stream: Option<impl AsyncRead + Unpin>, log: &dyn BuildLog) {
+async fn report_lines(stream: Option<impl AsyncRead + Unpin>, log: &dyn BuildLog) {
     let Some(stream) = stream else { return };
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        log.tell(BuildEvent::Line(line));
+        log.report(BuildEvent::Line(line));
     }
 }
 
 /// Settings for a debugger: one process, which stays, and calls that may pause at a breakpoint.
-fn held_by_a_debugger(spec: FunctionSpec) -> FunctionSpec {
+fn for_debugger(spec: FunctionSpec) -> FunctionSpec {
     let one = NonZeroU32::MIN;
     FunctionSpec { timeout: DEBUGGING, min_instances: 1, max_instances: one, ..spec }
 }

@@ -16,8 +16,8 @@ use epsilon_api::{
     vm::ImageRemoval,
 };
 use epsilon_vm_agent::engine::{
-    ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Firewall, Found, LocalImage,
-    Machine, NetworkSpec, Output,
+    ContainerInfo, ContainerName, ContainerSpec, Disk, Engine, EngineError, Exit, Firewall,
+    LocalImage, Machine, NetworkSpec, Output,
 };
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use parking_lot::Mutex;
@@ -41,7 +41,7 @@ use tokio_util::io::ReaderStream;
 pub(super) const MEMORY: Bytes = Bytes(1 << 50);
 /// How long a killed process may take to be gone. SIGKILL takes effect at once, unless a disk
 /// hangs.
-const GONE_WITHIN: Duration = Duration::from_secs(5);
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The engine of `epsilon dev`.
 #[derive(Debug)]
@@ -171,7 +171,7 @@ impl Engine for ProcessEngine {
         let (terminator, terminate) = oneshot::channel();
         let (killer, kill) = oneshot::channel();
         let (told, exit) = watch::channel(None);
-        tokio::spawn(attend(process, terminate, kill, told));
+        tokio::spawn(wait_or_kill(process, terminate, kill, told));
         self.with(name, |instance| {
             instance.terminate = Some(terminator);
             (instance.kill, instance.exit) = (Some(killer), exit);
@@ -199,14 +199,14 @@ impl Engine for ProcessEngine {
         let Instance { kill, mut exit, .. } = instance;
         if let Some(kill) = kill {
             let _ = kill.send(()); // it has already ended
-            drop(timeout(GONE_WITHIN, exit.wait_for(Option::is_some)).await);
+            drop(timeout(KILL_TIMEOUT, exit.wait_for(Option::is_some)).await);
         }
         Ok(())
     }
 
-    async fn list(&self, _: &VmId) -> Result<Vec<Found>, EngineError> {
+    async fn list(&self, _: &VmId) -> Result<Vec<ContainerInfo>, EngineError> {
         let instances = self.instances.lock();
-        let found = instances.iter().map(|(name, instance)| Found {
+        let found = instances.iter().map(|(name, instance)| ContainerInfo {
             name: name.clone(),
             labels: instance.labels.clone(),
             is_running: instance.exit.borrow().is_none(),
@@ -232,7 +232,7 @@ impl Engine for ProcessEngine {
 }
 
 /// Waits for the end of a process, or kills it.
-async fn attend(
+async fn wait_or_kill(
     process: Process,
     mut terminate: oneshot::Receiver<()>,
     mut kill: oneshot::Receiver<()>,

@@ -34,7 +34,7 @@ pub(super) fn listen(terminal: Terminal, stale: Arc<AtomicBool>) -> Result<(), F
     let others = match log::filter() {
         Some(asked) => asked.parse().map_err(|err: tracing_subscriber::filter::ParseError| {
             Failure::usage("EPSILON_LOG is not a filter")
-                .because(&err)
+                .with_cause(&err)
                 .hint("write it like `info` or `info,epsilon_gateway=debug`")
         })?,
         // Failures of instances, for example, are already in the function's log.

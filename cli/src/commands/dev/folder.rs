@@ -40,7 +40,7 @@ impl RunFolder {
         folder.prefix(&prefix).permissions(Permissions::from_mode(MODE));
         let folder = folder.tempdir_in(all).map_err(|err| {
             let text = format!("cannot create a folder in `{}`", all.display());
-            Failure::new("DATA_DIR", text).because(&err).hint("set TMPDIR to another folder")
+            Failure::new("DATA_DIR", text).with_cause(&err).hint("set TMPDIR to another folder")
         })?;
         let lock = Lock::take(folder.path())?;
         Ok(Self { path: folder.keep(), lock })
@@ -52,8 +52,8 @@ impl RunFolder {
 
     /// Writes the control address, so that other commands find the gateway: `epsilon --data-dir
     /// FOLDER logs NAME`.
-    pub(super) fn announce(&self, control: &str) -> Result<(), Failure> {
-        self.lock.announce(control, None)
+    pub(super) fn write_address(&self, control: &str) -> Result<(), Failure> {
+        self.lock.write_address(control, None)
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     /// No process has this id: Linux has none above 2^22.
-    const NOBODY: i32 = i32::MAX;
+    const NO_PROCESS: i32 = i32::MAX;
 
     fn folder(all: &Path, name: &str, mode: u32) -> PathBuf {
         let path = all.join(name);
@@ -138,7 +138,7 @@ mod tests {
     fn only_leftovers_of_killed_runs_are_removed() {
         let all = tempfile::tempdir().unwrap();
         for (row, name, mode, has_lock, stays) in [
-            ("over", format!("{NOBODY}-a1B2c3"), 0o700, true, false),
+            ("over", format!("{NO_PROCESS}-a1B2c3"), 0o700, true, false),
             (
                 "over, of an id that is ours now",
                 format!("{}-x", std::process::id()),
@@ -146,10 +146,10 @@ mod tests {
                 true,
                 false,
             ),
-            ("of an older release", format!("{NOBODY}"), 0o700, true, false),
-            ("open to others", format!("{NOBODY}-open"), 0o755, true, true),
+            ("of an older release", format!("{NO_PROCESS}"), 0o700, true, false),
+            ("open to others", format!("{NO_PROCESS}-open"), 0o755, true, true),
             ("of a process that runs", "1-live".to_owned(), 0o700, true, true),
-            ("not a run's", format!("{NOBODY}-other"), 0o700, false, true),
+            ("not a run's", format!("{NO_PROCESS}-other"), 0o700, false, true),
             ("of another name", "mine".to_owned(), 0o700, true, true),
         ] {
             let path = folder(all.path(), &format!("{PREFIX}{name}"), mode);
@@ -159,7 +159,7 @@ mod tests {
             remove_old(all.path());
             assert_eq!(path.exists(), stays, "{row}");
         }
-        let held = folder(all.path(), &format!("{PREFIX}{NOBODY}-held"), 0o700);
+        let held = folder(all.path(), &format!("{PREFIX}{NO_PROCESS}-held"), 0o700);
         let lock = Lock::take(&held).unwrap();
         remove_old(all.path());
         assert!(

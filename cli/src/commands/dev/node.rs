@@ -39,7 +39,7 @@ impl Node {
             Ok(Ok(answer)) if answer.status.success() => answer.stdout,
             Ok(Ok(_)) => return Err(missing(format!("`{shown}` is not a working Node"))),
             Ok(Err(err)) => {
-                return Err(missing(format!("`{shown}` cannot be run")).because(&err));
+                return Err(missing(format!("`{shown}` cannot be run")).with_cause(&err));
             }
             Err(_) => return Err(missing(format!("`{shown}` did not answer"))),
         };

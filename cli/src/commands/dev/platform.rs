@@ -10,7 +10,7 @@ use super::{
     builder::DevBuilder,
     engine::{MEMORY, ProcessEngine},
     processes::Processes,
-    vm::Sparing,
+    vm::LazyPrewarmVm,
 };
 use crate::failure::Failure;
 use epsilon_api::{build::Builder, ids::VmId, vm::Vm};
@@ -60,7 +60,7 @@ impl Platform {
         let engine = Arc::new(ProcessEngine::new(Arc::clone(&processes), inspect));
         let agent = vm_agent::app::Agent::with_engine(agent, engine, &registry).await;
         let agent = agent.map_err(|err| unable(&err))?;
-        let vm: Arc<dyn Vm> = Arc::new(Sparing::new(agent.vm()));
+        let vm: Arc<dyn Vm> = Arc::new(LazyPrewarmVm::new(agent.vm()));
         let builder: Arc<dyn Builder> =
             Arc::new(DevBuilder::new(Arc::clone(&processes), work, inspect.is_some()));
         let gateway =
@@ -95,5 +95,5 @@ impl Platform {
 }
 
 fn unable(err: &(dyn Error + 'static)) -> Failure {
-    Failure::new("START", "`epsilon dev` cannot start").because(err)
+    Failure::new("START", "`epsilon dev` cannot start").with_cause(err)
 }

@@ -39,7 +39,7 @@ const LINES: usize = 20;
 const NOTE: &str = "note: ";
 
 /// Performs the reloads of the project.
-pub(super) struct Reloads {
+pub(super) struct Reloader {
     client: Client,
     project: PathBuf,
     only: Vec<FunctionName>,
@@ -49,7 +49,7 @@ pub(super) struct Reloads {
     /// Functions whose log is shown.
     followed: HashSet<FunctionName>,
     /// Notes that were already shown.
-    said: HashSet<String>,
+    shown_notes: HashSet<String>,
 }
 
 /// New code that serves.
@@ -61,12 +61,12 @@ struct Served {
 }
 
 /// Why new code does not serve.
-struct Broken {
+struct LoadFailure {
     error: ErrorBody,
     output: Vec<String>,
 }
 
-impl Reloads {
+impl Reloader {
     pub(super) fn new(
         client: Client,
         project: PathBuf,
@@ -76,8 +76,8 @@ impl Reloads {
         stale: Arc<AtomicBool>,
     ) -> Self {
         let followed = HashSet::new();
-        let said = HashSet::new();
-        Self { client, project, only, vm, terminal, stale, followed, said }
+        let shown_notes = HashSet::new();
+        Self { client, project, only, vm, terminal, stale, followed, shown_notes }
     }
 
     /// Deploys the current files, then each change; until dropped.
@@ -97,20 +97,20 @@ impl Reloads {
                 }
                 outcome = self.deploy(), if pending.is_some() => {
                     if let Some(change) = pending.take() {
-                        self.tell(change, outcome);
+                        self.report(change, outcome);
                     }
                 }
             }
         }
     }
 
-    fn tell(&mut self, change: Change, outcome: Result<Served, Broken>) {
+    fn report(&mut self, change: Change, outcome: Result<Served, LoadFailure>) {
         let terminal = &self.terminal;
         match outcome {
             Ok(Served { functions, notes, steps }) => {
                 let was_stale = self.stale.swap(false, Ordering::Relaxed);
                 for note in notes {
-                    if self.said.insert(note.clone()) {
+                    if self.shown_notes.insert(note.clone()) {
                         terminal.note(&note);
                     }
                 }
@@ -121,7 +121,7 @@ impl Reloads {
                     self.follow(function.name);
                 }
             }
-            Err(Broken { error, output }) => {
+            Err(LoadFailure { error, output }) => {
                 self.stale.store(true, Ordering::Relaxed);
                 terminal.broken(&error, &output, !self.followed.is_empty());
             }
@@ -144,7 +144,7 @@ impl Reloads {
     }
 
     /// Deploys the current files.
-    async fn deploy(&self) -> Result<Served, Broken> {
+    async fn deploy(&self) -> Result<Served, LoadFailure> {
         let mut output = VecDeque::new();
         let mut steps = Vec::new();
         match self.try_deploy(&mut output, &mut steps).await {
@@ -154,7 +154,7 @@ impl Reloads {
             }
             Err(error) => {
                 let output = output.into_iter().filter(|line| !line.starts_with(NOTE)).collect();
-                Err(Broken { error, output })
+                Err(LoadFailure { error, output })
             }
         }
     }
@@ -170,7 +170,7 @@ impl Reloads {
         packing.await.map_err(Failure::into_body)?;
         let mut events = answer.map_err(Failure::into_body)?;
         loop {
-            let event = events.next::<DeployEvent>().await.map_err(|err| cut().because(&err));
+            let event = events.next::<DeployEvent>().await.map_err(|err| cut().with_cause(&err));
             match event.map_err(Failure::into_body)? {
                 Some(DeployEvent::Done { deployment }) => return Ok(deployment.functions),
                 Some(DeployEvent::Failed { error }) => return Err(error),

@@ -15,18 +15,18 @@ use std::{collections::HashSet, sync::Arc};
 
 /// A VM that prewarms only functions in use.
 #[derive(Debug)]
-pub(super) struct Sparing {
+pub(super) struct LazyPrewarmVm {
     vm: Arc<dyn Vm>,
     in_use: RwLock<HashSet<FunctionName>>,
 }
 
-impl Sparing {
+impl LazyPrewarmVm {
     pub(super) fn new(vm: Arc<dyn Vm>) -> Self {
         Self { vm, in_use: RwLock::default() }
     }
 }
 
-impl Vm for Sparing {
+impl Vm for LazyPrewarmVm {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
         let function = &call.version.function;
         let is_known = self.in_use.read().contains(function);

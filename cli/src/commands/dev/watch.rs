@@ -25,9 +25,9 @@ use tokio::{
 
 /// Silence after which a save counts as complete: an editor writes in several steps, some within a
 /// few milliseconds.
-const QUIET: Duration = Duration::from_millis(15);
+const SETTLE_TIME: Duration = Duration::from_millis(15);
 /// Longest wait for that silence, such as during a checkout of another branch.
-const PATIENCE: Duration = Duration::from_millis(120);
+const MAX_SETTLE: Duration = Duration::from_millis(120);
 /// Interval of comparing where the system cannot watch.
 const POLL: Duration = Duration::from_millis(300);
 /// Changes queued during a reload; they are taken together.
@@ -44,16 +44,16 @@ pub(super) struct Change {
 
 /// Watches a project until the receiver is dropped.
 pub(super) fn start(root: PathBuf) -> Result<mpsc::Receiver<Change>, Failure> {
-    let news = Arc::new(News::default());
+    let news = Arc::new(Events::default());
     let heard = Arc::clone(&news);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| is_a_write(event.kind)) {
-            heard.tell();
+            heard.record();
         }
     });
     let watcher = watcher.inspect_err(cannot_watch).ok();
     let mut watch = Watch { root, watcher, watched: BTreeSet::new(), files: Files::new(), news };
-    watch.look()?;
+    watch.compare()?;
     let (changes, receiver) = mpsc::channel(WAITING);
     tokio::spawn(watch.run(changes));
     Ok(receiver)
@@ -79,30 +79,32 @@ type Files = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 
 /// Events of the system.
 #[derive(Debug, Default)]
-struct News {
+struct Events {
     /// Times of the first and the last event since they were taken.
-    told: Mutex<Option<(Instant, Instant)>>,
+    seen: Mutex<Option<(Instant, Instant)>>,
     any: Notify,
 }
 
-impl News {
-    fn tell(&self) {
+impl Events {
+    fn record(&self) {
         let now = Instant::now();
-        let mut told = self.told.lock();
-        *told = Some((told.map_or(now, |(first, _)| first), now));
+        let mut seen = self.seen.lock();
+        *seen = Some((seen.map_or(now, |(first, _)| first), now));
         self.any.notify_one();
     }
 
     /// Waits until something was saved and the save is complete. Returns when it began.
     async fn next(&self) -> Instant {
         loop {
-            let told = *self.told.lock();
-            match told {
-                Some((first, last)) if last.elapsed() >= QUIET || first.elapsed() >= PATIENCE => {
-                    *self.told.lock() = None;
+            let seen = *self.seen.lock();
+            match seen {
+                Some((first, last))
+                    if last.elapsed() >= SETTLE_TIME || first.elapsed() >= MAX_SETTLE =>
+                {
+                    *self.seen.lock() = None;
                     return first;
                 }
-                Some((_, last)) => sleep(QUIET.saturating_sub(last.elapsed())).await,
+                Some((_, last)) => sleep(SETTLE_TIME.saturating_sub(last.elapsed())).await,
                 None => self.any.notified().await,
             }
         }
@@ -115,7 +117,7 @@ struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     files: Files,
-    news: Arc<News>,
+    news: Arc<Events>,
 }
 
 impl Watch {
@@ -131,7 +133,7 @@ impl Watch {
                     Instant::now()
                 }
             };
-            match self.look() {
+            match self.compare() {
                 Ok(files) if files.is_empty() => {}
                 Ok(files) => drop(changes.send(Change { since, files }).await),
                 Err(failure) => tracing::warn!(
@@ -144,7 +146,7 @@ impl Watch {
 
     /// The files that differ from the last comparison. New folders are watched before they are
     /// read.
-    fn look(&mut self) -> Result<BTreeSet<PathBuf>, Failure> {
+    fn compare(&mut self) -> Result<BTreeSet<PathBuf>, Failure> {
         let files = loop {
             let (files, folders) = read(&self.root)?;
             if self.watch(folders) == 0 {

@@ -58,7 +58,7 @@ impl Drop for Draft {
 
 async fn make(draft: &Path, node: &Node) -> Result<(), Failure> {
     write(draft).map_err(|err| unwritable(draft, &err))?;
-    let telling = Telling::begin("Express for the wrapper, from npm's registry (only this once)");
+    let spinner = Spinner::begin("Express for the wrapper, from npm's registry (only this once)");
     let mut path = std::env::var_os("PATH").unwrap_or_default();
     if let Some(folder) = node.program.parent() {
         // npm's own first line needs `node` on PATH.
@@ -80,7 +80,7 @@ async fn make(draft: &Path, node: &Node) -> Result<(), Failure> {
     .stdin(Stdio::null())
     .kill_on_drop(true);
     let ended = timeout(NPM_WITHIN, npm.output()).await;
-    telling.end();
+    spinner.end();
     let why = match ended {
         Ok(Ok(output)) if output.status.success() => return Ok(()),
         Ok(Ok(output)) => {
@@ -109,14 +109,14 @@ fn write(folder: &Path) -> io::Result<()> {
 
 fn unwritable(folder: &Path, err: &io::Error) -> Failure {
     Failure::new("DATA_DIR", format!("`{}` cannot be written", folder.display()))
-        .because(err)
+        .with_cause(err)
         .hint("name another data folder with `--data-dir DIR` or EPSILON_DATA_DIR")
 }
 
 /// A spinner on a terminal, a line elsewhere.
-struct Telling(Option<ProgressBar>);
+struct Spinner(Option<ProgressBar>);
 
-impl Telling {
+impl Spinner {
     fn begin(what: &'static str) -> Self {
         if !console::Term::stderr().is_term() {
             eprintln!("{what} …");

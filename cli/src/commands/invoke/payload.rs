@@ -27,7 +27,7 @@ impl Payload {
         };
         let unreadable = |err: std::io::Error| {
             let what = if name == "-" { "standard input".into() } else { format!("`{name}`") };
-            Failure::usage(format!("{what} cannot be read")).because(&err)
+            Failure::usage(format!("{what} cannot be read")).with_cause(&err)
         };
         let mut source = if name == "-" {
             let stdin = std::io::stdin().as_fd().try_clone_to_owned().map_err(unreadable)?;

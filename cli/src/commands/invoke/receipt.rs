@@ -17,9 +17,9 @@ const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"]
 
 /// The phases of one answer, in the header's order.
 #[derive(Debug, PartialEq)]
-pub(super) struct Receipt(Vec<(String, Duration)>);
+pub(super) struct Timing(Vec<(String, Duration)>);
 
-impl Receipt {
+impl Timing {
     /// Parses `server-timing: queue;dur=0.1, exec;dur=3.2`; other entries are left out.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let values = headers.get_all(SERVER_TIMING).into_iter();
@@ -40,7 +40,7 @@ impl Receipt {
     }
 
     /// Text for people; `took` was measured on this side.
-    pub(super) fn tell(&self, status: StatusCode, took: Duration, is_terminal: bool) -> String {
+    pub(super) fn describe(&self, status: StatusCode, took: Duration, is_terminal: bool) -> String {
         let whole = output::took(took);
         match self.start() {
             Some(start) if is_terminal => {
@@ -94,10 +94,10 @@ mod tests {
     use super::*;
     use http::HeaderValue;
 
-    fn receipt(text: &'static str) -> Receipt {
+    fn receipt(text: &'static str) -> Timing {
         let mut headers = HeaderMap::new();
         headers.insert(SERVER_TIMING, HeaderValue::from_static(text));
-        Receipt::of(&headers)
+        Timing::of(&headers)
     }
 
     #[test]
@@ -112,7 +112,7 @@ mod tests {
     fn a_warm_call_is_one_line_everywhere() {
         let read = receipt("queue;dur=0.012, exec;dur=1.204");
         for is_terminal in [false, true] {
-            let told = read.tell(StatusCode::OK, Duration::from_millis(2), is_terminal);
+            let told = read.describe(StatusCode::OK, Duration::from_millis(2), is_terminal);
             assert_eq!(told, "200 OK in 2.0 ms (queue 0.0 ms, exec 1.2 ms)");
         }
     }
@@ -123,7 +123,7 @@ mod tests {
             "queue;dur=0, start;dur=6.25, layers;dur=0.25, cell;dur=1, init;dur=5, exec;dur=2.5",
         );
         let took = Duration::from_millis(9);
-        let told = read.tell(StatusCode::OK, took, true);
+        let told = read.describe(StatusCode::OK, took, true);
         let table = "\
 200 OK in 9.0 ms, with a cold start of 6.2 ms
   queue     0.0 ms
@@ -133,13 +133,13 @@ mod tests {
   exec      2.5 ms  ███████████████";
         assert_eq!(told, table);
         let line = "200 OK in 9.0 ms (queue 0.0 ms, start 6.2 ms, layers 0.2 ms, cell 1.0 ms, init 5.0 ms, exec 2.5 ms)";
-        assert_eq!(read.tell(StatusCode::OK, took, false), line);
+        assert_eq!(read.describe(StatusCode::OK, took, false), line);
     }
 
     #[test]
     fn nothing_is_told_where_nothing_is_known() {
         let read = receipt("");
-        assert_eq!(read.tell(StatusCode::OK, Duration::from_secs(2), true), "200 OK in 2.0 s");
+        assert_eq!(read.describe(StatusCode::OK, Duration::from_secs(2), true), "200 OK in 2.0 s");
         assert_eq!(bar(Duration::ZERO, Duration::ZERO), "");
     }
 }

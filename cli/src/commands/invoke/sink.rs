@@ -10,14 +10,14 @@ use std::{
 
 /// Destination of bytes, written as they arrive.
 #[derive(Debug)]
-pub(super) enum Sink {
+pub(super) enum BodyOutput {
     /// Standard output; `true`: a terminal, for text only.
     Output(bool),
     /// A file.
     File(File, PathBuf),
 }
 
-impl Sink {
+impl BodyOutput {
     /// The file of `--output`, else standard output.
     pub(super) fn open(file: Option<&Path>) -> Result<Self, Failure> {
         match file {
@@ -54,5 +54,5 @@ impl Sink {
 }
 
 fn unwritable(path: &Path, err: &io::Error) -> Failure {
-    Failure::new("OUTPUT", format!("`{}` cannot be written", path.display())).because(err)
+    Failure::new("OUTPUT", format!("`{}` cannot be written", path.display())).with_cause(err)
 }

@@ -13,7 +13,7 @@ pub(super) struct Cursors(BTreeMap<VmId, LogPosition>);
 
 impl Cursors {
     /// Records a line that was read. A line that its VM could not store has no position.
-    pub(super) fn passed(&mut self, record: &LogRecord) {
+    pub(super) fn record_read(&mut self, record: &LogRecord) {
         if let (Some(vm), Some(position)) = (&record.vm, record.position) {
             self.0.insert(vm.clone(), position);
         }

@@ -57,7 +57,7 @@ impl Platform {
         })?;
 
         let registry = prometheus::Registry::new();
-        metrics::begin(&registry, data).map_err(|e| unable(&e))?;
+        metrics::register_all(&registry, data).map_err(|e| unable(&e))?;
         let store = epsilon_store::open(database).await.map_err(|e| unable(&e))?;
         let agent = vm_agent::app::Agent::build(agent, &registry).await.map_err(|e| unable(&e))?;
         let rest = async {
@@ -148,7 +148,7 @@ impl Running {
 
 /// An unusable setting: exit code 2.
 fn wrong(err: &(dyn Error + 'static)) -> Failure {
-    Failure::usage("a setting cannot be used").because(err)
+    Failure::usage("a setting cannot be used").with_cause(err)
 }
 
 fn no_gateway(err: &gateway::app::StartError) -> Failure {
@@ -167,5 +167,5 @@ fn no_gateway(err: &gateway::app::StartError) -> Failure {
 
 /// A part that cannot start: exit code 1.
 fn unable(err: &(dyn Error + 'static)) -> Failure {
-    Failure::new("START", "`epsilon up` cannot start").because(err)
+    Failure::new("START", "`epsilon up` cannot start").with_cause(err)
 }

@@ -37,7 +37,7 @@ impl Progress {
 }
 
 impl BuildLog for Progress {
-    fn tell(&self, event: BuildEvent) {
+    fn report(&self, event: BuildEvent) {
         match &event {
             BuildEvent::StepStarted { detail, .. } => {
                 self.startup.step(&format!("making the runtime base, {detail}"));

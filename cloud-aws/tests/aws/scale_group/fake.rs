@@ -21,7 +21,7 @@ pub(crate) struct Fake {
 struct Script {
     answers: Mutex<HashMap<String, (u16, String)>>,
     /// The form of each request, in order.
-    asked: Mutex<Vec<String>>,
+    requests: Mutex<Vec<String>>,
 }
 
 impl Fake {
@@ -76,9 +76,13 @@ impl Fake {
     }
 
     /// The forms of all requests for this action.
-    pub(crate) fn asked(&self, action: &str) -> Vec<String> {
-        let asked = self.script.asked.lock();
-        asked.iter().filter(|form| form.contains(&format!("Action={action}&"))).cloned().collect()
+    pub(crate) fn requests(&self, action: &str) -> Vec<String> {
+        let requests = self.script.requests.lock();
+        requests
+            .iter()
+            .filter(|form| form.contains(&format!("Action={action}&")))
+            .cloned()
+            .collect()
     }
 }
 
@@ -97,7 +101,7 @@ impl Script {
         let scripted = self.answers.lock().get(action).cloned();
         let (status, body) =
             scripted.unwrap_or((400, format!("<html>{action} is not scripted</html>")));
-        self.asked.lock().push(form);
+        self.requests.lock().push(form);
         let mut answer = Response::new(Full::from(body));
         *answer.status_mut() = StatusCode::from_u16(status).unwrap();
         answer

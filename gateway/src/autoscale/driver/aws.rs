@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 /// The driver for an EC2 Auto Scaling group.
 #[derive(Debug)]
 pub(crate) struct Aws {
-    place: aws::Place,
+    address: aws::GroupAddress,
     /// Credentials are loaded at the first request, so that the gateway's start does not wait for
     /// them.
     group: OnceCell<aws::ScaleGroup>,
@@ -18,26 +18,26 @@ pub(crate) struct Aws {
 
 impl Aws {
     pub(crate) fn new(group: String, region: Option<String>, endpoint: Option<String>) -> Self {
-        Self { place: aws::Place { group, region, endpoint }, group: OnceCell::new() }
+        Self { address: aws::GroupAddress { group, region, endpoint }, group: OnceCell::new() }
     }
 
     /// Uses a group that is already connected.
     #[cfg(test)]
     pub(crate) fn of(group: aws::ScaleGroup) -> Self {
-        Self { place: aws::Place::default(), group: OnceCell::new_with(Some(group)) }
+        Self { address: aws::GroupAddress::default(), group: OnceCell::new_with(Some(group)) }
     }
 
     async fn group(&self) -> &aws::ScaleGroup {
-        self.group.get_or_init(|| aws::ScaleGroup::connect(self.place.clone())).await
+        self.group.get_or_init(|| aws::ScaleGroup::connect(self.address.clone())).await
     }
 
     fn error(&self, err: aws::GroupError) -> GroupError {
         match err.kind {
             aws::Kind::Throttled => GroupError::Throttled(err.into()),
             aws::Kind::Denied => GroupError::Denied(err.into()),
-            aws::Kind::Unknown => GroupError::Unknown(self.place.group.clone()),
+            aws::Kind::Unknown => GroupError::Unknown(self.address.group.clone()),
             aws::Kind::Refused => GroupError::Refused(err.into()),
-            aws::Kind::Silent => GroupError::Silent(err.into()),
+            aws::Kind::NoAnswer => GroupError::NoAnswer(err.into()),
         }
     }
 }
@@ -86,7 +86,7 @@ fn phase(phase: aws::Phase) -> Phase {
         aws::Phase::Starting => Phase::Starting,
         aws::Phase::Serving => Phase::Serving,
         aws::Phase::Waiting => Phase::Waiting,
-        aws::Phase::Ending => Phase::Ending,
-        aws::Phase::Aside => Phase::Aside,
+        aws::Phase::Terminating => Phase::Terminating,
+        aws::Phase::Unmanaged => Phase::Unmanaged,
     }
 }

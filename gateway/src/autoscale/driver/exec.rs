@@ -6,7 +6,7 @@
 //! COMMAND… 4      EPSILON_WANTED=4 EPSILON_TERMINATE=vm-3      vm-3 is empty: terminate it; 4 remain
 //! ```
 //! Exit code 0 means that the change was ordered, not that it is done. The VMs that report are the
-//! group; the last ordered count is used for [`BELIEVED`], then the number of reporting VMs, and
+//! group; the last ordered count is used for [`ORDER_TTL`], then the number of reporting VMs, and
 //! the command is run again. Which VMs leave is known to this process only: after a change of
 //! leaders they stay drained, and are terminated first when fewer are wanted.
 
@@ -18,9 +18,9 @@ use std::{collections::HashSet, process::Stdio, time::Duration};
 use tokio::{io::AsyncReadExt, process::Command, time::Instant};
 
 /// How long the last ordered count is used. Longer than a VM takes to boot.
-const BELIEVED: Duration = Duration::from_secs(300);
+const ORDER_TTL: Duration = Duration::from_secs(300);
 /// Bytes that are kept of each of the command's outputs.
-const OUTPUT_MAX: u64 = 16 << 10;
+const MAX_OUTPUT: u64 = 16 << 10;
 
 /// The driver for a command.
 #[derive(Debug)]
@@ -32,15 +32,15 @@ pub(crate) struct Exec {
 
 #[derive(Debug, Default)]
 struct Known {
-    told: Option<(u32, Instant)>,
+    ordered: Option<(u32, Instant)>,
     seen: u32,
     leaving: HashSet<VmId>,
 }
 
 impl Known {
     fn desired(&self) -> u32 {
-        match self.told {
-            Some((vms, at)) if at.elapsed() < BELIEVED => vms,
+        match self.ordered {
+            Some((vms, at)) if at.elapsed() < ORDER_TTL => vms,
             _ => self.seen,
         }
     }
@@ -53,7 +53,7 @@ impl Exec {
     }
 
     async fn run(&self, wanted: u32, terminate: Option<&VmId>) -> Result<(), GroupError> {
-        let silent = |err: std::io::Error| GroupError::Silent(err.into());
+        let no_answer = |err: std::io::Error| GroupError::NoAnswer(err.into());
         let (program, arguments) =
             self.command.split_first().ok_or_else(|| GroupError::Refused("no command".into()))?;
         let mut command = Command::new(program);
@@ -69,7 +69,7 @@ impl Exec {
         if let Some(vm) = terminate {
             command.env("EPSILON_TERMINATE", vm.as_str());
         }
-        let mut child = command.spawn().map_err(silent)?;
+        let mut child = command.spawn().map_err(no_answer)?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let ended = tokio::time::timeout(self.timeout, async {
             // Both are read to their end, so that the command never blocks on a full pipe.
@@ -79,9 +79,9 @@ impl Exec {
         let Ok(ended) = ended.await else {
             let _ = child.start_kill(); // it may have ended already; dropping it reaps it
             let message = format!("`{program}` took longer than {:?} and was killed", self.timeout);
-            return Err(GroupError::Silent(message.into()));
+            return Err(GroupError::NoAnswer(message.into()));
         };
-        let (status, out, err) = ended.map_err(silent)?;
+        let (status, out, err) = ended.map_err(no_answer)?;
         tracing::info!(
             wanted,
             code = status.code(),
@@ -102,7 +102,7 @@ async fn text(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     let Some(mut pipe) = pipe else { return String::new() };
     let mut bytes = Vec::new();
     // Unreadable output is only missing in the log.
-    let _ = (&mut pipe).take(OUTPUT_MAX).read_to_end(&mut bytes).await;
+    let _ = (&mut pipe).take(MAX_OUTPUT).read_to_end(&mut bytes).await;
     let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
     String::from_utf8_lossy(&bytes).trim_end().to_owned()
 }
@@ -126,7 +126,7 @@ impl ScaleGroup for Exec {
 
     async fn set_desired(&self, vms: u32) -> Result<(), GroupError> {
         self.run(vms, None).await?;
-        self.known.lock().told = Some((vms, Instant::now()));
+        self.known.lock().ordered = Some((vms, Instant::now()));
         Ok(())
     }
 
@@ -145,7 +145,7 @@ impl ScaleGroup for Exec {
     async fn terminate(&self, vm: &VmId) -> Result<(), GroupError> {
         let left = self.known.lock().desired().saturating_sub(1);
         self.run(left, Some(vm)).await?;
-        self.known.lock().told = Some((left, Instant::now()));
+        self.known.lock().ordered = Some((left, Instant::now()));
         Ok(())
     }
 

@@ -21,8 +21,8 @@ fn vm(line: &str) -> (GroupInstance, Option<VmStatus>, bool, bool) {
         "starting" => Phase::Starting,
         "serving" => Phase::Serving,
         "waiting" => Phase::Waiting,
-        "ending" => Phase::Ending,
-        "aside" => Phase::Aside,
+        "ending" => Phase::Terminating,
+        "aside" => Phase::Unmanaged,
         other => panic!("{other}"),
     };
     let state = match (has('D') || has('d'), has('x')) {
@@ -60,7 +60,7 @@ fn vm(line: &str) -> (GroupInstance, Option<VmStatus>, bool, bool) {
 }
 
 /// Plans for a group of these VMs with this desired number.
-fn plan_of(wanted: u32, desired: u32, marks_last: bool, lines: &[&str]) -> Vec<String> {
+fn plan_of(wanted: u32, desired: u32, keeps_marks: bool, lines: &[&str]) -> Vec<String> {
     let mut group = Group { desired, min: 1, max: 20, instances: Vec::new() };
     let (mut vms, mut draining, mut since) = (Vec::new(), HashSet::new(), HashMap::new());
     for line in lines {
@@ -74,10 +74,10 @@ fn plan_of(wanted: u32, desired: u32, marks_last: bool, lines: &[&str]) -> Vec<S
         group.instances.push(member);
         vms.extend(status);
     }
-    let picture = Picture {
+    let input = PlanInput {
         wanted,
         group: &group,
-        marks_last,
+        keeps_marks,
         vms: &vms,
         draining: &draining,
         since,
@@ -85,7 +85,7 @@ fn plan_of(wanted: u32, desired: u32, marks_last: bool, lines: &[&str]) -> Vec<S
         grace: Duration::from_secs(900),
         leaving_share: 0.1,
     };
-    picture.plan().iter().map(ToString::to_string).collect()
+    input.plan().iter().map(ToString::to_string).collect()
 }
 
 /// Each row is a test: wanted of desired, the VMs => the steps as text.
@@ -190,7 +190,7 @@ proptest! {
     fn a_plan_keeps_what_is_needed(
         wanted in 1u32..8,
         more in 0u32..4,
-        marks_last: bool,
+        keeps_marks: bool,
         vms in prop::collection::vec(any_vm(), 1..12),
     ) {
         let lines: Vec<String> =
@@ -199,7 +199,7 @@ proptest! {
         let parsed: Vec<_> = lines.iter().map(|line| vm(line)).collect();
         let held = parsed.iter().filter(|(m, ..)| matches!(m.phase, Phase::Starting | Phase::Serving));
         let desired = held.count() as u32 + more;
-        let steps = plan_of(wanted, desired, marks_last, &lines);
+        let steps = plan_of(wanted, desired, keeps_marks, &lines);
 
         let named = |verb: &str, id: &VmId| steps.iter().any(|step| {
             step.strip_prefix(verb).is_some_and(|rest| rest.split_whitespace().next() == Some(id.as_str()))
@@ -214,7 +214,7 @@ proptest! {
         for (member, status, drains, over) in &parsed {
             let ended = steps.iter().any(|step| step.starts_with(&format!("terminate {}:", member.id)));
             if ended {
-                prop_assert!(*drains && member.phase == Phase::Serving && (!marks_last || !member.protected));
+                prop_assert!(*drains && member.phase == Phase::Serving && (!keeps_marks || !member.protected));
                 prop_assert!(*over || status.as_ref().is_some_and(|vm| vm.calls_active == 0), "{steps:?}");
                 prop_assert!(!named("drain", &member.id) && !named("undrain", &member.id));
             }

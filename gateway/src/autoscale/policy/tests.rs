@@ -97,7 +97,7 @@ fn a_rise_is_met_before_it_is_there() {
     let rise = |from: u64| (from..from + 60).map(|second| 20.0 + 0.2 * second as f64);
     let decision = after(&mut policy, 0, rise(0), 6);
     // 32 at the end, 50 in 90 s, at most 1.25 times the 31 of the last 6 s: 39 places.
-    assert_eq!(decision.reason.word(), "trend", "{}", decision.reason);
+    assert_eq!(decision.reason.label(), "trend", "{}", decision.reason);
     assert_eq!(decision.wanted, 7);
     let unbounded = Settings { trend_limit: 10.0, ..settings() };
     let decision = after(&mut self::policy(unbounded), 0, rise(0), 6);
@@ -120,7 +120,7 @@ fn scale_in_waits_until_fewer_were_enough_for_minutes() {
     after(&mut policy, 0, steady(60, 48.0), 8);
     // The mean needs 8 for another 7 s, and that is held for 300.
     let held = after(&mut policy, 60, steady(307, 4.0), 8);
-    assert_eq!((held.wanted, held.reason.word()), (8, "held"), "{}", held.reason);
+    assert_eq!((held.wanted, held.reason.label()), (8, "held"), "{}", held.reason);
     assert_eq!(after(&mut policy, 367, steady(3, 4.0), 8).wanted, 7);
     assert_eq!(after(&mut policy, 370, steady(60, 4.0), 8).wanted, 1, "as the mean fell");
 }
@@ -185,7 +185,7 @@ fn a_new_leader_drains_no_vm_at_once() {
     // VMs report after a while.
     assert_eq!(after(&mut policy, 0, steady(2, 0.0), 0).wanted, 1);
     let held = after(&mut policy, 2, steady(357, 0.0), 7);
-    assert_eq!((held.wanted, held.reason.word()), (7, "held"));
+    assert_eq!((held.wanted, held.reason.label()), (7, "held"));
     assert_eq!(after(&mut policy, 359, steady(1, 0.0), 7).wanted, 1);
 }
 
@@ -193,7 +193,7 @@ fn a_new_leader_drains_no_vm_at_once() {
 fn starts_at_once_are_bounded_and_schedules_are_not() {
     let mut policy = policy(Settings { starting_at_once: 3, ..settings() });
     let decision = after(&mut policy, 0, steady(10, 100.0), 2);
-    assert_eq!((decision.wanted, decision.reason.word()), (5, "starting"));
+    assert_eq!((decision.wanted, decision.reason.label()), (5, "starting"));
     let schedule = serde_json::from_str(
         r#"[{"days":"fri","from":"11:00","to":"13:00","zone":"UTC","at_least":15}]"#,
     );

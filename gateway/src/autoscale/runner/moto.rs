@@ -32,7 +32,7 @@ struct Machines {
 impl Machines {
     /// Boots a VM for each new instance, removes those that are gone, and spreads the calls over
     /// the others.
-    fn follow(&self, group: &scale_group::Standing, calls: u32) {
+    fn follow(&self, group: &scale_group::GroupState, calls: u32) {
         let mut vms = self.vms.lock();
         let ids: HashSet<VmId> = group
             .instances

@@ -8,7 +8,7 @@ use crate::{
     config::ConnectionLimits,
 };
 use epsilon_api::body::Holding;
-use epsilon_fleet_link::{connection::poll_write_joined, limiter::Occupant};
+use epsilon_fleet_link::{connection::poll_write_coalesced, limiter::Occupant};
 use http_body::Body;
 use std::{
     io,
@@ -41,7 +41,7 @@ const CROWDED_IDLE: Duration = Duration::from_secs(5);
 
 const NO_DEADLINE: u64 = u64::MAX;
 /// No write is blocked by the caller.
-const READ: u64 = u64::MAX;
+const NOT_BLOCKED: u64 = u64::MAX;
 
 /// State and deadlines of one connection. Only one task writes at a time: the connection's.
 #[derive(Debug)]
@@ -54,11 +54,11 @@ pub(super) struct Activity {
     deadline: AtomicU64,
     pace: PaceLimits,
     /// Milliseconds since `opened` at which a write was blocked because the caller does not read;
-    /// [`READ`] if none is.
-    unread_since: AtomicU64,
+    /// [`NOT_BLOCKED`] if none is.
+    blocked_since: AtomicU64,
     /// Milliseconds for which the caller may still block writes; the rule is that of
     /// `relay/pace.rs`, applied to answers.
-    patience: AtomicU64,
+    wait_budget: AtomicU64,
     /// Notified when the slot is needed for another connection.
     close: Notify,
 }
@@ -66,7 +66,8 @@ pub(super) struct Activity {
 impl Occupant for Activity {
     fn idle_for(&self) -> Option<Duration> {
         let word = self.state.load(Relaxed);
-        let is_idle = matches!(word & 3, IDLE | FRESH) && self.unread_since.load(Relaxed) == READ;
+        let is_idle =
+            matches!(word & 3, IDLE | FRESH) && self.blocked_since.load(Relaxed) == NOT_BLOCKED;
         is_idle.then(|| Duration::from_millis(self.now().saturating_sub(word >> 2)))
     }
 
@@ -79,12 +80,12 @@ impl Occupant for Activity {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Check {
     /// No limit exceeded; check again later.
-    Fine {
+    WithinLimits {
         /// When to check again.
-        again_in: Duration,
+        next_check: Duration,
     },
     /// A limit is exceeded; the text says which.
-    Over(&'static str),
+    Exceeded(&'static str),
 }
 
 impl Activity {
@@ -94,14 +95,14 @@ impl Activity {
             state: AtomicU64::new(FRESH),
             deadline: AtomicU64::new(NO_DEADLINE),
             pace,
-            unread_since: AtomicU64::new(READ),
-            patience: AtomicU64::new(millis(pace.patience)),
+            blocked_since: AtomicU64::new(NOT_BLOCKED),
+            wait_budget: AtomicU64::new(millis(pace.wait_budget)),
             close: Notify::new(),
         }
     }
 
     /// Waits until the slot is needed for another connection. Cancel-safe.
-    pub(super) async fn asked_to_close(&self) {
+    pub(super) async fn close_requested(&self) {
         self.close.notified().await;
     }
 
@@ -157,14 +158,14 @@ impl Activity {
     /// `Some`: the socket took this many bytes. `None`: it took none, because the caller has not
     /// read the ones before. Reads the clock only for a slow caller.
     fn wrote(&self, bytes: Option<u64>) {
-        let since = self.unread_since.load(Relaxed);
+        let since = self.blocked_since.load(Relaxed);
         match bytes {
-            None if since == READ => self.unread_since.store(self.now(), Relaxed),
-            Some(bytes) if since != READ => {
-                let left = self.patience.load(Relaxed).saturating_sub(self.now() - since);
+            None if since == NOT_BLOCKED => self.blocked_since.store(self.now(), Relaxed),
+            Some(bytes) if since != NOT_BLOCKED => {
+                let left = self.wait_budget.load(Relaxed).saturating_sub(self.now() - since);
                 let left = left.saturating_add(millis(self.pace.earned(bytes)));
-                self.patience.store(left.min(millis(self.pace.patience)), Relaxed);
-                self.unread_since.store(READ, Relaxed);
+                self.wait_budget.store(left.min(millis(self.pace.wait_budget)), Relaxed);
+                self.blocked_since.store(NOT_BLOCKED, Relaxed);
             }
             None | Some(_) => {}
         }
@@ -173,18 +174,18 @@ impl Activity {
     /// Whether a limit is exceeded. Called often enough that a connection outlives a limit by at
     /// most one `header_timeout`.
     pub(super) fn check(&self, limits: &ConnectionLimits, is_crowded: bool, now: Instant) -> Check {
-        let often = limits.header_timeout.min(limits.idle_timeout);
+        let interval = limits.header_timeout.min(limits.idle_timeout);
         let now = millis(now.saturating_duration_since(self.opened));
         let (since, state) = {
             let word = self.state.load(Relaxed);
             (word >> 2, word & 3)
         };
-        let unread_since = self.unread_since.load(Relaxed);
+        let blocked_since = self.blocked_since.load(Relaxed);
         let (ends, why) = match state {
             // hyper drops an answer when its last byte is buffered; the socket may still be
             // blocked.
-            state if state == BUSY || unread_since != READ => {
-                let too_slow = unread_since.saturating_add(self.patience.load(Relaxed));
+            state if state == BUSY || blocked_since != NOT_BLOCKED => {
+                let too_slow = blocked_since.saturating_add(self.wait_budget.load(Relaxed));
                 (self.deadline.load(Relaxed).min(too_slow), "the caller does not read its answer")
             }
             IDLE if is_crowded => (
@@ -195,9 +196,9 @@ impl Activity {
             _ => (since + millis(limits.header_timeout), "no complete head in time"),
         };
         if now >= ends {
-            return Check::Over(why);
+            return Check::Exceeded(why);
         }
-        Check::Fine { again_in: Duration::from_millis(ends - now).min(often) }
+        Check::WithinLimits { next_check: Duration::from_millis(ends - now).min(interval) }
     }
 }
 
@@ -279,7 +280,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = poll_write_joined(Pin::new(&mut self.stream), cx, bufs);
+        let result = poll_write_coalesced(Pin::new(&mut self.stream), cx, bufs);
         self.wrote(result)
     }
 
@@ -315,7 +316,7 @@ mod tests {
             half_close_timeout: Duration::from_secs(10),
         }
     }
-    const PACE: PaceLimits = PaceLimits { patience: Duration::from_secs(20), rate: 1024 };
+    const PACE: PaceLimits = PaceLimits { wait_budget: Duration::from_secs(20), rate: 1024 };
 
     /// The result of a check this many seconds after the connection was opened.
     fn at(activity: &Activity, seconds: u64) -> Check {
@@ -323,7 +324,7 @@ mod tests {
     }
 
     fn is_over(activity: &Activity, seconds: u64) -> bool {
-        matches!(at(activity, seconds), Check::Over(_))
+        matches!(at(activity, seconds), Check::Exceeded(_))
     }
 
     #[test]
@@ -345,7 +346,7 @@ mod tests {
     fn only_idle_connections_close_soon_when_crowded() {
         let crowded = |activity: &Activity, seconds| {
             let now = activity.opened + Duration::from_secs(seconds);
-            matches!(activity.check(&limits(), true, now), Check::Over(_))
+            matches!(activity.check(&limits(), true, now), Check::Exceeded(_))
         };
         let activity = Activity::new(PACE);
         assert!(!crowded(&activity, 9), "it may be about to send its first request");
@@ -393,7 +394,7 @@ mod tests {
         let activity = Activity::new(PACE);
         activity.answer_within(Duration::from_secs(100));
         activity.enter(IDLE);
-        activity.unread_since.store(90_000, Relaxed);
+        activity.blocked_since.store(90_000, Relaxed);
         assert!(!is_over(&activity, 99) && is_over(&activity, 101));
     }
 
@@ -419,10 +420,10 @@ mod tests {
         for (waited, bytes, left) in [(15, 1, 5), (4, 1024, 2), (0, 10 << 10, 12), (9, 1 << 20, 20)]
         {
             // As if the write had been blocked since then.
-            activity.patience.fetch_sub(waited * 1000, Relaxed);
-            activity.unread_since.store(activity.now(), Relaxed);
+            activity.wait_budget.fetch_sub(waited * 1000, Relaxed);
+            activity.blocked_since.store(activity.now(), Relaxed);
             activity.wrote(Some(bytes));
-            let seen = activity.patience.load(Relaxed);
+            let seen = activity.wait_budget.load(Relaxed);
             assert!(left * 1000 - seen <= 100, "{bytes} bytes after {waited} s: {seen} ms left");
         }
     }
@@ -450,6 +451,6 @@ mod tests {
     fn the_timer_looks_again_in_time() {
         let activity = Activity::new(PACE);
         activity.enter(IDLE);
-        assert_eq!(at(&activity, 0), Check::Fine { again_in: limits().header_timeout });
+        assert_eq!(at(&activity, 0), Check::WithinLimits { next_check: limits().header_timeout });
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 const LIMIT: Duration = Duration::from_secs(1);
 /// Input that is read and discarded after the answer, so that the caller reads the answer instead
 /// of a connection reset.
-const UNREAD: usize = 256 << 10;
+const MAX_DISCARDED: usize = 256 << 10;
 
 /// The error for a status of hyper's parser.
 pub(super) fn error(status: StatusCode) -> CallError {
@@ -29,13 +29,13 @@ pub(super) fn error(status: StatusCode) -> CallError {
 
 /// Writes the error and closes the connection.
 pub(super) async fn answer<S: Socket>(mut socket: Watched<S>, err: &CallError, id: &RequestId) {
-    let said = timeout(LIMIT, say(&mut socket, err, id)).await;
-    if let Ok(Err(error)) = said {
+    let outcome = timeout(LIMIT, write_error(&mut socket, err, id)).await;
+    if let Ok(Err(error)) = outcome {
         tracing::debug!(%error, "Error answer could not be written.");
     }
 }
 
-async fn say<S: Socket>(
+async fn write_error<S: Socket>(
     socket: &mut Watched<S>,
     err: &CallError,
     id: &RequestId,
@@ -44,7 +44,7 @@ async fn say<S: Socket>(
     socket.shutdown().await?;
     let mut unread = 0;
     let mut buffer = [0; 4096];
-    while unread < UNREAD {
+    while unread < MAX_DISCARDED {
         match socket.read(&mut buffer).await? {
             0 => break,
             size => unread += size,

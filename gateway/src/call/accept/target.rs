@@ -13,18 +13,18 @@ use epsilon_api::headers::RawTarget;
 use http::{HeaderValue, Request, Uri, uri::PathAndQuery};
 
 /// The placeholder byte.
-const STAND_IN: u8 = b'_';
+const PLACEHOLDER: u8 = b'_';
 
 /// One replaced byte: its offset in the target, and its original value.
 pub(super) type Replaced = (usize, u8);
 
 /// Most bytes that are replaced in one target: real targets have a few, and each takes memory until
 /// its head is complete.
-const MOST_ODD: usize = 2048;
+const MAX_REPLACED: usize = 2048;
 /// Longest target that hyper accepts.
-const LONGEST: usize = u16::MAX as usize;
+const MAX_TARGET: usize = u16::MAX as usize;
 
-fn is_odd(byte: u8) -> bool {
+fn needs_escape(byte: u8) -> bool {
     matches!(byte, b'"' | b'<' | b'>' | b'`') || byte >= 0x80
 }
 
@@ -35,12 +35,12 @@ pub(super) struct Scan {
     /// Length of the target so far.
     size: usize,
     /// Number of bytes replaced.
-    odd: usize,
+    replaced_count: usize,
     /// Bytes received after the end of the head, for a method with a body whose head came in one
     /// piece.
     after_head: Option<u64>,
     /// The start of the next head is no longer known.
-    is_lost: bool,
+    is_out_of_sync: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,12 +63,12 @@ pub(super) enum Upload {
 impl Scan {
     /// The previous exchange is over: the next byte may begin a head.
     pub(super) fn next_head(&mut self, upload: Upload) {
-        let is_lost = match upload {
+        let is_out_of_sync = match upload {
             Upload::None => false,
             Upload::Sized(size) => self.after_head != Some(size),
             Upload::Unknown => true,
         };
-        *self = Self { is_lost: self.is_lost || is_lost, ..Self::default() };
+        *self = Self { is_out_of_sync: self.is_out_of_sync || is_out_of_sync, ..Self::default() };
     }
 
     /// Counts bytes that were received while a request was read or answered.
@@ -81,7 +81,7 @@ impl Scan {
     /// Scans bytes of a head: replaces what hyper would refuse and returns what was replaced.
     pub(super) fn head(&mut self, bytes: &mut [u8]) -> Vec<Replaced> {
         let mut replaced = Vec::new();
-        if self.is_lost || self.phase == Phase::Over {
+        if self.is_out_of_sync || self.phase == Phase::Over {
             self.body(bytes.len());
             return replaced;
         }
@@ -109,14 +109,14 @@ impl Scan {
             // the rest.
             (Phase::Target, first) if self.size == 0 && first != b'/' => Phase::Over,
             (Phase::Target, one) => {
-                if is_odd(one) {
+                if needs_escape(one) {
                     replaced.push((self.size, one));
-                    self.odd += 1;
-                    *byte = STAND_IN;
+                    self.replaced_count += 1;
+                    *byte = PLACEHOLDER;
                 }
                 self.size += 1;
                 // A longer target is left as it is, and hyper refuses it.
-                let is_over = self.size > LONGEST || self.odd >= MOST_ODD;
+                let is_over = self.size > MAX_TARGET || self.replaced_count >= MAX_REPLACED;
                 if is_over { Phase::Over } else { Phase::Target }
             }
             (Phase::Start | Phase::Method | Phase::Over, _) => Phase::Over,
@@ -151,12 +151,16 @@ fn restored(uri: &Uri, replaced: &[Replaced]) -> Option<(HeaderValue, Uri)> {
     let target = uri.path_and_query().filter(|_| uri.authority().is_none())?;
     let mut raw = target.as_str().as_bytes().to_vec();
     for (at, byte) in replaced {
-        let there = raw.get_mut(*at).filter(|there| **there == STAND_IN)?;
+        let there = raw.get_mut(*at).filter(|there| **there == PLACEHOLDER)?;
         *there = *byte;
     }
     let mut escaped = Vec::with_capacity(raw.len() + 2 * replaced.len());
     for byte in &raw {
-        if is_odd(*byte) { escaped.extend_from_slice(&percent(*byte)) } else { escaped.push(*byte) }
+        if needs_escape(*byte) {
+            escaped.extend_from_slice(&percent(*byte))
+        } else {
+            escaped.push(*byte)
+        }
     }
     let uri = PathAndQuery::try_from(escaped).ok()?.into();
     Some((HeaderValue::from_bytes(&raw).ok()?, uri))

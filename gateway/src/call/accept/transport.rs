@@ -16,7 +16,7 @@ use super::{
 };
 use crate::call::{lookup::Addressed, relay::headers};
 use bytes::{Buf, Bytes};
-use epsilon_fleet_link::interim::Interims;
+use epsilon_fleet_link::interim::InterimQueue;
 use http::{HeaderMap, Request, StatusCode};
 use http_body::Body;
 use parking_lot::Mutex;
@@ -37,7 +37,7 @@ use tokio_rustls::server::TlsStream;
 /// A socket that can detect that its peer closed the sending half, without consuming input.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Whether it can detect that.
-    const TELLS: bool;
+    const DETECTS_HALF_CLOSE: bool;
 
     /// Ready with `true` once the peer has closed its sending half, with an error once the
     /// connection is broken.
@@ -45,7 +45,7 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin + 'static {
 }
 
 impl Socket for TcpStream {
-    const TELLS: bool = true;
+    const DETECTS_HALF_CLOSE: bool = true;
 
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         // No system call as long as nothing was received: tokio knows from its last read.
@@ -57,7 +57,7 @@ impl Socket for TcpStream {
 /// TLS announces its end with a message; a connection that ends without one is broken, which hyper
 /// detects.
 impl Socket for TlsStream<TcpStream> {
-    const TELLS: bool = false;
+    const DETECTS_HALF_CLOSE: bool = false;
 
     fn poll_ended(&mut self, _: &mut Context<'_>) -> Poll<io::Result<bool>> {
         Poll::Pending
@@ -69,7 +69,7 @@ impl Socket for TlsStream<TcpStream> {
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
     /// Bytes of a call's answer may still have to be written.
-    is_owed: AtomicBool,
+    is_answer_pending: AtomicBool,
     /// The connection no longer speaks HTTP.
     is_upgraded: AtomicBool,
     /// Body length of the last request: 0 for none, `UNKNOWN` if chunked.
@@ -77,7 +77,7 @@ pub(super) struct Exchange {
     has_replaced: AtomicBool,
     replaced: Mutex<Vec<Replaced>>,
     /// Interim answers of the running call.
-    interims: Interims,
+    interims: InterimQueue,
     is_by_host: AtomicBool,
     is_half_closed: AtomicBool,
     /// When the caller closed its sending half, or when bytes were last sent to it after that.
@@ -116,16 +116,16 @@ impl Exchange {
     }
 
     /// The final answer is about to be written.
-    pub(super) fn answers(&self, status: StatusCode) {
-        self.is_owed.store(true, Relaxed);
+    pub(super) fn begin_answer(&self, status: StatusCode) {
+        self.is_answer_pending.store(true, Relaxed);
         if status == StatusCode::SWITCHING_PROTOCOLS {
             self.is_upgraded.store(true, Relaxed);
         }
     }
 
     /// Whether a call's answer may still have to be written.
-    pub(super) fn owes(&self) -> bool {
-        self.is_owed.load(Relaxed)
+    pub(super) fn has_pending_answer(&self) -> bool {
+        self.is_answer_pending.load(Relaxed)
     }
 
     /// Resolves when the caller closes its sending half.
@@ -189,9 +189,9 @@ impl<S: Socket> Transport<S> {
     }
 
     /// Whether the current write is hyper's own. hyper writes such an answer in one piece.
-    fn is_hypers(&self) -> bool {
+    fn is_hyper_answer(&self) -> bool {
         let exchange = self.exchange();
-        !exchange.owes() && !exchange.is_upgraded.load(Relaxed) && !self.is_busy()
+        !exchange.has_pending_answer() && !exchange.is_upgraded.load(Relaxed) && !self.is_busy()
     }
 
     /// Writes pending interim answers; they must go out before the first byte of the answer.
@@ -256,7 +256,7 @@ impl<S: Socket> AsyncWrite for Transport<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.is_hypers() {
+        if self.is_hyper_answer() {
             self.refuse(buf);
             return Poll::Ready(Ok(buf.len()));
         }
@@ -271,7 +271,7 @@ impl<S: Socket> AsyncWrite for Transport<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.is_hypers() {
+        if self.is_hyper_answer() {
             self.refuse(bufs.first().map_or(&[], |buf| buf));
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
@@ -290,7 +290,7 @@ impl<S: Socket> AsyncWrite for Transport<S> {
         ready!(self.poll_interim(cx))?;
         ready!(Pin::new(&mut self.watched).poll_flush(cx))?;
         if !self.is_busy() {
-            self.exchange().is_owed.store(false, Relaxed);
+            self.exchange().is_answer_pending.store(false, Relaxed);
         } else if !self.exchange().is_half_closed.load(Relaxed)
             && let Poll::Ready(ended) = self.watched.stream.poll_ended(cx)
             && ended?

@@ -13,9 +13,9 @@ use tokio::{
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-const PACE: PaceLimits = PaceLimits { patience: Duration::from_secs(10), rate: 1024 };
+const PACE: PaceLimits = PaceLimits { wait_budget: Duration::from_secs(10), rate: 1024 };
 
-fn limited<B: Whole>(body: B) -> Limited<B> {
+fn limited<B: UploadBody>(body: B) -> Limited<B> {
     let counter = IntCounter::new("bytes", "bytes").unwrap();
     Limited::new(body, units::Bytes::mib(1), Duration::ZERO, false, counter, PACE)
 }
@@ -93,10 +93,13 @@ async fn a_small_declared_body_is_read_completely() {
     let (body, upload) = buffers.read(body).await.unwrap();
     assert!(upload.is_none(), "it is complete");
     assert_eq!(body.size_hint().exact(), Some(100_000));
-    let taken = MEMORY / BLOCK - buffers.0.available_permits();
-    assert_eq!(taken, 100_000_usize.div_ceil(BLOCK).min(95_000_usize.div_ceil(BLOCK)));
+    let taken = MAX_TOTAL / PERMIT_BYTES - buffers.0.available_permits();
+    assert_eq!(
+        taken,
+        100_000_usize.div_ceil(PERMIT_BYTES).min(95_000_usize.div_ceil(PERMIT_BYTES))
+    );
     assert_eq!(all(body).await, (100_000, 0));
-    assert_eq!(buffers.0.available_permits(), MEMORY / BLOCK, "the memory is given back");
+    assert_eq!(buffers.0.available_permits(), MAX_TOTAL / PERMIT_BYTES, "the memory is given back");
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +117,7 @@ async fn a_missing_body_is_too_slow_before_any_call() {
 #[tokio::test(start_paused = true)]
 async fn only_the_first_bytes_of_large_bodies_are_awaited() {
     let (feed, body) = fed();
-    feed.send(data(BOUND - 1)).unwrap();
+    feed.send(data(MAX_BUFFERED - 1)).unwrap();
     feed.send(data(1000)).unwrap();
     let body = limited(Announced { body, length: 600_000 });
     let (mut body, upload) = Buffers::new().read(body).await.unwrap();
@@ -122,7 +125,7 @@ async fn only_the_first_bytes_of_large_bodies_are_awaited() {
     assert!(!upload.is_complete());
     assert_eq!(body.size_hint().exact(), Some(600_000));
     let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
-    assert_eq!(first.len(), BOUND + 999);
+    assert_eq!(first.len(), MAX_BUFFERED + 999);
     feed.send(data(600_000 - first.len())).unwrap();
     body.frame().await.unwrap().unwrap();
     assert!(upload.is_complete() && body.is_end_stream());
@@ -183,7 +186,7 @@ async fn chunks_stay_chunks_and_keep_their_trailers() {
 #[tokio::test]
 async fn without_memory_bodies_are_passed_on_as_they_come() {
     let buffers = Buffers::new();
-    let _all = buffers.0.clone().try_acquire_many_owned((MEMORY / BLOCK) as u32).unwrap();
+    let _all = buffers.0.clone().try_acquire_many_owned((MAX_TOTAL / PERMIT_BYTES) as u32).unwrap();
     let (feed, body) = fed();
     feed.send(data(1000)).unwrap();
     let body = limited(Announced { body, length: 2000 });

@@ -16,7 +16,7 @@ fn map(lines: &[(&str, &str)]) -> HeaderMap {
 
 /// The headers that a function gets for a request from 10.0.0.9: address, protocol, host, port,
 /// prefix.
-fn told(trusted: &str, lines: &[(&str, &str)]) -> String {
+fn headers_for(trusted: &str, lines: &[(&str, &str)]) -> String {
     let connection = Connection::for_test("10.0.0.9:1234");
     let mut headers = map(lines);
     let caller = CallerAddress::of(&connection, &headers, &networks(trusted));
@@ -24,7 +24,7 @@ fn told(trusted: &str, lines: &[(&str, &str)]) -> String {
     if let Some(host) = headers.remove(HOST) {
         clean.insert(HOST, host);
     }
-    caller.tell(&mut clean, &connection, None);
+    caller.write_to(&mut clean, &connection, None);
     let one = |name: &HeaderName| clean.get(name).map_or("-", |v| v.to_str().unwrap()).to_owned();
     [
         &X_FORWARDED_FOR,
@@ -50,13 +50,13 @@ const ALL: &[(&str, &str)] = &[
 
 #[test]
 fn a_stranger_is_not_believed() {
-    assert_eq!(told("[]", ALL), "10.0.0.9 http a - -");
-    assert_eq!(told(r#"["10.0.1.0/24"]"#, ALL), "10.0.0.9 http a - -");
+    assert_eq!(headers_for("[]", ALL), "10.0.0.9 http a - -");
+    assert_eq!(headers_for(r#"["10.0.1.0/24"]"#, ALL), "10.0.0.9 http a - -");
 }
 
 #[test]
 fn a_trusted_proxy_is() {
-    assert_eq!(told(r#"["10.0.0.0/24"]"#, ALL), "203.0.113.7 https shop.example 443 /api");
+    assert_eq!(headers_for(r#"["10.0.0.0/24"]"#, ALL), "203.0.113.7 https shop.example 443 /api");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn the_walk_goes_from_the_right_over_trusted_hops() {
         (&[("forwarded", "for=6.6.6.6"), ("x-forwarded-for", "203.0.113.7")], "203.0.113.7"),
         (&[("x-real-ip", "6.6.6.6")], "10.0.0.9"),
     ] {
-        let got = told(r#"["10.0.0.0/24"]"#, lines);
+        let got = headers_for(r#"["10.0.0.0/24"]"#, lines);
         assert_eq!(got.split(' ').next().unwrap(), want, "{lines:?}");
     }
 }
@@ -117,7 +117,7 @@ fn other_forwarding_headers_are_validated() {
             "203.0.113.7 https - - -",
         ),
     ] {
-        assert_eq!(told(r#"["10.0.0.0/24"]"#, lines), want, "{lines:?}");
+        assert_eq!(headers_for(r#"["10.0.0.0/24"]"#, lines), want, "{lines:?}");
     }
 }
 
@@ -127,8 +127,8 @@ fn a_prefix_of_a_trusted_proxy_comes_before_ours() {
     for (trusted, want) in [(r#"["10.0.0.9"]"#, "/api/hello@3"), ("[]", "/hello@3")] {
         let headers = map(&[("x-forwarded-prefix", "/api")]);
         let caller = CallerAddress::of(&connection, &headers, &networks(trusted));
-        let mut told = HeaderMap::new();
-        caller.tell(&mut told, &connection, Some(HeaderValue::from_static("/hello@3")));
-        assert_eq!(told[&X_FORWARDED_PREFIX], want);
+        let mut headers_for = HeaderMap::new();
+        caller.write_to(&mut headers_for, &connection, Some(HeaderValue::from_static("/hello@3")));
+        assert_eq!(headers_for[&X_FORWARDED_PREFIX], want);
     }
 }

@@ -1,6 +1,6 @@
 //! Cache of versions that are called only by their own address, `/{function}@{version}`; they are
 //! read from the store. One query reads all stored versions of a function, so numbers that do not
-//! exist cost the store no more than those that do: one query per function and [`FRESH`].
+//! exist cost the store no more than those that do: one query per function and [`ABSENT_TTL`].
 
 use crate::routes::Route;
 use epsilon_api::{
@@ -18,33 +18,33 @@ use tokio::{
 
 /// How long a result proves that a version does not exist: a new version becomes callable by its
 /// address at most this much later.
-const FRESH: Duration = Duration::from_secs(2);
+const ABSENT_TTL: Duration = Duration::from_secs(2);
 /// How long a result proves that a version exists: a removed version stays callable for at most
 /// this long.
-const KNOWN: Duration = Duration::from_secs(30);
+const PRESENT_TTL: Duration = Duration::from_secs(30);
 /// Longest wait of a call for the store.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Functions that are cached; beyond that the oldest entry is evicted.
-const FUNCTIONS: usize = 256;
+const MAX_FUNCTIONS: usize = 256;
 /// Most versions cached per function, the newest ones. Older ones can be called after they are made
 /// to serve.
-const VERSIONS: u32 = 1000;
+const MAX_VERSIONS: u32 = 1000;
 
 /// Cache of the versions of functions, filled on demand.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct VersionCache {
     store: Arc<dyn Store>,
-    read: Mutex<HashMap<FunctionName, Arc<Reading>>>,
+    read: Mutex<HashMap<FunctionName, Arc<Query>>>,
 }
 
 /// One query to the store; concurrent callers share its result.
 #[derive(Debug)]
-struct Reading {
+struct Query {
     began: Instant,
     versions: OnceCell<HashMap<VersionNumber, Arc<Route>>>,
 }
 
-impl Kept {
+impl VersionCache {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
         Self { store, read: Mutex::default() }
     }
@@ -60,14 +60,15 @@ impl Kept {
             return Ok(Arc::clone(serving));
         }
         let name = &function.version.function;
-        if let Some(found) = self.heard(name, number) {
+        if let Some(found) = self.cached(name, number) {
             return found
                 .ok_or_else(|| CallError::VersionNotFound { function: name.clone(), number });
         }
-        let reading = self.reading(name);
-        let asked = reading.versions.get_or_try_init(|| self.ask(function));
-        let known = timeout(PATIENCE, asked).await;
-        let known = known.unwrap_or_else(|_| Err(away(name, "it took too long".into())))?;
+        let query = self.query(name);
+        let queried = query.versions.get_or_try_init(|| self.read_versions(function));
+        let known = timeout(QUERY_TIMEOUT, queried).await;
+        let known =
+            known.unwrap_or_else(|_| Err(store_unavailable(name, "it took too long".into())))?;
         let found = known.get(&number).cloned();
         found.ok_or_else(|| CallError::VersionNotFound { function: name.clone(), number })
     }
@@ -76,11 +77,10 @@ impl Kept {
     /// runs.
     pub(crate) fn is_called(&self, function: &str, number: VersionNumber) -> bool {
         let read = self.read.lock();
-        let versions =
-            read.get(function).and_then(|reading| Some((reading, reading.versions.get()?)));
-        versions.is_some_and(|(reading, versions)| {
+        let versions = read.get(function).and_then(|query| Some((query, query.versions.get()?)));
+        versions.is_some_and(|(query, versions)| {
             let runs = |route: &Arc<Route>| Arc::strong_count(route) > 1;
-            versions.get(&number).is_some_and(|it| reading.began.elapsed() < KNOWN || runs(it))
+            versions.get(&number).is_some_and(|it| query.began.elapsed() < PRESENT_TTL || runs(it))
         })
     }
 
@@ -90,56 +90,59 @@ impl Kept {
     }
 
     /// The cached result: the version, its absence, or nothing if the cache cannot tell.
-    fn heard(&self, name: &FunctionName, number: VersionNumber) -> Option<Option<Arc<Route>>> {
+    fn cached(&self, name: &FunctionName, number: VersionNumber) -> Option<Option<Arc<Route>>> {
         let read = self.read.lock();
-        let reading = read.get(name)?;
-        let age = reading.began.elapsed();
-        let versions = reading.versions.get()?;
+        let query = read.get(name)?;
+        let age = query.began.elapsed();
+        let versions = query.versions.get()?;
         match versions.get(&number) {
-            Some(route) if age < KNOWN => Some(Some(Arc::clone(route))),
-            None if age < FRESH => Some(None),
+            Some(route) if age < PRESENT_TTL => Some(Some(Arc::clone(route))),
+            None if age < ABSENT_TTL => Some(None),
             Some(_) | None => None,
         }
     }
 
     /// The query that is in flight, or a new one.
-    fn reading(&self, name: &FunctionName) -> Arc<Reading> {
+    fn query(&self, name: &FunctionName) -> Arc<Query> {
         let mut read = self.read.lock();
-        let on_its_way = |reading: &&Arc<Reading>| {
-            reading.versions.get().is_none() && reading.began.elapsed() < PATIENCE
+        let is_in_flight = |query: &&Arc<Query>| {
+            query.versions.get().is_none() && query.began.elapsed() < QUERY_TIMEOUT
         };
-        if let Some(reading) = read.get(name).filter(on_its_way) {
-            return Arc::clone(reading);
+        if let Some(query) = read.get(name).filter(is_in_flight) {
+            return Arc::clone(query);
         }
-        if read.len() >= FUNCTIONS && !read.contains_key(name) {
-            let oldest = read.iter().min_by_key(|(_, reading)| reading.began);
+        if read.len() >= MAX_FUNCTIONS && !read.contains_key(name) {
+            let oldest = read.iter().min_by_key(|(_, query)| query.began);
             if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
                 read.remove(&oldest);
             }
         }
-        let reading = Arc::new(Reading { began: Instant::now(), versions: OnceCell::new() });
-        read.insert(name.clone(), Arc::clone(&reading));
-        reading
+        let query = Arc::new(Query { began: Instant::now(), versions: OnceCell::new() });
+        read.insert(name.clone(), Arc::clone(&query));
+        query
     }
 
-    async fn ask(&self, function: &Route) -> Result<HashMap<VersionNumber, Arc<Route>>, CallError> {
+    async fn read_versions(
+        &self,
+        function: &Route,
+    ) -> Result<HashMap<VersionNumber, Arc<Route>>, CallError> {
         let name = &function.version.function;
-        let page = Page { cursor: None, limit: VERSIONS };
-        let kept = match self.store.versions(name, &page).await {
-            Ok(kept) => kept.items,
+        let page = Page { cursor: None, limit: MAX_VERSIONS };
+        let stored = match self.store.versions(name, &page).await {
+            Ok(stored) => stored.items,
             Err(StoreError::FunctionNotFound(_)) => Vec::new(), // deleted in the meantime
-            Err(err) => return Err(away(name, Chain(&err).to_string().into())),
+            Err(err) => return Err(store_unavailable(name, Chain(&err).to_string().into())),
         };
-        let kept = kept.into_iter().map(|one| {
+        let stored = stored.into_iter().map(|one| {
             let number = one.version.number;
             (number, Arc::new(Route::of(one.version.into(), Arc::clone(&function.metrics))))
         });
-        Ok(kept.collect())
+        Ok(stored.collect())
     }
 }
 
 /// Nothing was executed, and a later attempt may succeed.
-fn away(function: &FunctionName, why: epsilon_api::error::Cause) -> CallError {
+fn store_unavailable(function: &FunctionName, why: epsilon_api::error::Cause) -> CallError {
     tracing::debug!(%function, why, "Versions could not be read from the store; the call is refused.");
     CallError::NoCapacity { function: function.clone(), cause: why }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    fleet::{Care, Fleet, view::VersionKey},
+    fleet::{Fleet, HealthPolicy, view::VersionKey},
     observe::metrics::Metrics,
     routes::Routes,
     testing::{self, FakeVm},
@@ -29,7 +29,8 @@ impl World {
         let metrics = Metrics::new(&prometheus::Registry::new()).unwrap();
         let versions = (0..20).map(|n| testing::version(&format!("f{n}"), 1)).collect();
         let routes = Routes::new(versions, Vec::new(), Arc::clone(&metrics));
-        let fleet = Fleet::new((0..vms).map(|n| FakeVm::arc(&format!("vm-{n}"))), &Care::default());
+        let fleet =
+            Fleet::new((0..vms).map(|n| FakeVm::arc(&format!("vm-{n}"))), &HealthPolicy::default());
         Self { fleet, routes, metrics }
     }
 
@@ -56,7 +57,7 @@ impl World {
         let placed: Vec<Placed> = (0..calls)
             .map(|_| {
                 let placed = self.place(route, &[]).unwrap();
-                self.add_up();
+                self.expire_totals();
                 placed
             })
             .collect();
@@ -64,14 +65,14 @@ impl World {
     }
 
     /// Expires the totals, as time does every 10 ms.
-    fn add_up(&self) {
-        self.fleet.snapshot().sums.due.store(0, Relaxed);
+    fn expire_totals(&self) {
+        self.fleet.snapshot().fleet_totals.due.store(0, Relaxed);
     }
 }
 
 fn report(member: &Member, warm: &[(&Route, &str)], images: &[&Route]) {
     let instance = |(route, state): &(&Route, &str)| instance(route, state, 0, 1);
-    says(member, warm.iter().map(instance).collect(), images);
+    report_instances(member, warm.iter().map(instance).collect(), images);
 }
 
 /// An instance with this many running calls of this concurrency.
@@ -87,7 +88,7 @@ fn instance(route: &Route, state: &str, calls: u32, concurrency: u32) -> Instanc
     }
 }
 
-fn says(member: &Member, instances: Vec<InstanceStatus>, images: &[&Route]) {
+fn report_instances(member: &Member, instances: Vec<InstanceStatus>, images: &[&Route]) {
     let status = VmStatus {
         calls_active: instances.iter().map(|instance| instance.calls_active).sum(),
         instances,
@@ -112,7 +113,7 @@ fn a_hot_function_spreads_in_order_and_returns() {
     let route = world.route("f1");
     // Two each by the floor; the share is larger from the sixth call on: ⌈1.5 · 6 / 4⌉ = 3.
     assert_eq!(world.spread(&route, 8), [0, 0, 1, 1, 2, 0, 1, 2]);
-    world.add_up();
+    world.expire_totals();
     assert_eq!(world.spread(&route, 1), [0], "when all have ended, calls go home again");
 }
 
@@ -122,34 +123,36 @@ fn an_overloaded_warm_home_keeps_calls_until_prewarmed() {
     let route = world.route("f1");
     let order = world.order(&route);
     for member in &order {
-        says(member, Vec::new(), &[&route]);
+        report_instances(member, Vec::new(), &[&route]);
     }
-    says(&order[0], vec![instance(&route, "idle", 0, 16)], &[]);
+    report_instances(&order[0], vec![instance(&route, "idle", 0, 16)], &[]);
     let place = || {
-        world.add_up();
+        world.expire_totals();
         world.place(&route, &[]).unwrap()
     };
-    let errand = |placed: &Placed| placed.errand.as_ref().map(|(what, vm)| (*what, vm.id.clone()));
-    let make_next_ready = Some((Errand::Ready, order[1].id.clone()));
+    let prewarm =
+        |placed: &Placed| placed.prewarm.as_ref().map(|(what, vm)| (*what, vm.id.clone()));
+    let make_next_ready = Some((Prewarm::StartInstance, order[1].id.clone()));
     // Its floor is two calls; no call waits for a start while it has free slots.
     let mut running: Vec<_> = (0..12).map(|_| place()).collect();
     assert!(running.iter().all(|placed| placed.member.id == order[0].id));
-    let errands: Vec<_> = running.iter().map(errand).collect();
-    assert_eq!(errands[..2], [None, None]);
-    assert!(errands[2..].iter().all(|errand| *errand == make_next_ready), "{errands:?}");
+    let prewarms: Vec<_> = running.iter().map(prewarm).collect();
+    assert_eq!(prewarms[..2], [None, None]);
+    assert!(prewarms[2..].iter().all(|prewarm| *prewarm == make_next_ready), "{prewarms:?}");
 
-    says(&order[0], vec![instance(&route, "busy", 12, 16)], &[]);
-    says(&order[1], vec![instance(&route, "idle", 0, 16)], &[]);
+    report_instances(&order[0], vec![instance(&route, "busy", 12, 16)], &[]);
+    report_instances(&order[1], vec![instance(&route, "idle", 0, 16)], &[]);
     // ⌈1.5 · 18 / 4⌉ = 7 at most with 17 running: the next VM takes them all.
     running.extend((0..6).map(|_| place()));
     assert!(running[12..].iter().all(|placed| placed.member.id == order[1].id));
     // The first VM's slots are all taken now, and the second is at its bound: it keeps what comes,
     // and the third is made ready.
-    says(&order[0], vec![instance(&route, "busy", 12, 12)], &[]);
-    let _of_others: Vec<_> = (0..4).map(|_| order[1].load.carry(world.route("f9").key)).collect();
+    report_instances(&order[0], vec![instance(&route, "busy", 12, 12)], &[]);
+    let _of_others: Vec<_> =
+        (0..4).map(|_| order[1].load.begin_call(world.route("f9").key)).collect();
     let placed = place();
     assert_eq!(placed.member.id, order[1].id);
-    assert_eq!(errand(&placed), Some((Errand::Ready, order[2].id.clone())));
+    assert_eq!(prewarm(&placed), Some((Prewarm::StartInstance, order[2].id.clone())));
 }
 
 #[test]
@@ -157,7 +160,7 @@ fn a_home_without_free_slots_spreads_to_cold_vms() {
     let world = World::new(4);
     let route = world.route("f1");
     let order = world.order(&route);
-    says(&order[0], vec![instance(&route, "idle", 0, 3)], &[]);
+    report_instances(&order[0], vec![instance(&route, "idle", 0, 3)], &[]);
     assert_eq!(world.spread(&route, 5), [0, 0, 0, 1, 1]);
 }
 
@@ -166,14 +169,14 @@ fn calls_of_other_gateways_count_for_bound_and_slots() {
     let world = World::new(4);
     let route = world.route("f1");
     let order = world.order(&route);
-    let busy = |calls| says(&order[0], vec![instance(&route, "busy", calls, 8)], &[]);
+    let busy = |calls| report_instances(&order[0], vec![instance(&route, "busy", calls, 8)], &[]);
     (0..8).for_each(|_| busy(6));
     let placed: Vec<_> = (0..2).map(|_| world.place(&route, &[]).unwrap()).collect();
     for placed in &placed {
-        let (what, next) = placed.errand.as_ref().unwrap();
+        let (what, next) = placed.prewarm.as_ref().unwrap();
         assert_eq!(
             (&placed.member.id, *what, &next.id),
-            (&order[0].id, Errand::Ready, &order[1].id)
+            (&order[0].id, Prewarm::StartInstance, &order[1].id)
         );
     }
     assert_eq!(world.spread(&route, 1), [1], "no slot is left");
@@ -202,11 +205,11 @@ fn a_vm_with_the_image_serves_while_home_pulls() {
     report(&order[1], &[], &[&route]);
     let placed = world.place(&route, &[]).unwrap();
     assert_eq!(placed.member.id, order[1].id);
-    assert_eq!(placed.errand.unwrap().1.id, order[0].id);
+    assert_eq!(placed.prewarm.unwrap().1.id, order[0].id);
     report(&order[0], &[], &[&route]);
     let placed = world.place(&route, &[]).unwrap();
     assert_eq!(placed.member.id, order[0].id);
-    assert!(placed.errand.is_none());
+    assert!(placed.prewarm.is_none());
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn draining_and_refusing_vms_are_passed_over_for_now() {
         || CallError::ConcurrencyLimit { function: route.version.function.clone(), limit: 1 };
     order[0].drain(true);
     assert_eq!(world.spread(&route, 1), [1]);
-    learn(&order[1], &route, Some(&full()));
+    record_outcome(&order[1], &route, Some(&full()));
     assert_eq!(world.spread(&route, 1), [2]);
     let other = (0..20)
         .map(|n| world.route(&format!("f{n}")))
@@ -233,9 +236,9 @@ fn draining_and_refusing_vms_are_passed_over_for_now() {
 #[test]
 fn new_vms_get_little_and_unreported_ones_nothing() {
     let world = World::new(0);
-    let care = Care::default();
+    let health_policy = HealthPolicy::default();
     let join = |id: &str, came| {
-        let member = Arc::new(Member::joined(FakeVm::arc(id), &care, came));
+        let member = Arc::new(Member::joined(FakeVm::arc(id), &health_policy, came));
         world.fleet.admit(Arc::clone(&member));
         member
     };
@@ -252,7 +255,7 @@ fn new_vms_get_little_and_unreported_ones_nothing() {
     }
     assert!(world.spread(&home_of_new, 3).iter().all(|step| *step > 0), "it has not reported yet");
     report(&new, &[], &[]);
-    world.add_up();
+    world.expire_totals();
     let at_once = world.spread(&home_of_new, 3);
     assert_eq!(at_once.iter().filter(|step| **step == 0).count(), 1, "{at_once:?}");
 }
@@ -277,7 +280,7 @@ fn with_newcomer(age: Duration) -> (World, Homes, Arc<Member>) {
     }
     let homes = homes.into_iter().map(|(route, home)| (route, home.id.clone())).collect();
     let joined = Instant::now().checked_sub(age).unwrap();
-    let new = Arc::new(Member::joined(FakeVm::arc("new"), &Care::default(), Some(joined)));
+    let new = Arc::new(Member::joined(FakeVm::arc("new"), &HealthPolicy::default(), Some(joined)));
     world.fleet.admit(Arc::clone(&new));
     (world, homes, new)
 }
@@ -295,7 +298,7 @@ fn a_new_vm_takes_its_functions_one_by_one() {
                 report(&new, &[], images);
             }
             let has_images = knows.is_some_and(|images| !images.is_empty());
-            world.add_up();
+            world.expire_totals();
             for (route, before) in &homes {
                 let placed = world.place(route, &[]).unwrap();
                 let now = &placed.member.id;
@@ -303,7 +306,7 @@ fn a_new_vm_takes_its_functions_one_by_one() {
                 let is_moved = has_images && *now == new.id && world.order(route)[0].id == new.id;
                 assert!(now == before || is_moved, "{name}: {before} → {now} after {seconds} s");
                 moved += u32::from(*now == new.id);
-                fetched += u32::from(placed.errand.is_some_and(|(_, vm)| vm.id == new.id));
+                fetched += u32::from(placed.prewarm.is_some_and(|(_, vm)| vm.id == new.id));
             }
         }
         assert!(fetched >= moved, "each moved function was fetched before: {fetched}, {moved}");
@@ -324,12 +327,12 @@ fn functions_wait_at_their_former_home() {
     let (world, homes, new) = with_newcomer(Duration::from_secs(20));
     let images: Vec<_> = homes.iter().map(|(route, _)| &**route).collect();
     report(&new, &[], &images);
-    world.add_up();
+    world.expire_totals();
     // At this age its bound is one call, because it has one core.
     let own: Vec<_> =
         homes.iter().filter(|(route, _)| world.order(route)[0].id == new.id).collect();
-    let _busy = new.load.carry(own[0].0.key);
-    world.add_up();
+    let _busy = new.load.begin_call(own[0].0.key);
+    world.expire_totals();
     for (route, before) in &own {
         let now = world.place(route, &[]).unwrap().member.id.clone();
         assert_eq!(now, *before, "{}", route.version.function);
@@ -342,14 +345,14 @@ fn platform_failures_move_one_function_only() {
     let (route, other) = (world.route("f6"), world.route("f7"));
     let home = Arc::clone(&world.order(&route)[0]);
     for _ in 0..3 {
-        learn(&home, &route, Some(&CallError::Internal("no such image".into())));
+        record_outcome(&home, &route, Some(&CallError::Internal("no such image".into())));
     }
     assert_eq!(world.spread(&route, 1), [1]);
-    learn(&home, &other, None);
+    record_outcome(&home, &other, None);
     assert_eq!(world.spread(&other, 1), [0]);
     for _ in 0..9 {
         let function = other.version.function.clone();
-        learn(&home, &other, Some(&CallError::FunctionError { function }));
+        record_outcome(&home, &other, Some(&CallError::FunctionError { function }));
     }
     assert_eq!(world.spread(&other, 1), [0], "errors of the function do not open the breaker");
 }
@@ -361,7 +364,11 @@ fn in_a_full_fleet_calls_wait_at_home() {
     let order = world.order(&route);
     for member in &order {
         let function = route.version.function.clone();
-        learn(member, &route, Some(&CallError::NoCapacity { function, cause: "full".into() }));
+        record_outcome(
+            member,
+            &route,
+            Some(&CallError::NoCapacity { function, cause: "full".into() }),
+        );
     }
     let placed = world.place(&route, &[]).unwrap();
     assert_eq!((placed.member.id.clone(), placed.more), (order[0].id.clone(), false));
@@ -374,12 +381,12 @@ fn a_larger_vm_carries_more() {
     for (id, gib) in [("large", 24), ("small-1", 8), ("small-2", 8)] {
         let vm = FakeVm::new(id);
         *vm.size.lock().unwrap() = (Bytes::mib(gib * 1024), MilliCores(1000));
-        world.fleet.admit(Arc::new(Member::at_home(vm, &Care::default())));
+        world.fleet.admit(Arc::new(Member::local(vm, &HealthPolicy::default())));
     }
     let route = world.route("f9");
     let placed: Vec<_> = (0..60)
         .map(|_| {
-            world.add_up();
+            world.expire_totals();
             world.place(&route, &[]).unwrap()
         })
         .collect();

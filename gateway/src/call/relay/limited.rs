@@ -27,7 +27,7 @@ const CALL_GRACE: Duration = Duration::from_secs(2);
 /// A body that fails with [`BodyTooLarge`] beyond the limit, and with [`BodyTooSlow`] if it arrives
 /// too slowly.
 #[derive(Debug)]
-pub(crate) struct Limited<B: Whole> {
+pub(crate) struct Limited<B: UploadBody> {
     /// `None` once it failed or is being drained.
     inner: Option<B>,
     seen: u64,
@@ -45,13 +45,13 @@ pub(crate) struct Limited<B: Whole> {
 }
 
 /// A body that can be drained in a task of its own.
-pub(crate) trait Whole:
+pub(crate) trait UploadBody:
     Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static
 {
 }
-impl<B: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static> Whole for B {}
+impl<B: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static> UploadBody for B {}
 
-impl<B: Whole> Limited<B> {
+impl<B: UploadBody> Limited<B> {
     pub(crate) fn new(
         inner: B,
         limit: units::Bytes,
@@ -94,7 +94,7 @@ impl<B: Whole> Limited<B> {
     /// Drains the body without storing it. When a connection is closed while the peer sends, the
     /// kernel resets it and discards an answer that the peer has not read yet; so the peer may
     /// finish sending, within a time limit.
-    fn throw_rest_away(&mut self) {
+    fn drain(&mut self) {
         let Some(mut rest) = self.inner.take() else { return };
         if rest.is_end_stream() || self.waits || self.linger.is_zero() {
             return;
@@ -116,7 +116,7 @@ impl<B: Whole> Limited<B> {
 
 /// Tells a body that violates HTTP, which is the caller's fault and gets an answer, from one that
 /// broke off, whose caller is gone.
-fn told_apart(err: BodyError) -> BodyError {
+fn classify_body_error(err: BodyError) -> BodyError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&*err);
     while let Some(one) = cause {
         // The error kind that hyper's chunk decoder uses for invalid sizes, extensions and
@@ -130,7 +130,7 @@ fn told_apart(err: BodyError) -> BodyError {
     err
 }
 
-impl<B: Whole> Body for Limited<B> {
+impl<B: UploadBody> Body for Limited<B> {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -142,7 +142,9 @@ impl<B: Whole> Body for Limited<B> {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         let mut frame = match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(err))) => return Poll::Ready(Some(Err(told_apart(err.into())))),
+            Poll::Ready(Some(Err(err))) => {
+                return Poll::Ready(Some(Err(classify_body_error(err.into()))));
+            }
             Poll::Ready(None) => {
                 self.completed();
                 return Poll::Ready(None);
@@ -159,7 +161,7 @@ impl<B: Whole> Body for Limited<B> {
         }
         self.pace.received(size);
         if self.seen > self.limit.get() {
-            self.throw_rest_away();
+            self.drain();
             return Poll::Ready(Some(Err(Box::new(BodyTooLarge { limit: self.limit }))));
         }
         if self.is_end_stream() {
@@ -177,9 +179,9 @@ impl<B: Whole> Body for Limited<B> {
     }
 }
 
-impl<B: Whole> Drop for Limited<B> {
+impl<B: UploadBody> Drop for Limited<B> {
     fn drop(&mut self) {
         self.counter.inc_by(self.seen);
-        self.throw_rest_away();
+        self.drain();
     }
 }

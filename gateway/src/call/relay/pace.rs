@@ -7,7 +7,7 @@
 //! not wait for the caller. Nor does time count once the answer has begun, because the caller may
 //! then be waiting for the function.
 
-use epsilon_fleet_link::connection::Alarm;
+use epsilon_fleet_link::connection::DeadlineTimer;
 use std::{
     task::{Context, Poll},
     time::Duration,
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PaceLimits {
     /// Longest wait for bytes, and the size of the time budget.
-    pub(crate) patience: Duration,
+    pub(crate) wait_budget: Duration,
     /// Bytes that earn one second.
     pub(crate) rate: u64,
 }
@@ -26,14 +26,14 @@ pub(crate) struct PaceLimits {
 impl PaceLimits {
     /// The same rate with a larger time budget.
     pub(crate) fn times(self, factor: u32) -> Self {
-        Self { patience: self.patience.saturating_mul(factor), ..self }
+        Self { wait_budget: self.wait_budget.saturating_mul(factor), ..self }
     }
 
     /// The time that these bytes earn.
     pub(crate) fn earned(&self, bytes: u64) -> Duration {
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.max(1));
         let earned = u64::try_from(nanos).map_or(Duration::MAX, Duration::from_nanos);
-        earned.min(self.patience)
+        earned.min(self.wait_budget)
     }
 }
 
@@ -44,25 +44,30 @@ pub(super) struct Pace {
     left: Duration,
     /// When the current wait for bytes began.
     waiting: Option<Instant>,
-    alarm: Alarm,
+    deadline_timer: DeadlineTimer,
 }
 
 impl Pace {
     pub(super) fn new(limits: PaceLimits) -> Self {
-        Self { limits, left: limits.patience, waiting: None, alarm: Alarm::default() }
+        Self {
+            limits,
+            left: limits.wait_budget,
+            waiting: None,
+            deadline_timer: DeadlineTimer::default(),
+        }
     }
 
     /// Called when no byte is available. Ready when the budget is used up.
     pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
-        self.alarm.poll(cx, since + self.left)
+        self.deadline_timer.poll(cx, since + self.left)
     }
 
     /// Called when bytes are available.
     pub(super) fn received(&mut self, bytes: u64) {
         if let Some(since) = self.waiting.take() {
             let left = self.left.saturating_sub(since.elapsed());
-            self.left = (left + self.limits.earned(bytes)).min(self.limits.patience);
+            self.left = (left + self.limits.earned(bytes)).min(self.limits.wait_budget);
         }
     }
 
@@ -79,7 +84,7 @@ mod tests {
     use std::future::poll_fn;
     use tokio::time::{advance, timeout};
 
-    const LIMITS: PaceLimits = PaceLimits { patience: Duration::from_secs(10), rate: 1024 };
+    const LIMITS: PaceLimits = PaceLimits { wait_budget: Duration::from_secs(10), rate: 1024 };
 
     /// Waits this many seconds; returns whether that was too long.
     async fn waits(pace: &mut Pace, seconds: u64) -> bool {

@@ -1,9 +1,9 @@
 //! The request's body for one VM after the other. The part that a VM read before it refused is
-//! stored for the next VM, up to [`KEPT`], which equals what `call/buffer.rs` reads ahead: a client
+//! stored for the next VM, up to [`MAX_STORED`], which equals what `call/buffer.rs` reads ahead: a client
 //! sends the body right after the head, so by the time an agent's refusal arrives, a small body has
 //! been read. Storing counts references; nothing is copied.
 
-use crate::call::buffer::BOUND;
+use crate::call::buffer::MAX_BUFFERED;
 use bytes::Bytes;
 use epsilon_api::body::{self, BodyError, CallBody};
 use http_body::{Body, Frame, SizeHint};
@@ -16,7 +16,7 @@ use std::{
 
 /// Most bytes of a body that are stored: JSON and forms fit, uploads do not. Held only while the
 /// call waits for its answer and another VM could take it.
-const KEPT: usize = BOUND;
+const MAX_STORED: usize = MAX_BUFFERED;
 /// Most pieces that are stored: each may be a few bytes of a large read buffer that it keeps alive.
 const PIECES: usize = 32;
 
@@ -31,16 +31,16 @@ pub(super) struct Lender {
 struct Shared {
     /// The unread part; absent while a borrower reads it.
     rest: Option<CallBody>,
-    kept: Vec<Bytes>,
+    stored: Vec<Bytes>,
     size: usize,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The body is `kept` followed by `rest`.
+    /// The body is `stored` followed by `rest`.
     Going,
-    /// The body is `kept`.
+    /// The body is `stored`.
     Ended,
     /// The body broke, or exceeds what is stored.
     Lost,
@@ -51,7 +51,7 @@ impl Lender {
         let hint = body.size_hint();
         let empty = body.is_end_stream();
         let state = if empty { State::Ended } else { State::Going };
-        let shared = Shared { rest: Some(body), kept: Vec::new(), size: 0, state };
+        let shared = Shared { rest: Some(body), stored: Vec::new(), size: 0, state };
         Self { shared: Arc::new(Mutex::new(shared)), hint, empty }
     }
 
@@ -74,7 +74,7 @@ impl Lender {
     pub(super) fn give(self) -> Option<CallBody> {
         {
             let mut shared = self.shared.lock();
-            if shared.state != State::Lost && shared.kept.is_empty() && shared.rest.is_some() {
+            if shared.state != State::Lost && shared.stored.is_empty() && shared.rest.is_some() {
                 return shared.rest.take(); // untouched: passed on as if never lent
             }
         }
@@ -101,25 +101,25 @@ struct Borrowed {
 
 impl Borrowed {
     /// The next stored piece.
-    fn next_kept(&mut self) -> Option<Bytes> {
+    fn next_stored(&mut self) -> Option<Bytes> {
         if self.reads.is_some() {
             return None;
         }
-        let next = self.shared.lock().kept.get(self.at).cloned()?;
+        let next = self.shared.lock().stored.get(self.at).cloned()?;
         self.at += 1;
         Some(next)
     }
 
-    fn keep(&mut self, frame: &Frame<Bytes>) {
+    fn store(&mut self, frame: &Frame<Bytes>) {
         let mut shared = self.shared.lock();
         match frame.data_ref() {
             Some(data)
                 if shared.state == State::Going
-                    && shared.size + data.len() <= KEPT
-                    && shared.kept.len() < PIECES =>
+                    && shared.size + data.len() <= MAX_STORED
+                    && shared.stored.len() < PIECES =>
             {
                 shared.size += data.len();
-                shared.kept.push(data.clone());
+                shared.stored.push(data.clone());
                 self.at += 1;
             }
             // Trailers belong to bodies that are not retried.
@@ -131,7 +131,7 @@ impl Borrowed {
 impl Shared {
     fn lose(&mut self) {
         self.state = State::Lost;
-        self.kept = Vec::new();
+        self.stored = Vec::new();
     }
 }
 
@@ -154,9 +154,9 @@ impl Body for Borrowed {
         if self.empty {
             return Poll::Ready(None); // an empty body is never used up
         }
-        if let Some(kept) = self.next_kept() {
-            self.given += kept.len() as u64;
-            return Poll::Ready(Some(Ok(Frame::data(kept))));
+        if let Some(stored) = self.next_stored() {
+            self.given += stored.len() as u64;
+            return Poll::Ready(Some(Ok(Frame::data(stored))));
         }
         if self.reads.is_none() {
             let rest = self.shared.lock().rest.take();
@@ -167,7 +167,7 @@ impl Body for Borrowed {
         match &frame {
             Some(Ok(frame)) => {
                 self.given += frame.data_ref().map_or(0, |data| data.len() as u64);
-                self.keep(frame);
+                self.store(frame);
             }
             Some(Err(_)) => self.shared.lock().lose(),
             None => {}
@@ -187,7 +187,7 @@ impl Body for Borrowed {
             Some(rest) => rest.is_end_stream(),
             None => {
                 let shared = self.shared.lock();
-                self.empty || (shared.state == State::Ended && self.at >= shared.kept.len())
+                self.empty || (shared.state == State::Ended && self.at >= shared.stored.len())
             }
         }
     }
@@ -260,9 +260,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_body_is_sent_once() {
-        static LARGE: [u8; KEPT] = [7; KEPT];
+        static LARGE: [u8; MAX_STORED] = [7; MAX_STORED];
         let lender = Lender::new(frames(&[&LARGE, b"!", b"?"]));
-        assert_eq!(read(lender.lend().unwrap(), 1).await.len(), KEPT);
+        assert_eq!(read(lender.lend().unwrap(), 1).await.len(), MAX_STORED);
         assert!(lender.is_whole(), "exactly this much is stored");
         let mut second = lender.lend().unwrap();
         for _ in 0..2 {

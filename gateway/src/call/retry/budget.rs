@@ -5,7 +5,7 @@
 //! A token bucket like Finagle's `RetryBudget` (github.com/twitter/finagle, `RetryBudget.scala`):
 //! each call adds a fraction of a token ([`Policy::percent`]), time adds a few more, so that a
 //! gateway with little traffic can retry at all; each retry takes one; tokens expire after
-//! [`HOLDS`]. Envoy's `retry_budget` (20 % of the active requests, at least 3) has the same
+//! [`TOKEN_TTL`]. Envoy's `retry_budget` (20 % of the active requests, at least 3) has the same
 //! purpose.
 //!
 //! A VM that *refuses* (no room) costs no budget: it executed nothing, answers within a
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 /// How long a token is valid: Finagle's own figure. A VM that dies fails all of its calls at once,
 /// and they may use the tokens of this period.
-const HOLDS: Duration = Duration::from_secs(10);
+const TOKEN_TTL: Duration = Duration::from_secs(10);
 
 /// How many retries are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +44,14 @@ pub(crate) struct Budget {
 #[derive(Debug)]
 struct Bucket {
     tokens: f64,
-    looked: Instant,
+    refilled_at: Instant,
 }
 
 impl Budget {
-    /// A bucket that holds what time adds in [`HOLDS`]: a gateway that has just started can retry.
+    /// A bucket that holds what time adds in [`TOKEN_TTL`]: a gateway that has just started can retry.
     pub(crate) fn new(policy: Policy, now: Instant) -> Self {
-        let tokens = f64::from(policy.per_second) * HOLDS.as_secs_f64();
-        let bucket = Mutex::new(Bucket { tokens, looked: now });
+        let tokens = f64::from(policy.per_second) * TOKEN_TTL.as_secs_f64();
+        let bucket = Mutex::new(Bucket { tokens, refilled_at: now });
         Self { policy, calls: AtomicU64::new(0), bucket }
     }
 
@@ -63,15 +63,15 @@ impl Budget {
     /// Takes a token for a retry, if there is one.
     pub(crate) fn take(&self, now: Instant) -> bool {
         let mut bucket = self.bucket.lock();
-        let passed = now.saturating_duration_since(bucket.looked).as_secs_f64();
+        let passed = now.saturating_duration_since(bucket.refilled_at).as_secs_f64();
         let calls = self.calls.swap(0, Relaxed) as f64;
         let put_in = calls * f64::from(self.policy.percent) / 100.0
             + passed * f64::from(self.policy.per_second);
-        // Old tokens and new ones both lose the part that is older than `HOLDS`.
-        let left = (1.0 - passed / HOLDS.as_secs_f64()).max(0.0);
-        let recent = if passed > 0.0 { (HOLDS.as_secs_f64() / passed).min(1.0) } else { 1.0 };
+        // Old tokens and new ones both lose the part that is older than `TOKEN_TTL`.
+        let left = (1.0 - passed / TOKEN_TTL.as_secs_f64()).max(0.0);
+        let recent = if passed > 0.0 { (TOKEN_TTL.as_secs_f64() / passed).min(1.0) } else { 1.0 };
         bucket.tokens = bucket.tokens * left + put_in * recent;
-        bucket.looked = now;
+        bucket.refilled_at = now;
         let granted = bucket.tokens >= 1.0;
         if granted {
             bucket.tokens -= 1.0;

@@ -174,7 +174,7 @@ async fn a_failing_version_gets_no_more_calls() {
     for _ in 0..20 {
         let route = choose(&split, &headers(&of)).route;
         assert_eq!(route.version.number, v(4));
-        route.tally.as_ref().unwrap().ended(500);
+        route.error_window.as_ref().unwrap().ended(500);
     }
     assert_eq!(version(&split, &of), 3);
     assert_eq!(counts((0..100).map(|_| version(&split, &[]))), BTreeMap::from([(3, 100)]));
@@ -211,7 +211,7 @@ proptest! {
         if let Ok(value) = HeaderValue::from_str(&text) {
             let mut headers = HeaderMap::new();
             headers.insert(COOKIE, value);
-            let _ = remembered("pay", &headers);
+            let _ = slot_in_cookie("pay", &headers);
         }
     }
 }

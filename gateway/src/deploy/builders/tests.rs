@@ -5,7 +5,7 @@ use crate::fleet::link::LinkLimits;
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyTooLarge, CallBody},
-    build::{BuildLog, BuildNews},
+    build::{BuildLog, BuildMessage},
     error::ErrorBody,
     fleet::PROTOCOL,
     ids::{DeploymentId, ProjectName},
@@ -13,8 +13,8 @@ use epsilon_api::{
 };
 use epsilon_fleet_link::clock::Clock;
 use epsilon_fleet_link::door;
-use epsilon_fleet_link::door::{Door, Ending};
-use epsilon_fleet_link::gateway_token::{Checker, Signer};
+use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
+use epsilon_fleet_link::gateway_token::{Signer, Verifier};
 use futures_util::stream;
 use http::{Request, Response};
 use http_body::Frame;
@@ -44,38 +44,38 @@ struct Site {
     join: Join,
     /// Archives received, and answers given up.
     seen: mpsc::UnboundedReceiver<String>,
-    ending: Ending,
+    shutdown: Shutdown,
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        self.ending.close.cancel();
-        self.ending.cut.cancel();
+        self.shutdown.close.cancel();
+        self.shutdown.cut.cancel();
     }
 }
 
 fn signer() -> Arc<Signer> {
     let folder = tempfile::tempdir().unwrap();
-    Arc::new(Signer::load_or_make(&folder.path().join("gateway.key")).unwrap())
+    Arc::new(Signer::load_or_create(&folder.path().join("gateway.key")).unwrap())
 }
 
 impl Site {
     fn open(id: &str, signer: &Signer, script: Script) -> Self {
         let id = VmId::parse(id).unwrap();
-        let checker = Arc::new(Checker::new(id.clone()));
-        checker.trust(&[signer.key()]);
+        let verifier = Arc::new(Verifier::new(id.clone()));
+        verifier.trust(&[signer.key()]);
         let (tell, seen) = mpsc::unbounded_channel();
         let limits = door::Limits { connections: 9, head: PATIENCE, idle: PATIENCE };
-        let ending = Ending::default();
+        let shutdown = Shutdown::default();
         let any = "127.0.0.1:0".parse().unwrap();
-        let door = Door::bind(any, None, limits, ending.clone()).unwrap();
-        let address = door.address().to_string();
-        ending.tasks.spawn(door.serve(checker, move |request, _| {
+        let listener = AuthenticatedListener::bind(any, None, limits, shutdown.clone()).unwrap();
+        let address = listener.address().to_string();
+        shutdown.tasks.spawn(listener.serve(verifier, move |request, _| {
             let script = script.clone();
             let tell = tell.clone();
             async move { answer(script, request, tell).await }
         }));
-        Self { join: join(id, address), seen, ending }
+        Self { join: join(id, address), seen, shutdown }
     }
 
     async fn sees(&mut self, want: &str) {
@@ -136,7 +136,7 @@ async fn answer(
                 let archive = archive.collect().await?.to_bytes();
                 let archive = String::from_utf8_lossy(&archive).into_owned();
                 tell.send(archive.clone()).unwrap();
-                let line = BuildNews::Event(BuildEvent::Line(archive)).to_line();
+                let line = BuildMessage::Event(BuildEvent::Line(archive)).to_line();
                 Ok::<_, hyper::Error>(Frame::data(Bytes::from(line + then)))
             });
             Response::new(body::boxed(StreamBody::new(lines)))
@@ -147,10 +147,10 @@ async fn answer(
 const BUILT: &str = "{\"built\":{\"project\":\"shop\",\"functions\":[]}}\n";
 
 #[derive(Debug, Default)]
-struct Told(Mutex<Vec<String>>);
+struct RecordingLog(Mutex<Vec<String>>);
 
-impl BuildLog for Told {
-    fn tell(&self, event: BuildEvent) {
+impl BuildLog for RecordingLog {
+    fn report(&self, event: BuildEvent) {
         self.0.lock().push(match event {
             BuildEvent::Line(line) => line,
             other => format!("{other:?}"),
@@ -167,16 +167,16 @@ fn builders(signer: &Arc<Signer>, silence: Duration, sites: &[&Site]) -> Builder
     builders
 }
 
-fn job(archive: CallBody) -> (BuildJob, Arc<Told>) {
-    let told = Arc::<Told>::default();
+fn job(archive: CallBody) -> (BuildJob, Arc<RecordingLog>) {
+    let logged = Arc::<RecordingLog>::default();
     let job = BuildJob {
         deployment: DeploymentId::random(),
         archive,
         folder: Some("shop".into()),
         only: Vec::new(),
-        log: Arc::clone(&told) as _,
+        log: Arc::clone(&logged) as _,
     };
-    (job, told)
+    (job, logged)
 }
 
 async fn patient<T>(future: impl Future<Output = T>) -> T {
@@ -185,10 +185,10 @@ async fn patient<T>(future: impl Future<Output = T>) -> T {
 
 /// The result of one build, and its log.
 async fn build(builders: &Builders, archive: CallBody) -> (Result<Built, String>, Vec<String>) {
-    let (job, told) = job(archive);
+    let (job, logged) = job(archive);
     let ended = patient(builders.build(job)).await;
-    let told = told.0.lock().clone();
-    (ended.map_err(|err| format!("{} {}", err.status.as_u16(), err.code)), told)
+    let logged = logged.0.lock().clone();
+    (ended.map_err(|err| format!("{} {}", err.status.as_u16(), err.code)), logged)
 }
 
 fn shop() -> Result<Built, String> {
@@ -200,8 +200,8 @@ async fn a_remote_build_streams_its_events() {
     let signer = signer();
     let mut site = Site::open("builder-1", &signer, Script::Says(BUILT));
     let builders = builders(&signer, PATIENCE, &[&site]);
-    let (ended, told) = build(&builders, body::full("archive")).await;
-    assert_eq!((ended, told), (shop(), vec!["archive".to_owned()]));
+    let (ended, logged) = build(&builders, body::full("archive")).await;
+    assert_eq!((ended, logged), (shop(), vec!["archive".to_owned()]));
     site.sees("archive").await;
 }
 
@@ -253,10 +253,10 @@ async fn a_refused_build_goes_to_the_next_builder() {
         let mut second = Site::open("builder-2", &signer, Script::Says(BUILT));
         let builders = builders(&signer, silence, &[&first, &second]);
         // So that the first one is tried first.
-        builders.joined.lock()[1].at_work.store(1, Relaxed);
-        let (ended, told) = build(&builders, body::full("archive")).await;
+        builders.joined.lock()[1].running_builds.store(1, Relaxed);
+        let (ended, logged) = build(&builders, body::full("archive")).await;
         assert_eq!(ended, shop(), "{script:?}");
-        assert_eq!(told[0], "note: builder `builder-1` did not accept the build", "{script:?}");
+        assert_eq!(logged[0], "note: builder `builder-1` did not accept the build", "{script:?}");
         second.sees("archive").await;
     }
 }
@@ -274,7 +274,7 @@ async fn an_unreachable_builder_is_tried_last() {
         assert!(began.elapsed() < PATIENCE);
         tokio::task::yield_now().await;
     }
-    builders.joined.lock()[1].at_work.store(1, Relaxed);
+    builders.joined.lock()[1].running_builds.store(1, Relaxed);
     assert_eq!(build(&builders, body::full("1")).await.1.len(), 2);
     assert_eq!(build(&builders, body::full("2")).await, (shop(), vec!["2".to_owned()]));
     drop(site);
@@ -293,10 +293,10 @@ async fn without_an_accepting_builder_the_last_reason_counts() {
     let strict = Site::open("builder-1", &signer, Script::Refuses(413, "SOURCE_TOO_LARGE"));
     let other = Site::open("builder-2", &signer, Script::Says(BUILT));
     let both = builders(&signer, PATIENCE, &[&strict, &other]);
-    both.joined.lock()[1].at_work.store(1, Relaxed);
-    let (ended, told) = build(&both, body::full("1")).await;
+    both.joined.lock()[1].running_builds.store(1, Relaxed);
+    let (ended, logged) = build(&both, body::full("1")).await;
     assert_eq!(
-        (ended, told.len()),
+        (ended, logged.len()),
         (Err("413 SOURCE_TOO_LARGE".into()), 0),
         "the source is at fault"
     );
@@ -311,7 +311,7 @@ async fn the_one_with_the_fewest_builds_gets_the_next() {
         .collect();
     let builders = Arc::new(builders(&signer, PATIENCE, &sites.iter().collect::<Vec<_>>()));
     let counts = || -> Vec<usize> {
-        builders.joined.lock().iter().map(|one| one.at_work.load(Relaxed)).collect()
+        builders.joined.lock().iter().map(|one| one.running_builds.load(Relaxed)).collect()
     };
     let mut at_work = Vec::new();
     for round in 1..=2 {
@@ -332,7 +332,7 @@ async fn the_one_with_the_fewest_builds_gets_the_next() {
     }
     // An unchanged member keeps its count and its connections; one with another address is a new
     // one.
-    let before = builders.in_order(None);
+    let before = builders.by_load(None);
     builders.set(sites[1..].iter().map(|site| &site.join));
     assert_eq!(builders.joined.lock().len(), 2);
     assert!(before.iter().any(|one| Arc::ptr_eq(one, &builders.joined.lock()[0])));
@@ -347,10 +347,10 @@ async fn a_project_stays_with_one_idle_builder() {
     let sites: Vec<Site> =
         (0..8).map(|n| Site::open(&format!("builder-{n}"), &signer, Script::Hangs)).collect();
     let builders = builders(&signer, PATIENCE, &sites.iter().collect::<Vec<_>>());
-    let first = |folder| builders.in_order(Some(folder))[0].join.id.clone();
+    let first = |folder| builders.by_load(Some(folder))[0].join.id.clone();
     assert_eq!(first("shop"), first("shop"));
     let homes: std::collections::HashSet<_> =
-        (0..50).map(|n| builders.in_order(Some(&format!("p{n}")))[0].join.id.clone()).collect();
+        (0..50).map(|n| builders.by_load(Some(&format!("p{n}")))[0].join.id.clone()).collect();
     assert!(homes.len() > 4, "{homes:?}");
 }
 
@@ -375,7 +375,7 @@ async fn cancelling_a_build_closes_its_connection() {
     patient(archive).await.unwrap();
     at_work.abort();
     site.sees("given up").await;
-    assert_eq!(builders.joined.lock()[0].at_work.load(Relaxed), 0);
+    assert_eq!(builders.joined.lock()[0].running_builds.load(Relaxed), 0);
 }
 
 /// The developer's upload is at fault, not the builder whose connection broke with it.

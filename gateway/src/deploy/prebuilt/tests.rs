@@ -61,7 +61,7 @@ fn names_of_the_platforms_paths_are_refused() {
     for reserved in ["v1", "healthz", "metrics", "console", "git", "mcp"] {
         let all = document(vec![function("pay"), function(reserved)]);
         let err = checked(all, &[], &Ceilings::default(), false).unwrap_err();
-        assert_eq!(err, Refused::Reserved(name(reserved)));
+        assert_eq!(err, PrebuiltError::Reserved(name(reserved)));
     }
 }
 

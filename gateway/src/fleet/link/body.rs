@@ -2,7 +2,7 @@
 //! and is closed if the reader stops before that, which is how the member learns of it.
 
 use super::Link;
-use super::error::Trouble;
+use super::error::LinkError;
 use bytes::Bytes;
 use epsilon_api::body::BodyError;
 use epsilon_fleet_link::connection::Connection;
@@ -17,16 +17,16 @@ use std::{
 
 /// A response body that owns its connection.
 #[derive(Debug)]
-pub(crate) struct Kept {
+pub(crate) struct PooledBody {
     incoming: Incoming,
     /// `None` once the connection was returned or dropped; without a link, it is not reused.
     held: Option<(Connection, Option<Arc<Link>>)>,
 }
 
-impl Kept {
+impl PooledBody {
     pub(crate) fn new(incoming: Incoming, connection: Connection, link: Arc<Link>) -> Self {
         let mut body = Self { incoming, held: Some((connection, Some(link))) };
-        body.keep_if_over();
+        body.release_if_complete();
         body
     }
 
@@ -35,20 +35,20 @@ impl Kept {
         Self { incoming, held: Some((connection, None)) }
     }
 
-    fn keep_if_over(&mut self) {
+    fn release_if_complete(&mut self) {
         if self.incoming.is_end_stream() {
-            self.keep();
+            self.release();
         }
     }
 
-    fn keep(&mut self) {
+    fn release(&mut self) {
         if let Some((connection, Some(link))) = self.held.take() {
-            link.keep(connection);
+            link.release(connection);
         }
     }
 }
 
-impl Body for Kept {
+impl Body for PooledBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -58,16 +58,16 @@ impl Body for Kept {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                self.keep_if_over();
+                self.release_if_complete();
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                self.keep();
+                self.release();
                 Poll::Ready(None)
             }
             Some(Err(err)) => {
                 self.held = None;
-                Poll::Ready(Some(Err(Trouble::Broke(err.into()).into())))
+                Poll::Ready(Some(Err(LinkError::Disconnected(err.into()).into())))
             }
         }
     }
@@ -82,7 +82,7 @@ impl Body for Kept {
 }
 
 /// The whole of a small answer.
-pub(crate) async fn text(body: Kept, limit: usize) -> Result<Bytes, Trouble> {
+pub(crate) async fn text(body: PooledBody, limit: usize) -> Result<Bytes, LinkError> {
     let read = Limited::new(body, limit).collect().await;
-    Ok(read.map_err(|err| Trouble::Odd(err.to_string()))?.to_bytes())
+    Ok(read.map_err(|err| LinkError::Protocol(err.to_string()))?.to_bytes())
 }

@@ -12,7 +12,7 @@ use std::{error::Error, io, sync::Arc, time::Duration};
 
 /// An error between this gateway and a member.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
+pub(crate) enum LinkError {
     /// The machine answers, but no process listens: the agent is not running.
     #[error("the member refuses connections")]
     Refused(#[source] io::Error),
@@ -21,23 +21,23 @@ pub(crate) enum Trouble {
     Unreachable(#[source] io::Error),
     /// An established connection broke.
     #[error("the connection to the member broke")]
-    Broke(#[source] Cause),
+    Disconnected(#[source] Cause),
     /// It took the request and did not answer for longer than any call may take.
     #[error("the member did not answer within {}", humantime::format_duration(*.0))]
-    Silent(Duration),
+    TimedOut(Duration),
     /// Its listener does not accept our pass: it does not know this gateway yet, or the clocks
     /// differ.
     #[error("the member does not accept this gateway's pass")]
-    Stranger,
+    Unauthenticated,
     /// The error of another call that did the same work, for which this call waited.
     #[error(transparent)]
-    Same(Arc<Trouble>),
+    Shared(Arc<LinkError>),
     /// It answered something that is not the protocol of agents.
     #[error("unexpected answer of the member: {0}")]
-    Odd(String),
+    Protocol(String),
 }
 
-impl Trouble {
+impl LinkError {
     /// The error for a failed attempt to open a connection.
     pub(crate) fn opening(err: io::Error) -> Self {
         match err.kind() {
@@ -50,8 +50,8 @@ impl Trouble {
     pub(crate) fn of(err: &CallError) -> Option<&Self> {
         let mut cause = err.source();
         while let Some(one) = cause {
-            if let Some(trouble) = one.downcast_ref::<Self>() {
-                return Some(trouble.itself());
+            if let Some(link_error) = one.downcast_ref::<Self>() {
+                return Some(link_error.unshared());
             }
             cause = one.source();
         }
@@ -59,11 +59,11 @@ impl Trouble {
     }
 
     /// A short description for the operator, without the chain of causes.
-    pub(crate) fn in_words(&self) -> String {
-        if let Some(words) = tls::in_words(self) {
+    pub(crate) fn describe(&self) -> String {
+        if let Some(words) = tls::explain(self) {
             return words.to_owned();
         }
-        match self.itself() {
+        match self.unshared() {
             Self::Refused(_) => "no process listens at its address".to_owned(),
             Self::Unreachable(err) if err.kind() == io::ErrorKind::TimedOut => {
                 "its address does not answer".to_owned()
@@ -72,9 +72,9 @@ impl Trouble {
         }
     }
 
-    fn itself(&self) -> &Self {
+    fn unshared(&self) -> &Self {
         match self {
-            Self::Same(other) => other.itself(),
+            Self::Shared(other) => other.unshared(),
             own => own,
         }
     }
@@ -99,23 +99,23 @@ mod tests {
     fn link_errors_are_found_in_the_cause_chain() {
         let function = || testing::version("pay", 1).function;
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let before = Trouble::opening(refused).before(function());
-        assert!(matches!(Trouble::of(&before), Some(Trouble::Refused(_))));
+        let before = LinkError::opening(refused).before(function());
+        assert!(matches!(LinkError::of(&before), Some(LinkError::Refused(_))));
         assert!(before.verdict().retry_safe);
 
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let shared = Trouble::Same(Arc::new(Trouble::opening(refused))).before(function());
+        let shared = LinkError::Shared(Arc::new(LinkError::opening(refused))).before(function());
         assert!(
-            matches!(Trouble::of(&shared), Some(Trouble::Refused(_))),
+            matches!(LinkError::of(&shared), Some(LinkError::Refused(_))),
             "a shared error counts as the call's own"
         );
 
         let timed_out = io::Error::from(io::ErrorKind::TimedOut);
-        let after = Trouble::opening(timed_out).after(function());
-        assert!(matches!(Trouble::of(&after), Some(Trouble::Unreachable(_))));
+        let after = LinkError::opening(timed_out).after(function());
+        assert!(matches!(LinkError::of(&after), Some(LinkError::Unreachable(_))));
         assert!(!after.verdict().retry_safe && after.verdict().status == 502);
 
         let crash = CallError::FunctionCrashed { function: function(), cause: "exit 1".into() };
-        assert!(Trouble::of(&crash).is_none() && Trouble::of(&CallError::CallerGone).is_none());
+        assert!(LinkError::of(&crash).is_none() && LinkError::of(&CallError::CallerGone).is_none());
     }
 }

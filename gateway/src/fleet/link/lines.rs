@@ -1,7 +1,7 @@
 //! An answer of one JSON value per line, read line by line as it arrives.
 
-use super::Kept;
-use super::error::Trouble;
+use super::PooledBody;
+use super::error::LinkError;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body_util::BodyDataStream;
 use serde::de::DeserializeOwned;
@@ -13,21 +13,21 @@ use tokio_util::{
 
 /// The lines; none may be longer than `limit` bytes.
 pub(crate) fn lines(
-    body: Kept,
+    body: PooledBody,
     limit: usize,
-) -> impl Stream<Item = Result<String, Trouble>> + Send + Unpin + 'static {
+) -> impl Stream<Item = Result<String, LinkError>> + Send + Unpin + 'static {
     let bytes = BodyDataStream::new(body).map_err(io::Error::other);
     let codec = LinesCodec::new_with_max_length(limit);
     let lines = FramedRead::new(StreamReader::new(bytes), codec);
     lines.map(|line| {
         line.map_err(|err| match err {
-            LinesCodecError::Io(err) => Trouble::Broke(err.into()),
-            LinesCodecError::MaxLineLengthExceeded => Trouble::Odd(err.to_string()),
+            LinesCodecError::Io(err) => LinkError::Disconnected(err.into()),
+            LinesCodecError::MaxLineLengthExceeded => LinkError::Protocol(err.to_string()),
         })
     })
 }
 
 /// Parses a line.
-pub(crate) fn parsed<T: DeserializeOwned>(line: &str) -> Result<T, Trouble> {
-    serde_json::from_str(line).map_err(|err| Trouble::Odd(err.to_string()))
+pub(crate) fn parsed<T: DeserializeOwned>(line: &str) -> Result<T, LinkError> {
+    serde_json::from_str(line).map_err(|err| LinkError::Protocol(err.to_string()))
 }

@@ -1,9 +1,9 @@
 //! A call over HTTP: the function's own request with four headers of the platform, and the
 //! function's answer with one. Nothing is copied: headers are moved, bodies are streamed.
 
-use super::{Remote, Trouble};
+use super::{LinkError, Remote};
 use crate::fleet::{
-    link::{Kept, Sent},
+    link::{PooledBody, Sent},
     view::VersionKey,
 };
 use epsilon_api::{
@@ -26,15 +26,15 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 /// How often a call that waits for its answer checks whether its VM is lost.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_secs(1);
 
 impl Remote {
     pub(super) async fn send(&self, call: Call) -> Result<Answer, CallError> {
         let Call { version, request_id, may_wait, request, interim, .. } = call;
         let key = VersionKey::of_version(&version);
-        self.tell(&version, key)
+        self.announce(&version, key)
             .await
-            .map_err(|trouble| trouble.before(version.function.clone()))?;
+            .map_err(|link_error| link_error.before(version.function.clone()))?;
         let uploads = !request.body().is_end_stream();
         let request = prepare(request, &version, &request_id, may_wait).map_err(|err| {
             CallError::Internal(Box::new(err)) // a bug of the gateway; nothing was sent
@@ -43,10 +43,10 @@ impl Remote {
             Sent::Answered(response, connection) => {
                 self.answer(response, connection, uploads, &version).await
             }
-            Sent::Unsent(trouble) => Err(trouble.before(version.function.clone())),
-            Sent::Lost(trouble) => Err(trouble.after(version.function.clone())),
+            Sent::Unsent(link_error) => Err(link_error.before(version.function.clone())),
+            Sent::Lost(link_error) => Err(link_error.after(version.function.clone())),
             Sent::BadBody(err) => {
-                Err(CallError::of_request_body(&err).unwrap_or(CallError::CallerGone))
+                Err(CallError::from_body_error(&err).unwrap_or(CallError::CallerGone))
             }
         }
     }
@@ -59,17 +59,17 @@ impl Remote {
         sent: impl Future<Output = Sent>,
         version: &Version,
     ) -> Result<Sent, CallError> {
-        let limit = version.spec.timeout + self.patience.start;
+        let limit = version.spec.timeout + self.timeouts.start;
         let over = Instant::now() + limit;
         let mut sent = pin!(sent);
         loop {
             let now = Instant::now();
-            if let Ok(sent) = timeout_at((now + LOOK).min(over), sent.as_mut()).await {
+            if let Ok(sent) = timeout_at((now + POLL).min(over), sent.as_mut()).await {
                 return Ok(sent);
             }
             if self.is_lost() || Instant::now() >= over {
                 let waited = limit.saturating_sub(over.saturating_duration_since(Instant::now()));
-                return Err(Trouble::Silent(waited).after(version.function.clone()));
+                return Err(LinkError::TimedOut(waited).after(version.function.clone()));
             }
         }
     }
@@ -84,21 +84,21 @@ impl Remote {
         if response.headers().contains_key(REFUSAL) {
             // The upload of a refused call is not read any more, so its connection is closed
             // afterwards.
-            let kept = |body| {
+            let pooled = |body| {
                 if uploads {
-                    Kept::once(body, connection)
+                    PooledBody::once(body, connection)
                 } else {
-                    Kept::new(body, connection, Arc::clone(&self.link))
+                    PooledBody::new(body, connection, Arc::clone(&self.link))
                 }
             };
-            return Err(self.refusal(response.map(kept), version).await);
+            return Err(self.refusal(response.map(pooled), version).await);
         }
         let spent = response.headers_mut().remove(SPENT);
         let spent = spent.as_ref().and_then(|text| text.to_str().ok()).and_then(read_spent);
         // hyper's own answers (400, 431) lack this header: the agent's HTTP server refused what the
         // gateway let through.
         let Some(spent) = spent else {
-            let odd = Trouble::Odd(format!(
+            let odd = LinkError::Protocol(format!(
                 "status {} without the header of its timings",
                 response.status()
             ));
@@ -109,8 +109,8 @@ impl Remote {
             response.extensions_mut().insert(Held(Arc::new(connection)));
             return Ok(Answer { response: response.map(|_| body::empty()), spent });
         }
-        let kept = |body| body::boxed(Kept::new(body, connection, Arc::clone(&self.link)));
-        Ok(Answer { response: response.map(kept), spent })
+        let pooled = |body| body::boxed(PooledBody::new(body, connection, Arc::clone(&self.link)));
+        Ok(Answer { response: response.map(pooled), spent })
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 /// The versions that the agent of one VM knows. Read by every call, so it stores 8 bytes per
 /// version and no name.
 #[derive(Debug, Default)]
-pub(super) struct Told(RwLock<Known>);
+pub(super) struct KnownVersions(RwLock<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -16,7 +16,7 @@ struct Known {
     versions: HashSet<VersionKey, rapidhash::fast::RandomState>,
 }
 
-impl Told {
+impl KnownVersions {
     /// Whether the agent knows the version.
     pub(super) fn knows(&self, version: VersionKey) -> bool {
         self.0.read().versions.contains(&version)
@@ -28,7 +28,7 @@ impl Told {
     }
 
     /// The agent of that boot knows the version now; ignored if the agent has restarted since.
-    pub(super) fn learn(&self, version: VersionKey, boot: u64) {
+    pub(super) fn add(&self, version: VersionKey, boot: u64) {
         let mut known = self.0.write();
         if known.boot == boot {
             known.versions.insert(version);
@@ -41,12 +41,12 @@ impl Told {
     }
 
     /// The agent may have restarted: every version has to be announced again.
-    pub(super) fn doubt(&self) {
+    pub(super) fn invalidate_versions(&self) {
         self.0.write().versions.clear();
     }
 
     /// A report of this boot was received.
-    pub(super) fn in_boot(&self, boot: u64) {
+    pub(super) fn set_boot(&self, boot: u64) {
         if self.boot() != boot {
             *self.0.write() = Known { boot, ..Known::default() };
         }
@@ -61,21 +61,21 @@ mod tests {
     #[test]
     fn a_restart_forgets_all_versions() {
         let key = VersionKey::of_version(&testing::version("pay", 1));
-        let told = Told::default();
-        told.in_boot(7);
-        told.learn(key, told.boot());
-        assert!(told.knows(key));
-        told.in_boot(7);
-        assert!(told.knows(key), "the same boot");
-        told.in_boot(8);
-        assert!(!told.knows(key));
-        told.learn(key, 7);
-        assert!(!told.knows(key), "that was the agent of the previous boot");
-        told.learn(key, 8);
-        told.doubt();
-        assert!(!told.knows(key), "its report stream broke off");
-        told.learn(key, 8);
-        told.forget(key);
-        assert!(!told.knows(key));
+        let known_versions = KnownVersions::default();
+        known_versions.set_boot(7);
+        known_versions.add(key, known_versions.boot());
+        assert!(known_versions.knows(key));
+        known_versions.set_boot(7);
+        assert!(known_versions.knows(key), "the same boot");
+        known_versions.set_boot(8);
+        assert!(!known_versions.knows(key));
+        known_versions.add(key, 7);
+        assert!(!known_versions.knows(key), "that was the agent of the previous boot");
+        known_versions.add(key, 8);
+        known_versions.invalidate_versions();
+        assert!(!known_versions.knows(key), "its report stream broke off");
+        known_versions.add(key, 8);
+        known_versions.forget(key);
+        assert!(!known_versions.knows(key));
     }
 }

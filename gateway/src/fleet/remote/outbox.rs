@@ -23,12 +23,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long after a version stopped serving it is retired: other gateways may not have learned of
 /// it and still send calls.
-const LATE: Duration = Duration::from_secs(6);
-const LOOK: Duration = Duration::from_secs(1);
+const RETIRE_DELAY: Duration = Duration::from_secs(6);
+const POLL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Orders {
-    open: Mutex<Open>,
+    open: Mutex<OpenOrders>,
     wake: Notify,
     /// Held while an order is being sent: a call that needs a version again waits until its
     /// retirement has arrived.
@@ -36,7 +36,7 @@ pub(super) struct Orders {
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenOrders {
     /// Versions to retire, with the earliest time to send the order.
     retire: BTreeMap<VersionId, Instant>,
     forget: BTreeSet<FunctionName>,
@@ -54,7 +54,7 @@ enum Order {
 
 impl Orders {
     pub(super) fn retire(&self, version: &VersionId) {
-        self.open.lock().retire.entry(version.clone()).or_insert(Instant::now() + LATE);
+        self.open.lock().retire.entry(version.clone()).or_insert(Instant::now() + RETIRE_DELAY);
         self.wake.notify_one();
     }
 
@@ -115,26 +115,26 @@ impl Orders {
 /// Sends a VM's orders, one after the other. Input: its open orders. Output: requests to its agent.
 /// Ends only by being dropped; an order that was sent but not marked as done is sent again, which
 /// is harmless.
-pub(crate) async fn carry_out(remote: std::sync::Arc<Remote>) {
+pub(crate) async fn send_orders(remote: std::sync::Arc<Remote>) {
     let mut pause = FIRST_PAUSE;
     loop {
         let sending = remote.orders.sending.lock().await;
         let Some(order) = remote.orders.next(Instant::now()) else {
             drop(sending);
             // A notification in between is not lost; orders that are not due yet are checked again
-            // after `LOOK`.
-            let _ = timeout(LOOK, remote.orders.wake.notified()).await;
+            // after `POLL`.
+            let _ = timeout(POLL, remote.orders.wake.notified()).await;
             continue;
         };
-        match remote.carry_out(&order).await {
+        match remote.send_orders(&order).await {
             Ok(()) => {
                 remote.orders.done(&order);
                 pause = FIRST_PAUSE;
             }
-            Err(trouble) => {
+            Err(link_error) => {
                 remote.orders.failed();
                 drop(sending);
-                tracing::debug!(vm = %remote.link.address(), ?order, error = %Chain(&trouble), "Order could not be sent to the VM; retrying.");
+                tracing::debug!(vm = %remote.link.address(), ?order, error = %Chain(&link_error), "Order could not be sent to the VM; retrying.");
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -143,7 +143,7 @@ pub(crate) async fn carry_out(remote: std::sync::Arc<Remote>) {
 }
 
 impl Remote {
-    async fn carry_out(&self, order: &Order) -> Result<(), super::Trouble> {
+    async fn send_orders(&self, order: &Order) -> Result<(), super::LinkError> {
         match order {
             Order::Retire(version) => self.order(Method::POST, "/v1/retire", version).await,
             Order::Forget(function) => self.order(Method::POST, "/v1/forget", function).await,
@@ -167,7 +167,7 @@ mod tests {
         orders.retire(&one);
         orders.keep(&one).await;
         assert_eq!(orders.next(Instant::now()), None, "other gateways may still send calls");
-        let later = Instant::now() + LATE;
+        let later = Instant::now() + RETIRE_DELAY;
         assert_eq!(orders.next(later), Some(Order::Retire(two.clone())));
         orders.done(&Order::Retire(two));
         assert_eq!(orders.next(later), None);

@@ -42,12 +42,12 @@ const HOMES: [&str; 10] = [
 fn a_hundred_names_stay_where_they_are() {
     let vms: Vec<_> = ('a'..='h').map(|id| (format!("vm-{id}"), 16 + id as u32 % 3 * 16)).collect();
     let ring = ring(&vms);
-    let way = |n: usize| -> String {
+    let walk_of = |n: usize| -> String {
         let walk = ring.walk(stable::of_name(&format!("function-{n}")));
         walk.take(3).map(|vm| vms[vm].0.trim_start_matches("vm-").to_owned()).collect()
     };
     let lines: Vec<String> = (0..10)
-        .map(|ten| (0..10).map(|n| way(ten * 10 + n)).collect::<Vec<_>>().join(" "))
+        .map(|ten| (0..10).map(|n| walk_of(ten * 10 + n)).collect::<Vec<_>>().join(" "))
         .collect();
     assert_eq!(lines, HOMES);
 }
@@ -114,10 +114,10 @@ proptest! {
         name in "[A-Za-z][A-Za-z0-9_-]{0,62}",
     ) {
         let key = stable::of_name(&name);
-        let way = |vms: &[(String, u32)]| -> Vec<String> {
+        let walk_of = |vms: &[(String, u32)]| -> Vec<String> {
             ring(vms).walk(key).take(3).map(|vm| vms[vm].0.clone()).collect()
         };
-        prop_assert_eq!(way(&sorted), way(&came));
+        prop_assert_eq!(walk_of(&sorted), walk_of(&came));
     }
 
     #[test]

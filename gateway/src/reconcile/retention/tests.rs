@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     deploy::builders::Builders,
     fleet::{
-        Care,
+        HealthPolicy,
         link::{Identity, LinkLimits},
     },
     testing::{self, FakeVm},
@@ -53,11 +53,11 @@ impl World {
         let path = dir.path().join("epsilon.db");
         let store = epsilon_store::open(path.to_str().unwrap()).await.unwrap();
         let vms: Vec<_> = (0..vms).map(|n| FakeVm::new(&format!("vm-{n}"))).collect();
-        let fleet = Fleet::new(vms.iter().map(|vm| Arc::clone(vm) as _), &Care::default());
+        let fleet = Fleet::new(vms.iter().map(|vm| Arc::clone(vm) as _), &HealthPolicy::default());
         let builder = Arc::new(Noting(Mutex::default(), is_builder_broken));
         let local = Arc::clone(&builder) as Arc<dyn Builder>;
         let limits = LinkLimits { connect: Duration::from_secs(1), idle: Duration::from_secs(1) };
-        let signer = Signer::load_or_make(&dir.path().join("gateway.key")).unwrap();
+        let signer = Signer::load_or_create(&dir.path().join("gateway.key")).unwrap();
         let clock = Arc::new(Clock::start(Timestamp::now()));
         let identity = Identity { signer: Arc::new(signer), clock, tls: None, limits };
         let retention = Retention {
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// The removals that VMs and the builder received.
-    fn told(&self) -> (Vec<usize>, usize) {
+    fn removal_counts(&self) -> (Vec<usize>, usize) {
         let vms = self.vms.iter().map(|vm| vm.removed.lock().unwrap().len()).collect();
         (vms, self.builder.0.lock().len())
     }
@@ -100,10 +100,14 @@ async fn unneeded_images_are_removed_everywhere() {
         world.deploy(digest).await.unwrap();
     }
     world.retention.round().await.unwrap();
-    assert_eq!(world.told(), (vec![1, 1], 1));
+    assert_eq!(world.removal_counts(), (vec![1, 1], 1));
     assert_eq!(*world.builder.0.lock(), ["epsilon/pay:a"]);
     world.retention.round().await.unwrap();
-    assert_eq!(world.told(), (vec![1, 1], 1), "the image is gone and is not removed again");
+    assert_eq!(
+        world.removal_counts(),
+        (vec![1, 1], 1),
+        "the image is gone and is not removed again"
+    );
 }
 
 #[tokio::test]
@@ -115,7 +119,7 @@ async fn an_image_in_use_is_retried_later() {
     world.vms[0].uses_images.store(true, std::sync::atomic::Ordering::SeqCst);
     world.retention.keep.grace = Duration::ZERO;
     world.retention.round().await.unwrap();
-    let (vms, builder) = world.told();
+    let (vms, builder) = world.removal_counts();
     assert!(vms[0] > 0 && builder == 0, "the builder gets no removal: {vms:?} {builder}");
     world.deploy("a").await.expect("the image was not removed");
     world.vms[0].uses_images.store(false, std::sync::atomic::Ordering::SeqCst);
@@ -130,9 +134,9 @@ async fn a_place_that_does_not_answer_is_asked_again() {
         world.deploy(digest).await.unwrap();
     }
     world.retention.round().await.unwrap();
-    let before = world.told().1;
+    let before = world.removal_counts().1;
     world.retention.round().await.unwrap();
-    assert!(world.told().1 > before);
+    assert!(world.removal_counts().1 > before);
 }
 
 #[tokio::test]
@@ -145,5 +149,5 @@ async fn only_the_leader_does_it() {
     let store = &world.retention.store;
     assert!(store.lead(&other, ROLE, LEASE, Timestamp::now()).await.unwrap());
     world.retention.round().await.unwrap();
-    assert_eq!(world.told(), (vec![0], 0));
+    assert_eq!(world.removal_counts(), (vec![0], 0));
 }

@@ -21,9 +21,9 @@ use tokio::{
 
 const WHAT: &str = "archive";
 /// Bytes read from git at a time.
-const PIECE: usize = 64 << 10;
+const CHUNK: usize = 64 << 10;
 /// Bytes of a failed git's error output that are kept.
-const WORDS: u64 = 4 << 10;
+const MAX_STDERR: u64 = 4 << 10;
 
 /// Limits of an archive.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +72,14 @@ fn tar(
 type State = (Process, Pipes);
 
 async fn next((mut process, mut pipes): State) -> Result<Option<(Bytes, State)>, BodyError> {
-    let mut piece = Vec::with_capacity(PIECE);
+    let mut piece = Vec::with_capacity(CHUNK);
     if pipes.stdout.read_buf(&mut piece).await? > 0 {
         return Ok(Some((piece.into(), (process, pipes))));
     }
-    let words = command::read(pipes.stderr, WORDS).await?.0;
+    let stderr = command::read(pipes.stderr, MAX_STDERR).await?.0;
     match process.wait().await? {
         status if status.success() => Ok(None),
-        status => Err(command::failed(WHAT.into(), &words, status).into()),
+        status => Err(command::failed(WHAT.into(), &stderr, status).into()),
     }
 }
 
@@ -166,11 +166,11 @@ mod tests {
         let archive = of_commit(&git, dir.path(), &commit, &[], small).unwrap();
         let err = archive.collect().await.unwrap_err();
         let mut cause: Option<&(dyn Error + 'static)> = Some(&*err);
-        let told = std::iter::from_fn(|| {
+        let has_cause = std::iter::from_fn(|| {
             let one = cause.take()?;
             cause = one.source();
             Some(one.is::<BodyTooLarge>())
         });
-        assert!(told.into_iter().any(|is| is), "{err}");
+        assert!(has_cause.into_iter().any(|is| is), "{err}");
     }
 }

@@ -22,12 +22,12 @@ use tokio::{
 /// All features used here exist since this release (end of 2020).
 const OLDEST: Version = Version(2, 30);
 /// Limits for `git version`, which reads no repository.
-const ASKING: Limits = Limits { time: Duration::from_secs(10), output: Bytes(4 << 10) };
+const VERSION_LIMITS: Limits = Limits { time: Duration::from_secs(10), output: Bytes(4 << 10) };
 /// Bytes of a failed git's error output that are kept.
-const WORDS: u64 = 4 << 10;
+const MAX_STDERR: u64 = 4 << 10;
 /// The only variables taken from the gateway's environment: where git's programs are, and where
 /// temporary files go.
-const KEPT: [&str; 2] = ["PATH", "TMPDIR"];
+const INHERITED: [&str; 2] = ["PATH", "TMPDIR"];
 /// git asks for nothing, reads no settings of the machine or its users, and prints English.
 const SET: [(&str, &str); 7] = [
     ("LC_ALL", "C"),
@@ -75,8 +75,8 @@ pub(crate) enum GitError {
         #[source]
         source: io::Error,
     },
-    #[error("`git {what}` failed: {words}")]
-    Failed { what: String, words: String },
+    #[error("`git {what}` failed: {stderr}")]
+    Failed { what: String, stderr: String },
     #[error("`git {what}` took longer than {}", humantime::format_duration(*limit))]
     TookTooLong { what: String, limit: Duration },
     #[error("`git {what}` printed more than {limit}")]
@@ -106,8 +106,8 @@ impl Git {
     /// Checks that there is a git of a sufficient version.
     pub(crate) async fn ready(&self) -> Result<Version, GitError> {
         let look = async {
-            let said = self.run(["version"]).output(ASKING).await?;
-            let found = version(&said).ok_or(GitError::Missing)?;
+            let output = self.run(["version"]).output(VERSION_LIMITS).await?;
+            let found = version(&output).ok_or(GitError::Missing)?;
             if found < OLDEST { Err(GitError::TooOld { found }) } else { Ok(found) }
         };
         self.found.get_or_try_init(|| look).await.copied()
@@ -127,8 +127,8 @@ impl Git {
 }
 
 /// Parses `git version 2.39.5 (Apple Git-154)` and the like.
-fn version(said: &[u8]) -> Option<Version> {
-    let mut numbers = std::str::from_utf8(said).ok()?.split_whitespace().nth(2)?.split('.');
+fn version(output: &[u8]) -> Option<Version> {
+    let mut numbers = std::str::from_utf8(output).ok()?.split_whitespace().nth(2)?.split('.');
     let mut next = || numbers.next()?.parse().ok();
     Some(Version(next()?, next()?))
 }
@@ -185,27 +185,27 @@ impl Run {
                 // If git exits before it has read its input, its error output says why.
                 let _ = stdin.write_all(&input).await;
             };
-            let ((), out, words) =
-                tokio::join!(feed, read(stdout, limits.output.get()), read(stderr, WORDS));
-            io::Result::Ok((out?, words?, process.wait().await?))
+            let ((), out, stderr) =
+                tokio::join!(feed, read(stdout, limits.output.get()), read(stderr, MAX_STDERR));
+            io::Result::Ok((out?, stderr?, process.wait().await?))
         };
         let run = tokio::time::timeout(limits.time, run).await;
         let Ok(ended) = run else {
             return Err(GitError::TookTooLong { what, limit: limits.time });
         };
-        let ((out, is_all), (words, _), status) =
+        let ((out, is_all), (stderr, _), status) =
             ended.map_err(|source| GitError::Run { what: what.clone(), source })?;
         if !is_all {
             return Err(GitError::TooMuch { what, limit: limits.output });
         }
-        if status.success() { Ok(out) } else { Err(failed(what, &words, status)) }
+        if status.success() { Ok(out) } else { Err(failed(what, &stderr, status)) }
     }
 
     /// Starts git with all three pipes, for callers that read and write while it runs.
     pub(crate) fn start(self) -> Result<(Process, Pipes), GitError> {
         let mut command = Command::new(&self.program);
         command.env_clear().envs(SET);
-        for name in KEPT {
+        for name in INHERITED {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         for setting in &self.settings {
@@ -241,9 +241,9 @@ impl Run {
 }
 
 /// The error of a failed git, from its own error output.
-pub(crate) fn failed(what: String, words: &[u8], status: ExitStatus) -> GitError {
-    let words = String::from_utf8_lossy(words).trim().to_owned();
-    GitError::Failed { what, words: if words.is_empty() { status.to_string() } else { words } }
+pub(crate) fn failed(what: String, stderr: &[u8], status: ExitStatus) -> GitError {
+    let stderr = String::from_utf8_lossy(stderr).trim().to_owned();
+    GitError::Failed { what, stderr: if stderr.is_empty() { status.to_string() } else { stderr } }
 }
 
 /// A running git. If dropped before its end, git and its child processes are killed.
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn versions_are_read_as_they_are_printed_anywhere() {
-        for (said, want) in [
+        for (output, want) in [
             ("git version 2.47.3\n", Some(Version(2, 47))),
             ("git version 2.39.5 (Apple Git-154)\n", Some(Version(2, 39))),
             ("git version 2.9.windows.1", Some(Version(2, 9))),
@@ -312,7 +312,7 @@ mod tests {
             ("zsh: command not found", None),
             ("", None),
         ] {
-            assert_eq!(version(said.as_bytes()), want, "{said}");
+            assert_eq!(version(output.as_bytes()), want, "{output}");
         }
         assert!(Version(2, 9) < OLDEST && Version(3, 0) > OLDEST);
     }

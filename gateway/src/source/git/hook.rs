@@ -24,8 +24,8 @@ use tokio::{
 /// Environment variable with the folder of the pipes.
 pub(crate) const FOLDER: &str = "EPSILON_PUSH";
 /// Names of the pipes.
-const ASKED: &str = "asked";
-const TOLD: &str = "told";
+const REQUEST_PIPE: &str = "asked";
+const ANSWER_PIPE: &str = "told";
 /// Sends the updates, prints the lines it gets, and exits as decided.
 const SCRIPT: &str = r#"#!/bin/sh
 # Written by the gateway at each push. No push changes anything before the gateway has said `accept`.
@@ -42,7 +42,7 @@ done
 exit 1
 "#;
 /// Longest list of changes: some thousands of branches and tags.
-const LONGEST: u64 = 1 << 20;
+const MAX_UPDATES_LEN: u64 = 1 << 20;
 
 /// Writes the hook if it is missing or different, through a temporary file named `half`. Returns
 /// whether it can be executed.
@@ -86,7 +86,8 @@ impl Drop for Folder {
 /// fails, and git ends with it.
 pub(crate) fn remove_left(pushes: &Path) {
     let left = fs::read_dir(pushes).into_iter().flatten().flatten();
-    let pipes = left.flat_map(|push| [ASKED, TOLD].map(|name| push.path().join(name)));
+    let pipes =
+        left.flat_map(|push| [REQUEST_PIPE, ANSWER_PIPE].map(|name| push.path().join(name)));
     // Opened for reading and writing, which does not block. Held until the names are gone, so that
     // a hook cannot block on the second pipe.
     let held: Vec<_> = pipes
@@ -99,13 +100,13 @@ pub(crate) fn remove_left(pushes: &Path) {
 /// The gateway's end of the pipes.
 #[derive(Debug)]
 pub(crate) struct Hook {
-    asked: pipe::Receiver,
-    told: pipe::Sender,
+    requests: pipe::Receiver,
+    answers: pipe::Sender,
 }
 
 /// What the hook sends.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct PushRequest {
     /// Folder of the push's objects; empty if it brings none.
     pub(crate) quarantine: String,
     pub(crate) updates: Vec<Update>,
@@ -123,14 +124,14 @@ impl Hook {
         };
         let mut options = pipe::OpenOptions::new();
         options.read_write(true);
-        let asked = options.open_receiver(make(ASKED)?)?;
-        Ok(Self { asked, told: options.open_sender(make(TOLD)?)? })
+        let requests = options.open_receiver(make(REQUEST_PIPE)?)?;
+        Ok(Self { requests, answers: options.open_sender(make(ANSWER_PIPE)?)? })
     }
 
     /// Waits until the hook runs. Never resolves if git sees no reason to run it.
-    pub(crate) async fn asked(&mut self) -> io::Result<Asked> {
+    pub(crate) async fn read_updates(&mut self) -> io::Result<PushRequest> {
         let broken = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-        let mut lines = BufReader::new((&mut self.asked).take(LONGEST)).lines();
+        let mut lines = BufReader::new((&mut self.requests).take(MAX_UPDATES_LEN)).lines();
         let mut next = async || {
             let line = lines.next_line().await?;
             line.ok_or_else(|| broken("the push changes too many branches and tags at once"))
@@ -140,7 +141,7 @@ impl Hook {
         loop {
             let line = next().await?;
             if line == "." {
-                return Ok(Asked { quarantine, updates });
+                return Ok(PushRequest { quarantine, updates });
             }
             let update = Update::parse(&line);
             updates.push(update.ok_or_else(|| broken("git's hook was given an invalid update"))?);
@@ -148,14 +149,14 @@ impl Hook {
     }
 
     /// Sends one line to the pusher. Waits for a slow client.
-    pub(crate) async fn say(&mut self, line: &str) -> io::Result<()> {
-        self.told.write_all(format!("say{line}\n").as_bytes()).await
+    pub(crate) async fn print(&mut self, line: &str) -> io::Result<()> {
+        self.answers.write_all(format!("say{line}\n").as_bytes()).await
     }
 
     /// Sends the final decision.
     pub(crate) async fn decide(&mut self, accepted: bool) -> io::Result<()> {
         let word: &[u8] = if accepted { b"accept\n" } else { b"refuse\n" };
-        self.told.write_all(word).await
+        self.answers.write_all(word).await
     }
 }
 
@@ -206,10 +207,10 @@ mod tests {
             let mut child = lab.start();
             let update = format!("{OLD} {NEW} refs/heads/main\n");
             child.stdin.take().unwrap().write_all(update.as_bytes()).await.unwrap();
-            let asked = hook.asked().await.unwrap();
+            let asked = hook.read_updates().await.unwrap();
             assert_eq!((asked.quarantine.as_str(), asked.updates.len()), ("/q", 1));
             for line in ["  building", "", r"a \n 100% $HOME `id`", "accept"] {
-                hook.say(line).await.unwrap();
+                hook.print(line).await.unwrap();
             }
             hook.decide(accepted).await.unwrap();
             let ended = child.wait_with_output().await.unwrap();
@@ -237,7 +238,7 @@ mod tests {
         let mut hook = Hook::open(&lab.folder).unwrap();
         let mut child = lab.start();
         drop(child.stdin.take());
-        hook.asked().await.unwrap();
+        hook.read_updates().await.unwrap();
         drop(hook);
         assert!(!child.wait().await.unwrap().success());
     }

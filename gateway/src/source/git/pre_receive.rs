@@ -6,11 +6,11 @@
 //! ```
 
 use super::archive::Limits;
-use super::hook::{Asked, Hook};
+use super::hook::{Hook, PushRequest};
 use super::refs::{ObjectId, Plan, Update};
 use super::repository::{Quarantine, Repository};
 use super::{GitHost, archive, progress, refs, unsupported};
-use crate::deploy::progress::Story;
+use crate::deploy::progress::Progress;
 use crate::deploy::queue::Turn;
 use crate::deploy::{Push, builders};
 use epsilon_api::{
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Decides about one push.
-pub(crate) struct Judge<'a> {
+pub(crate) struct PreReceive<'a> {
     pub(crate) host: &'a Arc<GitHost>,
     pub(crate) project: &'a ProjectName,
     pub(crate) repository: &'a Repository,
@@ -33,19 +33,19 @@ pub(crate) struct Judge<'a> {
 
 /// The decision about a push.
 #[derive(Debug)]
-pub(crate) enum Judged {
+pub(crate) enum Verdict {
     Refused,
     /// Stored; nothing was deployed.
-    Kept,
+    Stored,
     /// Deployed; this update serves.
     Deployed(Update),
 }
 
-impl Judged {
+impl Verdict {
     pub(crate) fn is_accepted(&self) -> bool {
         match self {
             Self::Refused => false,
-            Self::Kept | Self::Deployed(_) => true,
+            Self::Stored | Self::Deployed(_) => true,
         }
     }
 
@@ -82,40 +82,41 @@ enum Next {
     Deploy(Update, DeploymentId),
 }
 
-impl Judge<'_> {
+impl PreReceive<'_> {
     /// Decides, and sends the progress to the pusher; the caller sends the final decision. The turn
     /// must be held until git has ended.
-    pub(crate) async fn judge(
+    pub(crate) async fn decide_push(
         &self,
-        asked: Asked,
+        request: PushRequest,
         hook: &mut Hook,
-    ) -> io::Result<(Judged, Option<Turn>)> {
-        let (story, reader) = Story::new(Arc::clone(&self.host.deploys.metrics));
-        let ((turn, next), told) = tokio::join!(self.decide(asked, story), tell(reader, hook));
-        let told = told?;
-        let judged = match next {
+    ) -> io::Result<(Verdict, Option<Turn>)> {
+        let (progress, reader) = Progress::new(Arc::clone(&self.host.deploys.metrics));
+        let ((turn, next), succeeded) =
+            tokio::join!(self.plan_push(request, progress), forward_events(reader, hook));
+        let succeeded = succeeded?;
+        let verdict = match next {
             Err(why) => {
                 for line in progress::refused(&why) {
-                    hook.say(&line).await?;
+                    hook.print(&line).await?;
                 }
-                Judged::Refused
+                Verdict::Refused
             }
-            Ok(Next::Keep) => Judged::Kept,
+            Ok(Next::Keep) => Verdict::Stored,
             Ok(Next::Deploy(update, id)) => {
-                if self.ended_well(told, &id).await {
-                    Judged::Deployed(update)
+                if self.ended_well(succeeded, &id).await {
+                    Verdict::Deployed(update)
                 } else {
-                    Judged::Refused
+                    Verdict::Refused
                 }
             }
         };
-        Ok((judged, turn))
+        Ok((verdict, turn))
     }
 
     /// The last event contains the result, unless the pusher's terminal was too slow for it.
-    async fn ended_well(&self, told: Option<bool>, id: &DeploymentId) -> bool {
-        match told {
-            Some(told) => told,
+    async fn ended_well(&self, succeeded: Option<bool>, id: &DeploymentId) -> bool {
+        match succeeded {
+            Some(succeeded) => succeeded,
             None => {
                 let found = self.host.deploys.store.deployment(id).await;
                 found.is_ok_and(|one| one.state == DeploymentState::Done)
@@ -123,20 +124,24 @@ impl Judge<'_> {
         }
     }
 
-    async fn decide(&self, asked: Asked, story: Story) -> (Option<Turn>, Result<Next, Refusal>) {
-        let Some(turn) = self.host.turn(self.project, &story).await else {
+    async fn plan_push(
+        &self,
+        request: PushRequest,
+        progress: Progress,
+    ) -> (Option<Turn>, Result<Next, Refusal>) {
+        let Some(turn) = self.host.turn(self.project, &progress).await else {
             return (None, Err("earlier pushes took too long; push again".into()));
         };
-        let quarantine = Quarantine::new(&asked.quarantine, self.repository);
-        let next = self.look(&asked.updates, &quarantine, story).await;
+        let quarantine = Quarantine::new(&request.quarantine, self.repository);
+        let next = self.check_and_deploy(&request.updates, &quarantine, progress).await;
         (Some(turn), next)
     }
 
-    async fn look(
+    async fn check_and_deploy(
         &self,
         updates: &[Update],
         quarantine: &Quarantine,
-        story: Story,
+        progress: Progress,
     ) -> Result<Next, Refusal> {
         if self.cancel.is_cancelled() {
             return Err("the gateway stops, or the client hung up".into());
@@ -147,27 +152,31 @@ impl Judge<'_> {
             Plan::Deploy(update, notes) => (Some(update), notes),
         };
         self.can_move(updates, quarantine).await?;
-        self.host.lately(self.project).into_iter().chain(notes).for_each(|note| story.line(note));
+        self.host
+            .recent_push(self.project)
+            .into_iter()
+            .chain(notes)
+            .for_each(|note| progress.line(note));
         let Some(update) = update else { return Ok(Next::Keep) };
-        let commit = self.repository.commit(&update.new, quarantine).await.map_err(told)?;
+        let commit = self.repository.commit(&update.new, quarantine).await.map_err(as_refusal)?;
         let commit = commit.ok_or_else(|| format!("{} is not a commit", update.shown()))?;
         let git = self.repository.git();
         let path = self.repository.path();
         let time = self.host.config.lookup_timeout;
         let contents = unsupported::check(git, path, commit.as_str(), quarantine.env(), time).await;
-        contents.map_err(told)?.map_err(|what| format!("{what}: {}", what.hint()))?;
+        contents.map_err(as_refusal)?.map_err(|what| format!("{what}: {}", what.hint()))?;
         if self.host.deploys.builders.is_empty() {
             let none = builders::no_builder();
             return Err(none.message);
         }
-        let id = self.deploy(&update, &commit, quarantine, story)?;
+        let id = self.deploy(&update, &commit, quarantine, progress)?;
         Ok(Next::Deploy(update, id))
     }
 
     /// Whether the branches are still where the pusher saw them, and git can move them.
     async fn can_move(&self, updates: &[Update], quarantine: &Quarantine) -> Result<(), Refusal> {
         for update in updates {
-            let now = self.repository.at(&update.name).await.map_err(told)?;
+            let now = self.repository.at(&update.name).await.map_err(as_refusal)?;
             let shown = update.shown();
             match &now {
                 Some(now) if *now == update.old => {}
@@ -187,7 +196,7 @@ impl Judge<'_> {
                 None => return Err(format!("{shown} was deleted by another push; push again")),
             }
         }
-        self.repository.try_updates(updates, quarantine).await.map_err(told)
+        self.repository.try_updates(updates, quarantine).await.map_err(as_refusal)
     }
 
     /// Starts the deployment, which reports its progress after this returns.
@@ -196,15 +205,20 @@ impl Judge<'_> {
         update: &Update,
         commit: &ObjectId,
         quarantine: &Quarantine,
-        story: Story,
+        progress: Progress,
     ) -> Result<DeploymentId, Refusal> {
         let deploys = Arc::clone(&self.host.deploys);
         let limits = Limits { size: self.host.max_source, time: deploys.limit };
         let git = self.repository.git();
         let path = self.repository.path();
         let archive = archive::of_commit(git, path, commit.as_str(), quarantine.env(), limits);
-        let archive = archive.map_err(told)?;
-        story.line(format!("{}: deploying {} of {}", self.project, commit.short(), update.shown()));
+        let archive = archive.map_err(as_refusal)?;
+        progress.line(format!(
+            "{}: deploying {} of {}",
+            self.project,
+            commit.short(),
+            update.shown()
+        ));
         let project = self.project.clone();
         let folder = Some(project.to_string());
         let push = Push { archive, folder, only: Vec::new(), project: Some(project) };
@@ -213,17 +227,17 @@ impl Judge<'_> {
         let deployment = id.clone();
         self.host
             .background
-            .spawn(async move { deploys.run(deployment, push, story, cancel).await });
+            .spawn(async move { deploys.run(deployment, push, progress, cancel).await });
         Ok(id)
     }
 }
 
-fn told(err: super::GitError) -> Refusal {
+fn as_refusal(err: super::GitError) -> Refusal {
     err.to_string()
 }
 
 /// Sends all events to the pusher. Returns the result of the deployment, if it was among them.
-async fn tell(
+async fn forward_events(
     mut reader: mpsc::Receiver<DeployEvent>,
     hook: &mut Hook,
 ) -> io::Result<Option<bool>> {
@@ -238,7 +252,7 @@ async fn tell(
             | DeployEvent::Log { .. } => {}
         }
         for line in progress::lines(&event) {
-            hook.say(&line).await?;
+            hook.print(&line).await?;
         }
     }
     Ok(ended)

@@ -9,7 +9,7 @@ use epsilon_api::{
 /// git writes `remote: ` before each line; both fit into a terminal of 100 columns.
 const WIDTH: usize = 90;
 /// Longest line of a tool's output. Minified code can be one line of a megabyte.
-const LONGEST: usize = 1000;
+const MAX_LINE: usize = 1000;
 
 /// The lines of one event.
 pub(crate) fn lines(event: &DeployEvent) -> Vec<String> {
@@ -96,7 +96,7 @@ fn clean(line: &str) -> String {
             '\u{1b}' => skip_escape(&mut chars),
             '\t' => text.push_str("    "),
             char if char.is_control() => {}
-            _ if length == LONGEST => {
+            _ if length == MAX_LINE => {
                 text.push('…');
                 break;
             }
@@ -137,10 +137,10 @@ mod tests {
 
     #[test]
     fn long_lines_are_broken_between_words_and_end_somewhere() {
-        let told = lines(&DeployEvent::Log { line: "word ".repeat(5000) });
-        assert!(told.iter().all(|line| line.chars().count() <= WIDTH), "{told:?}");
-        assert!(told.len() > 5 && told.len() < 20, "{}", told.len());
-        assert!(told[1].starts_with("    word"));
+        let printed = lines(&DeployEvent::Log { line: "word ".repeat(5000) });
+        assert!(printed.iter().all(|line| line.chars().count() <= WIDTH), "{printed:?}");
+        assert!(printed.len() > 5 && printed.len() < 20, "{}", printed.len());
+        assert!(printed[1].starts_with("    word"));
         let whole = "x".repeat(300);
         assert_eq!(lines(&DeployEvent::Log { line: whole.clone() }), [format!("  {whole}")]);
     }

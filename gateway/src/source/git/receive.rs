@@ -3,9 +3,9 @@
 
 use super::command::{GitError, Pipes};
 use super::hook::Hook;
-use super::pre_receive::{Judge, Judged};
+use super::pre_receive::{PreReceive, Verdict};
 use super::service::{Fed, feed};
-use super::{ENDING, GitHost, Refused, command, hook};
+use super::{EXIT_TIMEOUT, GitHost, Refused, command, hook};
 use crate::deploy::queue::Turn;
 use bytes::Bytes;
 use epsilon_api::{
@@ -27,13 +27,13 @@ use tokio::{
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 /// Pieces of git's answer that wait for a slow client.
-const DEPTH: usize = 16;
+const QUEUE_LEN: usize = 16;
 /// How long a client may leave git's answer unread before the rest is dropped.
-const UNREAD: Duration = Duration::from_secs(60);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes read from git at a time.
-const PIECE: usize = 16 << 10;
+const CHUNK: usize = 16 << 10;
 /// Bytes of a failed git's error output that are kept.
-const WORDS: u64 = 4 << 10;
+const MAX_STDERR: u64 = 4 << 10;
 /// Most bytes of a push besides its pack: the list of branches that it moves.
 const COMMANDS: u64 = 1 << 20;
 
@@ -51,12 +51,12 @@ impl GitHost {
     where
         B: Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
     {
-        let place = self.place().await?;
-        let (pieces, mut answer) = mpsc::channel::<Bytes>(DEPTH);
+        let slot = self.take_slot().await?;
+        let (pieces, mut answer) = mpsc::channel::<Bytes>(QUEUE_LEN);
         let (ended, end) = oneshot::channel();
         let host = Arc::clone(self);
         self.background.spawn(async move {
-            let outcome = host.serve(push, pieces, place).await;
+            let outcome = host.serve(push, pieces, slot).await;
             if let Err(err) = &outcome {
                 tracing::info!(error = %Chain(err), "git push failed.");
             }
@@ -76,7 +76,7 @@ impl GitHost {
         self: Arc<Self>,
         push: Received<B>,
         pieces: mpsc::Sender<Bytes>,
-        _place: OwnedSemaphorePermit,
+        _slot: OwnedSemaphorePermit,
     ) -> Result<(), Refused>
     where
         B: Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
@@ -102,53 +102,58 @@ impl GitHost {
             std::future::pending::<()>().await;
         };
         let limit = units::Bytes(self.config.max_push.get().saturating_add(COMMANDS));
-        let mut judged: Option<(Judged, Option<Turn>)> = None;
+        let mut verdict: Option<(Verdict, Option<Turn>)> = None;
         let conversation = async {
             let late = || GitError::TookTooLong {
                 what: "receive-pack".into(),
                 limit: self.config.timeout,
             };
-            let asked = timeout(self.config.timeout, hook.asked()).await.map_err(|_| late())?;
-            let judge =
-                Judge { host: &self, project: &project, repository: &repository, cancel: &cancel };
-            let verdict = judge.judge(asked?, &mut hook).await?;
-            let is_accepted = verdict.0.is_accepted();
-            judged = Some(verdict);
+            let request =
+                timeout(self.config.timeout, hook.read_updates()).await.map_err(|_| late())?;
+            let pre_receive = PreReceive {
+                host: &self,
+                project: &project,
+                repository: &repository,
+                cancel: &cancel,
+            };
+            let decided = pre_receive.decide_push(request?, &mut hook).await?;
+            let is_accepted = decided.0.is_accepted();
+            verdict = Some(decided);
             hook.decide(is_accepted).await?;
             tokio::time::sleep(self.config.timeout).await;
-            Err::<std::convert::Infallible, Trouble>(late().into())
+            Err::<std::convert::Infallible, HookError>(late().into())
         };
         let git = async {
-            let (fed, (), words) = tokio::join!(
+            let (fed, (), stderr) = tokio::join!(
                 feed(body, stdin, is_gzip, limit),
                 pump(stdout, pieces),
-                command::read(stderr, WORDS)
+                command::read(stderr, MAX_STDERR)
             );
-            let status = timeout(ENDING, process.wait()).await;
-            (fed, words, status)
+            let status = timeout(EXIT_TIMEOUT, process.wait()).await;
+            (fed, stderr, status)
         };
-        let (fed, words, status) = tokio::select! {
+        let (fed, stderr, status) = tokio::select! {
             biased;
             // git has ended, so the conversation is over.
             ended = git => ended,
-            Err(trouble) = conversation => return Err(trouble.0),
+            Err(hook_error) = conversation => return Err(hook_error.0),
             () = hang_up => return Ok(()),
         };
-        if let Some((judged, _turn)) = judged {
-            if let Judged::Deployed(update) = &judged {
-                self.left(&project, update.new.short());
+        if let Some((verdict, _turn)) = verdict {
+            if let Verdict::Deployed(update) = &verdict {
+                self.record_push(&project, update.new.short());
             }
-            judged.settle(&repository).await;
+            verdict.settle(&repository).await;
             let tidied = repository.tidy(self.config.timeout).await;
             if let Err(err) = tidied {
                 tracing::warn!(%project, error = %Chain(&err), "git gc of a repository failed; the next push tries again.");
             }
         }
         fed.or_refused(self.config.max_push)?;
-        match (fed, status, words) {
+        match (fed, status, stderr) {
             (Fed::Broken, ..) => Ok(()),
-            (_, Ok(Ok(status)), Ok((words, _))) if !status.success() => {
-                Err(command::failed("receive-pack".into(), &words, status).into())
+            (_, Ok(Ok(status)), Ok((stderr, _))) if !status.success() => {
+                Err(command::failed("receive-pack".into(), &stderr, status).into())
             }
             _ => Ok(()),
         }
@@ -176,15 +181,15 @@ impl GitHost {
 }
 
 /// Why the hook got no answer.
-struct Trouble(Refused);
+struct HookError(Refused);
 
-impl From<GitError> for Trouble {
+impl From<GitError> for HookError {
     fn from(err: GitError) -> Self {
         Self(err.into())
     }
 }
 
-impl From<io::Error> for Trouble {
+impl From<io::Error> for HookError {
     fn from(err: io::Error) -> Self {
         Self(Refused::Repository(err.into()))
     }
@@ -195,13 +200,13 @@ impl From<io::Error> for Trouble {
 async fn pump(mut stdout: ChildStdout, pieces: mpsc::Sender<Bytes>) {
     let mut pieces = Some(pieces);
     loop {
-        let mut piece = Vec::with_capacity(PIECE);
+        let mut piece = Vec::with_capacity(CHUNK);
         match stdout.read_buf(&mut piece).await {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
         if let Some(client) = &pieces
-            && !matches!(timeout(UNREAD, client.send(piece.into())).await, Ok(Ok(())))
+            && !matches!(timeout(CLIENT_TIMEOUT, client.send(piece.into())).await, Ok(Ok(())))
         {
             pieces = None;
         }

@@ -27,7 +27,7 @@ use std::{
 };
 
 /// Longest list of all references, a hundred bytes each.
-const LIST: Bytes = Bytes::mib(16);
+const MAX_REFS: Bytes = Bytes::mib(16);
 
 /// Why a repository cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Repositories {
         // Left by a gateway that was killed. No other process uses this folder.
         hook::remove_left(&root.join(".pushes"));
         remove_quarantines(&root);
-        let limits = Limits { time: lookup, output: LIST };
+        let limits = Limits { time: lookup, output: MAX_REFS };
         Self { root, git, branch: branch.to_owned(), limits, count: AtomicU64::default() }
     }
 
@@ -217,7 +217,7 @@ impl Repository {
         let gc = self.git.run(["gc", "--auto", "--quiet"]).within(&self.path);
         // git's own default for that.
         let gc = gc.setting("gc.auto=6700").setting("gc.autoDetach=false");
-        gc.output(Limits { time, output: LIST }).await.map(drop)
+        gc.output(Limits { time, output: MAX_REFS }).await.map(drop)
     }
 }
 

@@ -24,14 +24,14 @@ use tokio::{
 };
 
 /// Longest list of all branches and tags.
-const LIST: units::Bytes = units::Bytes::mib(16);
+const MAX_REFS: units::Bytes = units::Bytes::mib(16);
 /// Longest request of a client, which lists what it has; some kilobytes in practice.
-const WANTS: units::Bytes = units::Bytes::mib(16);
+const MAX_WANTS: units::Bytes = units::Bytes::mib(16);
 /// Most output of git before it has read its whole input: a line of 57 bytes for each of the 50
 /// that a client sends.
-const EARLY: usize = 20 << 20;
+const MAX_FIRST_OUTPUT: usize = 20 << 20;
 /// Bytes read from git at a time.
-const PIECE: usize = 64 << 10;
+const CHUNK: usize = 64 << 10;
 
 /// The two halves of git's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,13 +79,13 @@ impl GitHost {
         let repository = match service {
             Service::Receive => {
                 // Before a slot is taken: this may wait for a push, which holds one.
-                self.settled(project).await;
-                let _place = self.place().await?;
+                self.wait_for_push(project).await;
+                let _slot = self.take_slot().await?;
                 self.repositories.ensure(project).await?
             }
             Service::Upload => self.known(project)?,
         };
-        let _place = self.place().await?;
+        let _slot = self.take_slot().await?;
         // Version 2 begins with the version itself, older ones with a line for proxies.
         let is_new = service == Service::Upload && protocol.as_deref() == Some("version=2");
         let head = format!("# service={}\n", service.name());
@@ -93,10 +93,10 @@ impl GitHost {
         let run = self.git.run([service.verb(), "--stateless-rpc", "--advertise-refs"]);
         let run = protocol.into_iter().fold(run, |run, version| run.env("GIT_PROTOCOL", version));
         let run = run.setting("receive.advertisePushOptions=false").arg(repository.path());
-        let limits = Limits { time: self.config.lookup_timeout, output: LIST };
-        let mut said = head.into_bytes();
-        said.extend(run.output(limits).await?);
-        Ok(body::full(said))
+        let limits = Limits { time: self.config.lookup_timeout, output: MAX_REFS };
+        let mut output = head.into_bytes();
+        output.extend(run.output(limits).await?);
+        Ok(body::full(output))
     }
 
     /// Sends the objects of a clone or fetch.
@@ -107,16 +107,16 @@ impl GitHost {
         wants: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
         is_gzip: bool,
     ) -> Result<CallBody, Refused> {
-        let place = self.place().await?;
+        let slot = self.take_slot().await?;
         let repository = self.known(project)?;
         let run = self.git.run([Service::Upload.verb(), "--stateless-rpc"]).arg(repository.path());
         let run = protocol.into_iter().fold(run, |run, version| run.env("GIT_PROTOCOL", version));
         let (process, Pipes { stdin, mut stdout, stderr: _ }) = run.start()?;
         let until = Instant::now() + self.config.timeout;
-        let feeding = timeout_at(until, feed(wants, stdin, is_gzip, WANTS));
-        let (fed, early) = heard(feeding, &mut stdout).await;
-        fed.unwrap_or(Fed::Broken).or_refused(WANTS)?;
-        let state = Sending { process, early, stdout, until, _place: place };
+        let feeding = timeout_at(until, feed(wants, stdin, is_gzip, MAX_WANTS));
+        let (fed, first_output) = feed_and_collect(feeding, &mut stdout).await;
+        fed.unwrap_or(Fed::Broken).or_refused(MAX_WANTS)?;
+        let state = Sending { process, first_output, stdout, until, _slot: slot };
         let pieces = stream::try_unfold(state, Sending::next).map_ok(Frame::data);
         Ok(body::boxed(StreamBody::new(pieces)))
     }
@@ -124,18 +124,18 @@ impl GitHost {
 
 /// Feeds git and collects its output in the meantime: in older protocol versions it acknowledges
 /// while it reads, and it stops reading while its output is blocked.
-async fn heard<T>(
+async fn feed_and_collect<T>(
     feeding: impl Future<Output = T>,
     mut from: impl AsyncRead + Unpin,
 ) -> (T, Bytes) {
-    let mut early = BytesMut::new();
+    let mut first_output = BytesMut::new();
     let mut has_ended = false;
     let mut feeding = pin!(feeding);
     loop {
         tokio::select! {
             // Cancel-safe: `feeding` lives outside the loop, and a dropped read has read nothing.
-            fed = &mut feeding => return (fed, early.freeze()),
-            read = from.read_buf(&mut early), if !has_ended && early.len() < EARLY => {
+            fed = &mut feeding => return (fed, first_output.freeze()),
+            read = from.read_buf(&mut first_output), if !has_ended && first_output.len() < MAX_FIRST_OUTPUT => {
                 has_ended = !matches!(read, Ok(1..));
             }
         }
@@ -146,18 +146,18 @@ async fn heard<T>(
 struct Sending {
     process: Process,
     /// Output that was collected while it was fed.
-    early: Bytes,
+    first_output: Bytes,
     stdout: tokio::process::ChildStdout,
     until: Instant,
-    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Sending {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, BodyError> {
-        if !self.early.is_empty() {
-            return Ok(Some((std::mem::take(&mut self.early), self)));
+        if !self.first_output.is_empty() {
+            return Ok(Some((std::mem::take(&mut self.first_output), self)));
         }
-        let mut piece = Vec::with_capacity(PIECE);
+        let mut piece = Vec::with_capacity(CHUNK);
         match timeout_at(self.until, self.stdout.read_buf(&mut piece)).await?? {
             0 => {}
             _ => return Ok(Some((piece.into(), self))),
@@ -198,9 +198,9 @@ pub(crate) async fn feed(
     limit: units::Bytes,
 ) -> Fed {
     let mut body = pin!(body);
-    let mut left = limit.get();
+    let mut remaining = limit.get();
     let mut unpacker = is_gzip.then(Unpacker::new);
-    let mut is_heard = true;
+    let mut is_stdin_open = true;
     loop {
         let piece = match body.try_next().await {
             Ok(Some(piece)) => piece,
@@ -216,16 +216,18 @@ pub(crate) async fn feed(
                     Err(_) => return Fed::NotGzip,
                 },
             };
-            let Some(rest) = left.checked_sub(plain.len() as u64) else { return Fed::TooLarge };
-            left = rest;
+            let Some(rest) = remaining.checked_sub(plain.len() as u64) else {
+                return Fed::TooLarge;
+            };
+            remaining = rest;
             // If git reads no more, its output says why; the client must send everything before it
             // reads that.
-            is_heard = is_heard && stdin.write_all(&plain).await.is_ok();
+            is_stdin_open = is_stdin_open && stdin.write_all(&plain).await.is_ok();
         }
     }
     let Some(unpacker) = unpacker else { return Fed::Whole };
     let Ok(last) = unpacker.end() else { return Fed::NotGzip };
-    if is_heard {
+    if is_stdin_open {
         let _ = stdin.write_all(&last).await;
     }
     Fed::Whole
@@ -256,12 +258,12 @@ mod tests {
         let (stdin, mut stdout) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
         let wants = stream::iter((0..BYTES / 1024).map(|_| Ok(Bytes::from(vec![b'x'; 1024]))));
         let until = Instant::now() + Duration::from_secs(20);
-        let feeding = timeout_at(until, feed(wants, stdin, false, WANTS));
-        let (fed, early) = heard(feeding, &mut stdout).await;
+        let feeding = timeout_at(until, feed(wants, stdin, false, MAX_WANTS));
+        let (fed, first_output) = feed_and_collect(feeding, &mut stdout).await;
         assert_eq!(fed.unwrap(), Fed::Whole);
         let mut rest = Vec::new();
         stdout.read_to_end(&mut rest).await.unwrap();
-        assert_eq!(early.len() + rest.len(), BYTES);
+        assert_eq!(first_output.len() + rest.len(), BYTES);
         cat.wait().await.unwrap();
     }
 }

@@ -8,15 +8,15 @@ use epsilon_api::units::Bytes;
 use std::{ffi::OsString, path::Path, time::Duration};
 
 /// Longest listing of a tree, some 100 bytes per file: room for a few hundred thousand files.
-const LISTING: Bytes = Bytes::mib(64);
+const MAX_LISTING: Bytes = Bytes::mib(64);
 /// Most files that are checked. One pointer is enough to refuse the commit; among more files than
 /// this of the size of a pointer, one is found early or there is none.
-const CANDIDATES: usize = 4096;
+const MAX_CANDIDATES: usize = 4096;
 /// Size of a pointer: version, id and size take 126 bytes plus the digits of the size.
-const POINTER: std::ops::RangeInclusive<u64> = 126..=147;
-const POINTER_BEGINS: &[u8] = b"version https://git-lfs.github.com/spec/";
+const POINTER_SIZE: std::ops::RangeInclusive<u64> = 126..=147;
+const POINTER_PREFIX: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// Longest part of a path that is shown.
-const SHOWN: usize = 120;
+const MAX_SHOWN: usize = 120;
 
 /// The first unsupported entry, by its path.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +59,7 @@ pub(crate) async fn check(
         env.iter().fold(run, |run, (name, value)| run.env(name, value))
     };
     let listing = run(&["ls-tree", "-r", "-l", "-z", "--full-tree", commit]);
-    let listing = listing.output(Limits { time, output: LISTING }).await?;
+    let listing = listing.output(Limits { time, output: MAX_LISTING }).await?;
     let mut candidates = Vec::new();
     for entry in listing.split(|b| *b == 0).filter_map(|line| std::str::from_utf8(line).ok()) {
         // `MODE TYPE ID SIZE<TAB>PATH`; SIZE is `-` for entries that are not files.
@@ -73,8 +73,8 @@ pub(crate) async fn check(
         }
         let size = facts.next().and_then(|size| size.parse().ok());
         if let (Some(id), Some(size)) = (id, size)
-            && POINTER.contains(&size)
-            && candidates.len() < CANDIDATES
+            && POINTER_SIZE.contains(&size)
+            && candidates.len() < MAX_CANDIDATES
         {
             candidates.push((id, path));
         }
@@ -84,7 +84,7 @@ pub(crate) async fn check(
     }
     let ids: String = candidates.iter().map(|(id, _)| format!("{id}\n")).collect();
     // Besides each file's bytes there is a line of an id, a type and a size.
-    let most = candidates.len() as u64 * (*POINTER.end() + 100);
+    let most = candidates.len() as u64 * (*POINTER_SIZE.end() + 100);
     let files = run(&["cat-file", "--batch"]).input(ids);
     let files = files.output(Limits { time, output: Bytes(most + 1) }).await?;
     Ok(match first_pointer(&files) {
@@ -103,7 +103,7 @@ fn first_pointer(mut printed: &[u8]) -> Option<usize> {
         let (head, rest) = printed.split_at_checked(end + 1)?;
         let size = std::str::from_utf8(head).ok()?.split_ascii_whitespace().nth(2)?.parse().ok()?;
         let (file, rest) = rest.split_at_checked(size)?;
-        if file.starts_with(POINTER_BEGINS) {
+        if file.starts_with(POINTER_PREFIX) {
             return Some(index);
         }
         printed = rest.get(1..)?;
@@ -112,7 +112,7 @@ fn first_pointer(mut printed: &[u8]) -> Option<usize> {
 }
 
 fn shown(path: &str) -> String {
-    path.chars().filter(|c| !c.is_control()).take(SHOWN).collect()
+    path.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(crate) struct Hosts {
 
 /// A checked URL on one of these hosts.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct CheckedUrl {
     url: String,
     host: String,
     port: u16,
@@ -35,7 +35,7 @@ pub(crate) enum NotAllowed {
     #[error("`{0}` is not one of `gateway.hooks.hosts` or `gateway.hooks.private_hosts`")]
     Host(String),
     #[error("`{0}` must use https, because it is not one of `gateway.hooks.private_hosts`")]
-    Clear(String),
+    PlainHttp(String),
 }
 
 /// Why a host cannot be reached.
@@ -63,7 +63,7 @@ impl Hosts {
     }
 
     /// Checks a URL in the settings.
-    pub(crate) fn place(&self, url: &str) -> Result<Place, NotAllowed> {
+    pub(crate) fn check(&self, url: &str) -> Result<CheckedUrl, NotAllowed> {
         let no_url = || NotAllowed::NoUrl(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| no_url())?;
         let authority = uri.authority().ok_or_else(no_url)?;
@@ -82,14 +82,14 @@ impl Hosts {
             return Err(NotAllowed::Host(host));
         }
         if !may_be_private && usual != 443 {
-            return Err(NotAllowed::Clear(host));
+            return Err(NotAllowed::PlainHttp(host));
         }
         let port = authority.port_u16().unwrap_or(usual);
-        Ok(Place { url: url.to_owned(), host, port, may_be_private })
+        Ok(CheckedUrl { url: url.to_owned(), host, port, may_be_private })
     }
 }
 
-impl Place {
+impl CheckedUrl {
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
@@ -105,8 +105,8 @@ impl Place {
     /// Resolves the host to addresses that may be connected to. The caller must use only these.
     pub(crate) async fn addresses(&self, limit: Duration) -> Result<Vec<SocketAddr>, Unreachable> {
         let host = || self.host.clone();
-        let asked = tokio::net::lookup_host((self.host.as_str(), self.port));
-        let found = tokio::time::timeout(limit, asked)
+        let lookup = tokio::net::lookup_host((self.host.as_str(), self.port));
+        let found = tokio::time::timeout(limit, lookup)
             .await
             .map_err(|_| Unreachable::TookTooLong { host: host(), limit })?
             .map_err(|source| Unreachable::Unknown { host: host(), source })?;
@@ -125,7 +125,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for CheckedUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.url)
     }
@@ -229,7 +229,7 @@ mod tests {
     fn places() {
         let hosts = Hosts::new(vec!["GitHub.com".into()], vec!["git.lan".into(), "::1".into()]);
         let place = |url: &str| {
-            hosts.place(url).map(|place| (place.host, place.port)).map_err(|err| err.to_string())
+            hosts.check(url).map(|place| (place.host, place.port)).map_err(|err| err.to_string())
         };
         assert_eq!(place("https://github.com/o/s.git"), Ok(("github.com".into(), 443)));
         assert_eq!(place("https://GITHUB.com:8443/"), Ok(("github.com".into(), 8443)));
@@ -247,24 +247,27 @@ mod tests {
             ("/etc", "is no address"),
             ("", "is no address"),
         ] {
-            let told = place(url).unwrap_err();
-            assert!(told.contains(want), "{url}: {told}");
+            let error = place(url).unwrap_err();
+            assert!(error.contains(want), "{url}: {error}");
         }
     }
 
     #[tokio::test]
     async fn local_hosts_are_refused_unless_allowed() {
         let allowed = Hosts::new(Vec::new(), vec!["localhost".into()]);
-        let place = allowed.place("http://localhost:1234/").unwrap();
+        let place = allowed.check("http://localhost:1234/").unwrap();
         let found = place.addresses(SOON).await.unwrap();
         assert!(found.iter().all(|address| address.port() == 1234 && address.ip().is_loopback()));
         let not = Hosts::new(vec!["localhost".into(), "169.254.169.254".into()], Vec::new());
         for url in ["https://localhost/", "https://169.254.169.254/"] {
-            let told = not.place(url).unwrap().addresses(SOON).await.unwrap_err();
-            assert!(matches!(told, Unreachable::Private { .. }), "{told}");
+            let error = not.check(url).unwrap().addresses(SOON).await.unwrap_err();
+            assert!(matches!(error, Unreachable::Private { .. }), "{error}");
         }
         let nowhere = Hosts::new(vec!["nobody.invalid".into()], Vec::new());
-        let told = nowhere.place("https://nobody.invalid/").unwrap().addresses(SOON).await;
-        assert!(matches!(told, Err(Unreachable::Unknown { .. } | Unreachable::TookTooLong { .. })));
+        let error = nowhere.check("https://nobody.invalid/").unwrap().addresses(SOON).await;
+        assert!(matches!(
+            error,
+            Err(Unreachable::Unknown { .. } | Unreachable::TookTooLong { .. })
+        ));
     }
 }

@@ -177,8 +177,8 @@ mod tests {
             (r#"{"remember":"0s"}"#, "`gateway.hooks.remember`: must"),
             (r#"{"fetch_timeout":"0s"}"#, "`gateway.hooks.fetch_timeout`: must"),
         ] {
-            let told = refused(text);
-            assert!(told.starts_with(want), "{told}");
+            let message = refused(text);
+            assert!(message.starts_with(want), "{message}");
         }
     }
 }

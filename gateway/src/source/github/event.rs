@@ -34,9 +34,9 @@ pub(crate) struct Push {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Ignored {
     Event(String),
-    Repository { told: String, ours: String },
+    Repository { pushed: String, configured: String },
     Deleted(String),
-    Branch { told: String, ours: String },
+    Branch { pushed: String, configured: String },
     Tag(String),
     Reference(String),
     Old { limit: Duration },
@@ -82,22 +82,17 @@ pub(crate) fn read(
     name: &str,
     body: &[u8],
     hook: &Hook,
-    remembered: Duration,
+    retention: Duration,
     now: Timestamp,
 ) -> Result<Event, Malformed> {
     match name {
         "ping" => Ok(Event::Ping),
-        "push" => push(body, hook, remembered, now),
+        "push" => push(body, hook, retention, now),
         other => Ok(Event::Ignored(Ignored::Event(shown(other)))),
     }
 }
 
-fn push(
-    body: &[u8],
-    hook: &Hook,
-    remembered: Duration,
-    now: Timestamp,
-) -> Result<Event, Malformed> {
+fn push(body: &[u8], hook: &Hook, retention: Duration, now: Timestamp) -> Result<Event, Malformed> {
     let malformed = |why: String| Malformed { event: "push".into(), why };
     let payload: Payload =
         serde_json::from_slice(body).map_err(|err| malformed(err.to_string()))?;
@@ -105,8 +100,8 @@ fn push(
     let ignored = |why| Ok(Event::Ignored(why));
     // Repository names are case-insensitive on GitHub.
     if !repository.full_name.eq_ignore_ascii_case(&hook.repository) {
-        let told = shown(&repository.full_name);
-        return ignored(Ignored::Repository { told, ours: hook.repository.clone() });
+        let pushed = shown(&repository.full_name);
+        return ignored(Ignored::Repository { pushed, configured: hook.repository.clone() });
     }
     if !is_object_id(&after) {
         return Err(malformed("`after` is not a commit id".into()));
@@ -116,9 +111,9 @@ fn push(
     }
     if let Some(branch) = reference.strip_prefix("refs/heads/") {
         if branch != hook.branch {
-            let told = shown(branch);
-            let ours = hook.branch.clone();
-            return ignored(Ignored::Branch { told, ours });
+            let pushed = shown(branch);
+            let configured = hook.branch.clone();
+            return ignored(Ignored::Branch { pushed, configured });
         }
     } else if let Some(tag) = reference.strip_prefix("refs/tags/") {
         if !is_ref_name(tag) {
@@ -131,9 +126,9 @@ fn push(
         return ignored(Ignored::Reference(shown(&reference)));
     }
     if let Some(at) = repository.pushed_at.as_ref().and_then(moment)
-        && now.duration_since(at) > remembered.try_into().unwrap_or(jiff::SignedDuration::MAX)
+        && now.duration_since(at) > retention.try_into().unwrap_or(jiff::SignedDuration::MAX)
     {
-        return ignored(Ignored::Old { limit: remembered });
+        return ignored(Ignored::Old { limit: retention });
     }
     let commit = head_commit.map(|commit| commit.id).filter(|id| is_object_id(id));
     let commit = commit.unwrap_or_else(|| after.clone());
@@ -177,14 +172,14 @@ impl fmt::Display for Ignored {
             Self::Event(name) => {
                 write!(f, "events `{name}` are not handled here; only `push` is")
             }
-            Self::Repository { told, ours } => {
-                write!(f, "this webhook deploys `{ours}`, but the push is to `{told}`")
+            Self::Repository { pushed, configured } => {
+                write!(f, "this webhook deploys `{configured}`, but the push is to `{pushed}`")
             }
             Self::Deleted(reference) => {
                 write!(f, "`{reference}` was deleted; the deployed versions still serve")
             }
-            Self::Branch { told, ours } => {
-                write!(f, "branch `{ours}` is deployed, but the push is to `{told}`")
+            Self::Branch { pushed, configured } => {
+                write!(f, "branch `{configured}` is deployed, but the push is to `{pushed}`")
             }
             Self::Tag(name) => {
                 write!(f, "tag `{name}` does not match the setting `tags`")

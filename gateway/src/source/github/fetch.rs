@@ -8,7 +8,7 @@
 
 mod error;
 
-pub(crate) use error::NotFetched;
+pub(crate) use error::FetchError;
 
 use super::{config::Limits, event::Push, project::Hook};
 use crate::source::git::command::{Git, Limits as Run, Run as Command};
@@ -29,9 +29,9 @@ use std::{
 /// The fetched reference in our copy.
 const FETCHED: &str = "refs/epsilon/pushed";
 /// Longest output of a query for an id.
-const LINE: units::Bytes = units::Bytes(4 << 10);
+const MAX_OUTPUT: units::Bytes = units::Bytes(4 << 10);
 /// Interval at which the size of a running fetch is checked.
-const LOOK: Duration = Duration::from_millis(100);
+const SIZE_CHECK_EVERY: Duration = Duration::from_millis(100);
 
 /// A fetched commit. Its folder is removed on drop.
 #[derive(Debug)]
@@ -49,14 +49,14 @@ impl Source {
         push: &Push,
         folder: PathBuf,
         limits: &Limits,
-    ) -> Result<Self, NotFetched> {
-        git.ready().await.map_err(NotFetched::of)?;
+    ) -> Result<Self, FetchError> {
+        git.ready().await.map_err(FetchError::of)?;
         let token = hook.token().await?;
         let addresses = hook.source.addresses(limits.connect).await?;
-        let folder = Folder::make(folder).map_err(NotFetched::Folder)?;
-        let asked = Run { time: limits.fetch, output: LINE };
+        let folder = Folder::make(folder).map_err(FetchError::Folder)?;
+        let run_limits = Run { time: limits.fetch, output: MAX_OUTPUT };
         let init = git.run(["init", "--quiet", "--bare", "--template="]).within(&folder.0);
-        init.output(asked).await.map_err(NotFetched::of)?;
+        init.output(run_limits).await.map_err(FetchError::of)?;
 
         let refspec = format!("+{}:{FETCHED}", push.reference);
         let fetch = git.run([
@@ -73,26 +73,26 @@ impl Source {
         let fetch = guarded(fetch.within(&folder.0), hook, &addresses, token.as_ref());
         let fetched = tokio::select! {
             biased; // a completed fetch is checked below
-            done = fetch.output(asked) => done,
-            () = grown(&folder.0, limits.max_fetch) => return Err(NotFetched::TooLarge(limits.max_fetch)),
+            done = fetch.output(run_limits) => done,
+            () = exceeds(&folder.0, limits.max_fetch) => return Err(FetchError::TooLarge(limits.max_fetch)),
         };
-        fetched.map_err(NotFetched::of_fetch)?;
+        fetched.map_err(FetchError::of_fetch)?;
         if size(&folder.0) > limits.max_fetch.get() {
-            return Err(NotFetched::TooLarge(limits.max_fetch));
+            return Err(FetchError::TooLarge(limits.max_fetch));
         }
 
         let id = async |what: &str| {
             let run =
                 git.run(["rev-parse", "--verify", "--end-of-options", what]).within(&folder.0);
-            let said = run.output(asked).await.map_err(NotFetched::of)?;
-            Ok::<_, NotFetched>(String::from_utf8_lossy(&said).trim().to_owned())
+            let output = run.output(run_limits).await.map_err(FetchError::of)?;
+            Ok::<_, FetchError>(String::from_utf8_lossy(&output).trim().to_owned())
         };
         if id(FETCHED).await? != push.after {
-            return Err(NotFetched::Moved(push.name().to_owned()));
+            return Err(FetchError::Moved(push.name().to_owned()));
         }
         let commit = id(&format!("{FETCHED}^{{commit}}")).await?;
         let contents = unsupported::check(git, &folder.0, &commit, &[], limits.fetch).await;
-        contents.map_err(NotFetched::of)?.map_err(NotFetched::Unsupported)?;
+        contents.map_err(FetchError::of)?.map_err(FetchError::Unsupported)?;
         Ok(Self { folder, commit })
     }
 
@@ -101,10 +101,10 @@ impl Source {
         &self,
         git: &Git,
         limits: archive::Limits,
-    ) -> Result<CallBody, NotFetched> {
+    ) -> Result<CallBody, FetchError> {
         archive::of_commit(git, &self.folder.0, &self.commit, &[], limits)
             .map(body::boxed)
-            .map_err(NotFetched::of)
+            .map_err(FetchError::of)
     }
 }
 
@@ -147,9 +147,9 @@ fn guarded(
 }
 
 /// Resolves when a fetch exceeds this size. A fetch writes few files, so a check costs little.
-async fn grown(repository: &Path, limit: units::Bytes) {
+async fn exceeds(repository: &Path, limit: units::Bytes) {
     while size(repository) <= limit.get() {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(SIZE_CHECK_EVERY).await;
     }
 }
 

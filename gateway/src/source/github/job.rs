@@ -4,11 +4,11 @@
 
 use super::Hooks;
 use super::event::Push;
-use super::fetch::{NotFetched, Source};
+use super::fetch::{FetchError, Source};
 use super::project::Hook;
 use super::status::{State, Status, Statuses};
 use crate::deploy;
-use crate::deploy::progress::Story;
+use crate::deploy::progress::Progress;
 use crate::source::git::archive;
 use epsilon_api::{admin::DeployEvent, chain::Chain, error::ErrorBody, ids::DeploymentId};
 use http::StatusCode;
@@ -27,7 +27,7 @@ pub(crate) struct Job {
 impl Job {
     /// Reports that it is pending.
     pub(crate) fn accepted(&self) {
-        self.tell(State::Pending, format!("{} is being deployed", self.push.name()), None);
+        self.report(State::Pending, format!("{} is being deployed", self.push.name()), None);
     }
 
     /// Runs it to its end. A gateway that stops starts no job, and cancels one that does not serve
@@ -43,16 +43,16 @@ impl Job {
         let (source, push) = match fetched {
             Ok(fetched) => fetched,
             Err(err) => {
-                let error = err.told();
+                let error = err.log_text();
                 tracing::warn!(%project, %deployment, error, "Webhook's commit could not be fetched; the deployment fails.");
                 return self.fail(hooks, err.body()).await;
             }
         };
-        let (story, mut told) = Story::new(Arc::clone(&hooks.deploys.metrics));
-        let work = hooks.deploys.run(self.id.clone(), push, story, hooks.cancel.child_token());
+        let (progress, mut events) = Progress::new(Arc::clone(&hooks.deploys.metrics));
+        let work = hooks.deploys.run(self.id.clone(), push, progress, hooks.cancel.child_token());
         let read = async {
             let mut last = None;
-            while let Some(event) = told.recv().await {
+            while let Some(event) = events.recv().await {
                 if let DeployEvent::Log { line } = &event {
                     tracing::debug!(%project, %deployment, line, "Output of a webhook's deployment.");
                 }
@@ -70,15 +70,17 @@ impl Job {
                     (0, _) => "deployed; nothing changed".into(),
                     (changed, all) => format!("deployed; {changed} of {all} functions changed"),
                 };
-                self.tell(State::Success, described, target);
+                self.report(State::Success, described, target);
             }
-            Some(DeployEvent::Failed { error }) => self.tell_failed(&error),
+            Some(DeployEvent::Failed { error }) => self.report_failed(&error),
             // The event queue always ends with one of these.
-            Some(_) | None => self.tell(State::Error, "the deployment has no result".into(), None),
+            Some(_) | None => {
+                self.report(State::Error, "the deployment has no result".into(), None)
+            }
         }
     }
 
-    async fn fetch(&self, hooks: &Hooks) -> Result<(Source, deploy::Push), NotFetched> {
+    async fn fetch(&self, hooks: &Hooks) -> Result<(Source, deploy::Push), FetchError> {
         let folder = hooks.folder.join(self.id.as_str());
         let limits = &hooks.limits;
         let source = Source::fetch(&hooks.git, &self.hook, &self.push, folder, limits).await?;
@@ -105,25 +107,25 @@ impl Job {
 
     /// Fails it before there was anything to deploy.
     pub(crate) async fn fail(self, hooks: &Hooks, error: ErrorBody) {
-        let noted = hooks.store.fail_deployment(&self.id, &error, Timestamp::now()).await;
-        if let Err(err) = noted {
+        let recorded = hooks.store.fail_deployment(&self.id, &error, Timestamp::now()).await;
+        if let Err(err) = recorded {
             // The next start of a gateway records the failure.
             tracing::error!(deployment = %self.id, error = %Chain(&err), "Failed deployment could not be recorded in the store.");
         }
-        self.tell_failed(&error);
+        self.report_failed(&error);
     }
 
-    fn tell_failed(&self, error: &ErrorBody) {
+    fn report_failed(&self, error: &ErrorBody) {
         let state = match error.code.as_str() {
             "SUPERSEDED" | "DEPLOYMENT_CANCELLED" => State::Error,
             _ => State::Failure,
         };
-        self.tell(state, error.message.clone(), None);
+        self.report(state, error.message.clone(), None);
     }
 
-    fn tell(&self, state: State, description: String, target: Option<String>) {
+    fn report(&self, state: State, description: String, target: Option<String>) {
         let commit = self.push.commit.clone();
-        self.statuses.tell(Status { commit, state, description, target });
+        self.statuses.send(Status { commit, state, description, target });
     }
 }
 

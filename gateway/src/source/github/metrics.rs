@@ -80,7 +80,7 @@ impl HookMetrics {
     }
 
     /// Counts a delivery.
-    pub(crate) fn came(&self, outcome: Outcome) {
+    pub(crate) fn delivered(&self, outcome: Outcome) {
         self.hooks.with_label_values(&[outcome.as_str()]).inc();
     }
 

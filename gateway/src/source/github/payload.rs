@@ -12,75 +12,75 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes per permit of the memory budget.
-const COIN: usize = 4 << 10;
+const PERMIT_BYTES: usize = 4 << 10;
 
 /// Reads bodies within the limits.
 #[derive(Debug)]
 pub(crate) struct Payloads {
     largest: units::Bytes,
     limit: Duration,
-    purse: Arc<Semaphore>,
+    budget: Arc<Semaphore>,
 }
 
 /// A body in memory, with its part of the budget.
 #[derive(Debug)]
 pub(crate) struct Payload {
     pub(crate) bytes: Bytes,
-    _paid: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a body was not read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unread {
+pub(crate) enum PayloadError {
     #[error("the payload is larger than {0}")]
     TooLarge(units::Bytes),
     #[error("the payload was not received within {}", humantime::format_duration(*.0))]
     TooSlow(Duration),
     #[error("too many payloads are being received")]
-    Crowded,
+    Busy,
     #[error("the payload was cut before its end")]
-    BrokeOff,
+    Cut,
 }
 
 impl Payloads {
     /// Bodies of at most `largest`, each within `limit`, with `memory` for all together.
     pub(crate) fn new(largest: units::Bytes, limit: Duration, memory: units::Bytes) -> Self {
-        let coins = usize::try_from(memory.get()).unwrap_or(usize::MAX) / COIN;
-        let purse = Arc::new(Semaphore::new(coins.clamp(1, Semaphore::MAX_PERMITS)));
-        Self { largest, limit, purse }
+        let permits = usize::try_from(memory.get()).unwrap_or(usize::MAX) / PERMIT_BYTES;
+        let budget = Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS)));
+        Self { largest, limit, budget }
     }
 
     /// Reads a body. If its announced length is too large, nothing is read.
-    pub(crate) async fn read(&self, body: Body) -> Result<Payload, Unread> {
+    pub(crate) async fn read(&self, body: Body) -> Result<Payload, PayloadError> {
         if body.size_hint().lower() > self.largest.get() {
-            return Err(Unread::TooLarge(self.largest));
+            return Err(PayloadError::TooLarge(self.largest));
         }
         match tokio::time::timeout(self.limit, self.whole(body)).await {
             Ok(read) => read,
-            Err(_) => Err(Unread::TooSlow(self.limit)),
+            Err(_) => Err(PayloadError::TooSlow(self.limit)),
         }
     }
 
-    async fn whole(&self, mut body: Body) -> Result<Payload, Unread> {
+    async fn whole(&self, mut body: Body) -> Result<Payload, PayloadError> {
         let mut bytes = BytesMut::new();
-        let mut paid = None::<OwnedSemaphorePermit>;
+        let mut permit = None::<OwnedSemaphorePermit>;
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|_| Unread::BrokeOff)?.into_data() else { continue };
+            let Ok(data) = frame.map_err(|_| PayloadError::Cut)?.into_data() else { continue };
             let length = bytes.len() + data.len();
             if length as u64 > self.largest.get() {
-                return Err(Unread::TooLarge(self.largest));
+                return Err(PayloadError::TooLarge(self.largest));
             }
-            let has = paid.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-            let owes = u32::try_from(length.div_ceil(COIN).saturating_sub(has));
-            let more = Arc::clone(&self.purse).try_acquire_many_owned(owes.unwrap_or(u32::MAX));
-            let more = more.map_err(|_| Unread::Crowded)?;
-            match &mut paid {
-                Some(paid) => paid.merge(more),
-                None => paid = Some(more),
+            let has = permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let missing = u32::try_from(length.div_ceil(PERMIT_BYTES).saturating_sub(has));
+            let more = Arc::clone(&self.budget).try_acquire_many_owned(missing.unwrap_or(u32::MAX));
+            let more = more.map_err(|_| PayloadError::Busy)?;
+            match &mut permit {
+                Some(permit) => permit.merge(more),
+                None => permit = Some(more),
             }
             bytes.extend_from_slice(&data);
         }
-        Ok(Payload { bytes: bytes.freeze(), _paid: paid })
+        Ok(Payload { bytes: bytes.freeze(), _permit: permit })
     }
 }
 
@@ -107,9 +107,9 @@ mod tests {
         let payloads = payloads(1 << 20, 1 << 20);
         let read = payloads.read(pieces(10, 1000)).await.unwrap();
         assert_eq!(read.bytes.len(), 10_000);
-        assert_eq!(payloads.purse.available_permits(), (1 << 20) / COIN - 3);
+        assert_eq!(payloads.budget.available_permits(), (1 << 20) / PERMIT_BYTES - 3);
         drop(read);
-        assert_eq!(payloads.purse.available_permits(), (1 << 20) / COIN);
+        assert_eq!(payloads.budget.available_permits(), (1 << 20) / PERMIT_BYTES);
         assert!(payloads.read(Body::empty()).await.unwrap().bytes.is_empty());
     }
 
@@ -119,18 +119,18 @@ mod tests {
         for body in [pieces(11, 1000), Body::from(vec![0; 10_001])] {
             assert_eq!(
                 payloads.read(body).await.unwrap_err(),
-                Unread::TooLarge(units::Bytes(10_000))
+                PayloadError::TooLarge(units::Bytes(10_000))
             );
         }
         assert_eq!(payloads.read(pieces(10, 1000)).await.unwrap().bytes.len(), 10_000);
-        assert_eq!(payloads.purse.available_permits(), (1 << 20) / COIN);
+        assert_eq!(payloads.budget.available_permits(), (1 << 20) / PERMIT_BYTES);
     }
 
     #[tokio::test]
     async fn many_at_once_share_one_purse() {
         let payloads = payloads(1 << 20, 1 << 20);
         let first = payloads.read(pieces(8, 100 << 10)).await.unwrap();
-        assert_eq!(payloads.read(pieces(8, 100 << 10)).await.unwrap_err(), Unread::Crowded);
+        assert_eq!(payloads.read(pieces(8, 100 << 10)).await.unwrap_err(), PayloadError::Busy);
         drop(first);
         assert!(payloads.read(pieces(8, 100 << 10)).await.is_ok());
     }
@@ -140,13 +140,13 @@ mod tests {
         let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
         assert_eq!(
             payloads(1 << 20, 1 << 20).read(body).await.unwrap_err(),
-            Unread::TooSlow(LIMIT)
+            PayloadError::TooSlow(LIMIT)
         );
     }
 
     #[tokio::test]
     async fn a_cut_body_is_reported() {
         let body = Body::from_stream(stream::iter([Ok(Bytes::from_static(b"{")), Err("gone")]));
-        assert_eq!(payloads(1 << 20, 1 << 20).read(body).await.unwrap_err(), Unread::BrokeOff);
+        assert_eq!(payloads(1 << 20, 1 << 20).read(body).await.unwrap_err(), PayloadError::Cut);
     }
 }

@@ -2,7 +2,7 @@
 //! file), and their checked form ([`Hook`]). Its secrets are in files that are read for each
 //! delivery: a changed secret needs no restart, and none stays in memory.
 
-use super::allowed_hosts::{Hosts, Place};
+use super::allowed_hosts::{CheckedUrl, Hosts};
 use crate::config::invalid::ConfigError;
 use epsilon_api::{ids::ProjectName, redacted::Secret};
 use serde::Deserialize;
@@ -45,18 +45,18 @@ impl Default for Settings {
             tags: None,
             secret_file: PathBuf::new(),
             token_file: None,
-            url: HUB.into(),
+            url: GITHUB_URL.into(),
             api_url: None,
         }
     }
 }
 
-const HUB: &str = "https://github.com";
-const HUB_API: &str = "https://api.github.com";
+const GITHUB_URL: &str = "https://github.com";
+const GITHUB_API_URL: &str = "https://api.github.com";
 /// A shorter secret could be guessed from one signature.
-const SHORTEST_SECRET: usize = 16;
+const MIN_SECRET: usize = 16;
 /// Longest secret or token: one line.
-const LONGEST_SECRET: u64 = 4096;
+const MAX_SECRET: u64 = 4096;
 
 /// One project's webhook, with checked settings.
 #[derive(Clone, Debug)]
@@ -67,9 +67,9 @@ pub(crate) struct Hook {
     pub(crate) branch: String,
     pub(crate) tags: Option<String>,
     /// URL from which the repository is fetched.
-    pub(crate) source: Place,
+    pub(crate) source: CheckedUrl,
     /// URL of the commit statuses.
-    pub(crate) api: Place,
+    pub(crate) api: CheckedUrl,
     secret_file: PathBuf,
     token_file: Option<PathBuf>,
 }
@@ -84,11 +84,11 @@ pub(crate) enum SecretError {
         source: io::Error,
     },
     #[error(
-        "`{path}` contains fewer than {SHORTEST_SECRET} characters: make a secret with `openssl rand -hex 32`"
+        "`{path}` contains fewer than {MIN_SECRET} characters: make a secret with `openssl rand -hex 32`"
     )]
     Short { path: PathBuf },
     #[error("`{path}` does not contain exactly one line of visible ASCII")]
-    Odd { path: PathBuf },
+    NotOneLine { path: PathBuf },
 }
 
 impl Hook {
@@ -122,13 +122,13 @@ impl Hook {
         }
         let url = url.trim_end_matches('/');
         let api_url = api_url.unwrap_or_else(|| match url {
-            HUB => HUB_API.to_owned(),
+            GITHUB_URL => GITHUB_API_URL.to_owned(),
             other => format!("{other}/api/v3"),
         });
-        let source = hosts.place(&format!("{url}/{repository}.git"));
+        let source = hosts.check(&format!("{url}/{repository}.git"));
         let source = source.map_err(|err| wrong(format!("`url`: {err}")))?;
         let api =
-            hosts.place(&format!("{}/repos/{repository}/statuses/", api_url.trim_end_matches('/')));
+            hosts.check(&format!("{}/repos/{repository}/statuses/", api_url.trim_end_matches('/')));
         let api = api.map_err(|err| wrong(format!("`api_url`: {err}")))?;
         Ok(Self { project, repository, branch, tags, source, api, secret_file, token_file })
     }
@@ -136,7 +136,7 @@ impl Hook {
     /// The secret with which deliveries are signed.
     pub(crate) async fn secret(&self) -> Result<Secret<String>, SecretError> {
         let secret = read(&self.secret_file).await?;
-        if secret.reveal().len() < SHORTEST_SECRET {
+        if secret.reveal().len() < MIN_SECRET {
             return Err(SecretError::Short { path: self.secret_file.clone() });
         }
         Ok(secret)
@@ -156,10 +156,10 @@ async fn read(path: &Path) -> Result<Secret<String>, SecretError> {
     let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let mut text = String::new();
-    file.take(LONGEST_SECRET).read_to_string(&mut text).await.map_err(unreadable)?;
+    file.take(MAX_SECRET).read_to_string(&mut text).await.map_err(unreadable)?;
     let line = text.trim();
     if line.is_empty() || !line.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
-        return Err(SecretError::Odd { path: path.to_owned() });
+        return Err(SecretError::NotOneLine { path: path.to_owned() });
     }
     Ok(Secret::new(line.to_owned()))
 }
@@ -212,8 +212,8 @@ mod tests {
         ($($name:ident: $text:expr => $want:expr;)*) => {$(
             #[test]
             fn $name() {
-                let told = hook($text).unwrap_err();
-                assert!(told.contains($want), "{told}");
+                let message = hook($text).unwrap_err();
+                assert!(message.contains($want), "{message}");
             }
         )*};
     }
@@ -246,8 +246,8 @@ mod tests {
             ("0123456789abcdef\nsecond line", "exactly one line"),
             ("", "exactly one line"),
         ] {
-            let told = with(text).await.unwrap_err().to_string();
-            assert!(told.contains(want) && !told.contains("second"), "{told}");
+            let message = with(text).await.unwrap_err().to_string();
+            assert!(message.contains(want) && !message.contains("second"), "{message}");
         }
         std::fs::remove_file(&file).unwrap();
         let path = file.display();

@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 /// Longest description that GitHub accepts.
-const LONGEST: usize = 140;
+const MAX_DESCRIPTION: usize = 140;
 /// Statuses of one deployment: pending and the result.
-const DEPTH: usize = 2;
+const QUEUE_LEN: usize = 2;
 /// Pause before the second attempt; doubled for each further one.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause that GitHub may request.
@@ -69,12 +69,12 @@ impl Statuses {
         metrics: &HookMetrics,
         tasks: &TaskTracker,
     ) -> Self {
-        let (statuses, mut told) = mpsc::channel(DEPTH);
+        let (statuses, mut queued) = mpsc::channel(QUEUE_LEN);
         let hook = Arc::clone(hook);
         let metrics = metrics.clone();
         let deployment = deployment.clone();
         tasks.spawn(async move {
-            while let Some(status) = told.recv().await {
+            while let Some(status) = queued.recv().await {
                 match hook.token().await {
                     Ok(None) => {}
                     Ok(Some(token)) => {
@@ -99,7 +99,7 @@ impl Statuses {
     }
 
     /// Queues a status.
-    pub(crate) fn tell(&self, status: Status) {
+    pub(crate) fn send(&self, status: Status) {
         // The queue holds all statuses of a deployment; the task ends only with the process.
         let _ = self.0.try_send(status);
     }
@@ -107,29 +107,29 @@ impl Statuses {
 
 /// Why a status was not sent.
 #[derive(Debug, thiserror::Error)]
-enum NotSent {
+enum SendError {
     #[error(transparent)]
     Unreachable(#[from] super::allowed_hosts::Unreachable),
     #[error("the client for GitHub's API cannot be built")]
     Client(#[source] reqwest::Error),
     #[error("GitHub's API does not answer")]
-    Silent(#[source] reqwest::Error),
+    NoAnswer(#[source] reqwest::Error),
     #[error("GitHub's API answered {0}")]
     Answered(StatusCode, Option<Duration>),
 }
 
-impl NotSent {
+impl SendError {
     /// Pause before another attempt; `None` if another attempt is useless.
     fn pause(&self, otherwise: Duration) -> Option<Duration> {
         match self {
-            Self::Unreachable(_) | Self::Silent(_) => Some(otherwise),
+            Self::Unreachable(_) | Self::NoAnswer(_) => Some(otherwise),
             Self::Client(_) => None,
-            Self::Answered(status, asked) => {
+            Self::Answered(status, retry_after) => {
                 // GitHub sends 403 with `Retry-After` when there are too many requests.
                 let again = status.is_server_error()
                     || *status == StatusCode::TOO_MANY_REQUESTS
-                    || (*status == StatusCode::FORBIDDEN && asked.is_some());
-                again.then(|| asked.unwrap_or(otherwise).min(LONGEST_PAUSE))
+                    || (*status == StatusCode::FORBIDDEN && retry_after.is_some());
+                again.then(|| retry_after.unwrap_or(otherwise).min(LONGEST_PAUSE))
             }
         }
     }
@@ -141,7 +141,7 @@ async fn send(
     status: &Status,
     limits: &Limits,
     mut pause: Duration,
-) -> Result<(), NotSent> {
+) -> Result<(), SendError> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -159,7 +159,7 @@ async fn send_once(
     token: &Secret<String>,
     status: &Status,
     limits: &Limits,
-) -> Result<(), NotSent> {
+) -> Result<(), SendError> {
     let addresses = hook.api.addresses(limits.connect).await?;
     let client = Client::builder()
         .connect_timeout(limits.connect)
@@ -169,7 +169,7 @@ async fn send_once(
         // The host is not resolved again.
         .resolve_to_addrs(hook.api.host(), &addresses)
         .build()
-        .map_err(NotSent::Client)?;
+        .map_err(SendError::Client)?;
     let context = format!("epsilon/{}", hook.project);
     let body = Body {
         state: status.state,
@@ -187,10 +187,10 @@ async fn send_once(
         .json(&body)
         .send()
         .await
-        .map_err(|err| NotSent::Silent(err.without_url()))?;
+        .map_err(|err| SendError::NoAnswer(err.without_url()))?;
     match answer.status() {
         status if status.is_success() => Ok(()),
-        status => Err(NotSent::Answered(status, asked_pause(answer.headers()))),
+        status => Err(SendError::Answered(status, asked_pause(answer.headers()))),
     }
 }
 
@@ -202,10 +202,10 @@ fn asked_pause(headers: &HeaderMap) -> Option<Duration> {
 /// One line that GitHub accepts.
 fn shortened(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
-    if line.chars().count() <= LONGEST {
+    if line.chars().count() <= MAX_DESCRIPTION {
         return line.to_owned();
     }
-    line.chars().take(LONGEST - 1).chain(['…']).collect()
+    line.chars().take(MAX_DESCRIPTION - 1).chain(['…']).collect()
 }
 
 #[cfg(test)]

@@ -21,11 +21,11 @@ mod containers;
 mod deployments;
 mod dev;
 mod examples;
+#[path = "../../../../gateway/tests/support/hub.rs"]
+mod fake_github;
 mod git_push;
 mod headers;
 mod http_details;
-#[path = "../../../../gateway/tests/support/hub.rs"]
-mod hub;
 mod images;
 mod images_own;
 mod isolation;

@@ -2,7 +2,7 @@
 //! builder and Docker, and across a killed gateway. Authentication and stored deliveries are tested
 //! in the gateway.
 
-use crate::hub::{self, File, Hub, Manner, SECRET, TOKEN};
+use crate::fake_github::{self, Behaviour, FakeGithub, File, SECRET, TOKEN};
 use epsilon_e2e::{
     http::{Answer, Call},
     up::{Epsilon, Settings},
@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 const REPOSITORY: &str = "octo/hooked";
 const MAIN: &str = "refs/heads/main";
 
-fn commit(hub: &Hub, text: &str) -> (String, Vec<u8>) {
+fn commit(github: &FakeGithub, text: &str) -> (String, Vec<u8>) {
     let code = format!("exports.hooked = (req, res) => res.send({text:?});\n");
-    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(&code))]);
-    let body = hub::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
+    let id = github.commit(REPOSITORY, MAIN, &[("index.js", File::Text(&code))]);
+    let body = fake_github::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
     (id, body)
 }
 
 async fn deliver(up: &Epsilon, delivery: &str, body: &[u8]) -> Answer {
     let mut call = Call::post("/v1/hooks/github/hooked", "application/json", body.to_vec());
-    for (name, value) in hub::headers("push", delivery, body) {
+    for (name, value) in fake_github::headers("push", delivery, body) {
         call = call.header(name, &value);
     }
     call.limit(SOON).send(up.control()).await
@@ -40,15 +40,15 @@ async fn deployed(up: &Epsilon, answer: Answer) -> Value {
 
 #[tokio::test]
 async fn github_push_is_deployed_across_a_kill() {
-    let hub = Hub::start().await;
-    let hook = hub.hook(REPOSITORY, &json!({"token_file": hub.token_file()}));
+    let github = FakeGithub::start().await;
+    let hook = github.hook(REPOSITORY, &json!({"token_file": github.token_file()}));
     let config = json!({
         "gateway": {"hooks": {"private_hosts": ["127.0.0.1"]}, "github": {"hooked": hook}},
     });
     let mut up = Epsilon::start_with(Settings::config(&config.to_string())).await;
 
-    hub.behave(Manner::Privately);
-    let (first, body) = commit(&hub, "one");
+    github.behave(Behaviour::Privately);
+    let (first, body) = commit(&github, "one");
     let deployment =
         deployed(&up, deliver(&up, "11111111-0000-4000-8000-000000000001", &body).await).await;
     assert_eq!(deployment["state"], "done", "{deployment}");
@@ -57,13 +57,13 @@ async fn github_push_is_deployed_across_a_kill() {
 
     // The fake GitHub does not answer while a commit is fetched; then all is killed. The accepted
     // delivery is not lost.
-    hub.behave(Manner::Silent);
-    let asked = hub.shown().len();
-    let (_, second) = commit(&hub, "two");
+    github.behave(Behaviour::Silent);
+    let asked = github.shown().len();
+    let (_, second) = commit(&github, "two");
     let second_id = "11111111-0000-4000-8000-000000000002";
     deliver(&up, second_id, &second).await.expect(202);
     until("the commit is being fetched", SOON, async || {
-        if hub.shown().len() > asked { Ok(()) } else { Err(up.log()) }
+        if github.shown().len() > asked { Ok(()) } else { Err(up.log()) }
     })
     .await;
     up.kill().await;
@@ -73,21 +73,21 @@ async fn github_push_is_deployed_across_a_kill() {
     assert_eq!(replayed.expect(409).json()["error"]["code"], "DELIVERY_REPLAYED");
 
     // The start has failed its deployment, so GitHub may deliver it again.
-    hub.behave(Manner::Privately);
+    github.behave(Behaviour::Privately);
     let deployment = deployed(&up, deliver(&up, second_id, &second).await).await;
     assert_eq!(deployment["state"], "done", "{deployment}");
     assert_eq!(up.get("/hooked").await.expect(200).text(), "two");
 
     // Code that throws when it is loaded never serves, and GitHub gets the reason.
     let broken = "throw new Error('no such luck');\n";
-    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(broken))]);
-    let body = hub::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
+    let id = github.commit(REPOSITORY, MAIN, &[("index.js", File::Text(broken))]);
+    let body = fake_github::push(REPOSITORY, MAIN, &id, &id).to_string().into_bytes();
     let deployment =
         deployed(&up, deliver(&up, "11111111-0000-4000-8000-000000000003", &body).await).await;
     assert_eq!(deployment["state"], "failed", "{deployment}");
     assert_eq!(up.get("/hooked").await.expect(200).text(), "two");
     until("the status is reported to GitHub", SOON, async || {
-        let told = hub.told();
+        let told = github.status_lines();
         let want = format!("{} failure ", &id[..7]);
         if told.iter().any(|line| line.starts_with(&want)) { Ok(()) } else { Err(told) }
     })

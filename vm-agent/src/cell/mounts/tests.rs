@@ -75,7 +75,7 @@ impl Drop for Data {
 fn without_root_there_are_no_mounts_and_a_reason() {
     let data = Data::new();
     if !is_root() {
-        assert!(matches!(Mounts::open(&data.root()), Err(NoMounts::NotRoot)));
+        assert!(matches!(Mounts::open(&data.root()), Err(MountError::NotRoot)));
     }
 }
 

@@ -21,7 +21,7 @@ const CHAINS: [(&str, &str, &str); 3] =
     [("in", "INPUT", "-i"), ("out", "DOCKER-USER", "-i"), ("back", "DOCKER-USER", "-o")];
 /// Seconds that iptables may wait for its lock.
 const LOCK_WAIT: &str = "5";
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Rejected where the kernel can, else dropped.
 const TARGETS: [&str; 2] = ["REJECT", "DROP"];
@@ -52,7 +52,7 @@ pub(super) async fn ensure(firewall: &Firewall) -> Result<(), EngineError> {
 pub(super) async fn remove(bridge: &str) -> Result<(), EngineError> {
     for (end, from, direction) in CHAINS {
         let chain = format!("{bridge}-{end}");
-        take_off(&[from, direction, bridge, "-j", &chain]).await?;
+        delete_rule(&[from, direction, bridge, "-j", &chain]).await?;
         // A missing chain cannot be flushed.
         if iptables("-F", &[&chain]).await.is_ok() {
             iptables("-X", &[&chain]).await.map_err(EngineError::Refused)?;
@@ -61,13 +61,13 @@ pub(super) async fn remove(bridge: &str) -> Result<(), EngineError> {
     // Rules of an earlier release.
     for (_, from, direction) in &CHAINS[..2] {
         for target in TARGETS {
-            take_off(&[from, direction, bridge, "-d", METADATA, "-j", target]).await?;
+            delete_rule(&[from, direction, bridge, "-d", METADATA, "-j", target]).await?;
         }
     }
     Ok(())
 }
 
-async fn take_off(rule: &[&str]) -> Result<(), EngineError> {
+async fn delete_rule(rule: &[&str]) -> Result<(), EngineError> {
     while iptables("-C", rule).await.is_ok() {
         iptables("-D", rule).await.map_err(EngineError::Refused)?;
     }
@@ -89,11 +89,11 @@ fn rules(firewall: &Firewall, refuse: &str) -> String {
             }
         }
     }
-    for wanted in firewall.open.iter().flat_map(wanted) {
+    for conntrack_matches in firewall.open.iter().flat_map(conntrack_matches) {
         // The machine's own firewall still applies; Docker's isolation between bridges does not.
-        add("in", format!("-m conntrack {wanted} -j RETURN"));
-        add("out", format!("-m conntrack {wanted} -j ACCEPT"));
-        add("back", format!("-m conntrack {KNOWN} {wanted} -j ACCEPT"));
+        add("in", format!("-m conntrack {conntrack_matches} -j RETURN"));
+        add("out", format!("-m conntrack {conntrack_matches} -j ACCEPT"));
+        add("back", format!("-m conntrack {KNOWN} {conntrack_matches} -j ACCEPT"));
     }
     add("in", format!("-j {refuse}"));
     for network in &firewall.closed {
@@ -105,7 +105,7 @@ fn rules(firewall: &Firewall, refuse: &str) -> String {
 
 /// Matches the address that the function connected to: a port that Docker publishes is translated
 /// to another one.
-fn wanted(open: &OpenAddress) -> Vec<String> {
+fn conntrack_matches(open: &OpenAddress) -> Vec<String> {
     let network = open.network;
     let Some(port) = open.port else { return vec![format!("--ctorigdst {network}")] };
     let of =
@@ -135,13 +135,13 @@ async fn run(program: &str, arguments: &[&str], input: &str) -> Result<(), Strin
         }
         child.wait_with_output().await
     };
-    match timeout(PATIENCE, work).await {
+    match timeout(TIMEOUT, work).await {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => {
             Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))
         }
         Ok(Err(err)) => Err(format!("{program}: {err}")),
-        Err(_) => Err(format!("{program} took longer than {PATIENCE:?}")),
+        Err(_) => Err(format!("{program} took longer than {TIMEOUT:?}")),
     }
 }
 

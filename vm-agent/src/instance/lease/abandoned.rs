@@ -7,7 +7,7 @@ use super::Lease;
 use crate::instance::{
     connections::Upstream,
     control::{self, ControlError, Health},
-    sockets::is_nobody_there,
+    sockets::is_not_listening,
 };
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
@@ -18,17 +18,17 @@ use tokio::{
 /// First pause between two health requests. Most handlers end with their connection. Each pause is
 /// an eighth of the time since, so that a slot is free soon after its call and long calls are not
 /// polled all the time.
-const FIRST_ASK: Duration = Duration::from_millis(2);
-const SLOW_ASK: Duration = Duration::from_millis(250);
-const SHARE: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_SHARE: u32 = 8;
 /// The first pause after an answer: work that continues there takes longer than what a disconnected
 /// caller left running.
-const ANSWERED_ASK: Duration = Duration::from_millis(10);
+const FIRST_PAUSE_ANSWERED: Duration = Duration::from_millis(10);
 /// Timeout of one health request. A wrapper that is busy computing answers late, not never.
-const PATIENCE: Duration = Duration::from_secs(1);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a process that hung up may still accept connections while it dies.
-const DYING: Duration = Duration::from_millis(50);
+const EXIT_GRACE: Duration = Duration::from_millis(50);
 
 /// A lease that is being settled. If the task is dropped (the runtime ends), the slot is given back
 /// and no new task is made.
@@ -43,7 +43,7 @@ impl Abandoned {
 impl Drop for Abandoned {
     fn drop(&mut self) {
         if let Some(mut lease) = self.0.take() {
-            lease.take_back();
+            lease.mark_unsent();
         }
     }
 }
@@ -56,7 +56,7 @@ pub(crate) async fn settle(mut abandoned: Abandoned) {
     match outcome {
         Outcome::Ended => lease.finish(),
         Outcome::Cut => lease.cut(),
-        Outcome::Dead => lease.died(),
+        Outcome::Dead => lease.instance_died(),
         Outcome::Deadline => lease.kill(),
     }
 }
@@ -78,26 +78,26 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
     // With other calls in the instance, one probe may catch a moment in which a call of theirs is
     // not there yet. An answered call was there.
     let is_alone = lease.pool().version.spec.concurrency.get() == 1 || lease.is_answered();
-    let looks_needed = if is_alone { 1 } else { 2 };
-    let mut looks = 0;
-    let first = if lease.is_answered() { ANSWERED_ASK } else { FIRST_ASK };
+    let confirmations_needed = if is_alone { 1 } else { 2 };
+    let mut confirmations = 0;
+    let first = if lease.is_answered() { FIRST_PAUSE_ANSWERED } else { FIRST_PAUSE };
     let began = Instant::now();
     loop {
         if lease.instance.stop.is_cancelled() {
             return Outcome::Cut; // its container is removed anyway
         }
         let held = lease.calls_in_instance();
-        match timeout(PATIENCE, control::health(folder)).await {
+        match timeout(HEALTH_TIMEOUT, control::health(folder)).await {
             Ok(Ok(health)) if is_over(&health, lease, held) => {
-                looks += 1;
-                if looks >= looks_needed {
+                confirmations += 1;
+                if confirmations >= confirmations_needed {
                     return Outcome::Ended;
                 }
             }
             Ok(Err(ControlError::NotListening(_))) => return Outcome::Dead,
-            Ok(_) | Err(_) => looks = 0,
+            Ok(_) | Err(_) => confirmations = 0,
         }
-        let pause = (began.elapsed() / SHARE).clamp(first, SLOW_ASK);
+        let pause = (began.elapsed() / PAUSE_SHARE).clamp(first, LONGEST_PAUSE);
         let next = Instant::now() + pause;
         if next >= deadline {
             sleep_until(deadline).await;
@@ -122,9 +122,9 @@ fn is_over(health: &Health, lease: &Lease, held: usize) -> bool {
 
 /// All that can be learned of a `runtime: container` that hung up is whether it still listens.
 async fn watch_server(address: SocketAddr) -> Outcome {
-    sleep(DYING).await;
-    match timeout(PATIENCE, TcpStream::connect(address)).await {
-        Ok(Err(err)) if is_nobody_there(&err) => Outcome::Dead,
+    sleep(EXIT_GRACE).await;
+    match timeout(HEALTH_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Err(err)) if is_not_listening(&err) => Outcome::Dead,
         Ok(_) => Outcome::Ended,
         Err(_) => Outcome::Dead,
     }

@@ -3,7 +3,7 @@
 //! start never queues in the engine after a project of two hundred functions. Memory is requested
 //! with the turn in hand: each start can then have what the one before it freed.
 //!
-//! Called by `way.rs`. Once a call waits for such a start, it is treated like any other.
+//! Called by `start_path.rs`. Once a call waits for such a start, it is treated like any other.
 
 use super::Runner;
 use crate::instance::start::failure::StartFailure;
@@ -28,20 +28,20 @@ impl Runner {
                 return Ok(None);
             }
             if !self.pool.is_start_needed() {
-                return Err(StartFailure::CalledOff);
+                return Err(StartFailure::Cancelled);
             }
             tokio::select! {
                 // Both may be dropped: a place in the semaphore's queue that is kept across rounds,
                 // a stored notification.
                 turn = &mut turn => {
-                    let permit = turn.map_err(|_| StartFailure::CalledOff)?;
+                    let permit = turn.map_err(|_| StartFailure::Cancelled)?;
                     return if self.pool.is_start_needed() {
                         Ok(Some(BackgroundTurn { _permit: permit }))
                     } else {
-                        Err(StartFailure::CalledOff)
+                        Err(StartFailure::Cancelled)
                     };
                 }
-                changed = changes.changed() => changed.map_err(|_| StartFailure::CalledOff)?,
+                changed = changes.changed() => changed.map_err(|_| StartFailure::Cancelled)?,
             }
         }
     }

@@ -9,24 +9,24 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// Pause between two attempts to get memory that other instances may have freed.
-const MEMORY_LOOK: Duration = Duration::from_millis(50);
+const MEMORY_PAUSE: Duration = Duration::from_millis(50);
 
 impl Runner {
     /// Reports to the pool that there is no memory, before anything that takes long, such as a
     /// pull.
-    pub(super) fn look_for_memory(&self) {
+    pub(super) fn report_memory_shortage(&self) {
         let shortage = self.vm.budget.shortage(self.instance.version.spec.memory);
         let shortage = shortage.saturating_sub(self.vm.cells.spare_bytes());
         if shortage > 0 && !self.vm.can_evict(shortage, &self.pool) {
-            self.pool.start_is_short(self.key, true);
+            self.pool.report_memory_wait(self.key, true);
         }
     }
 
     /// Takes memory if it is free, or can be evicted right now. Returns whether it did.
-    pub(super) async fn take_memory_at_hand(&self) -> Result<bool, StartFailure> {
+    pub(super) async fn try_take_memory(&self) -> Result<bool, StartFailure> {
         let Some(grant) = self.claim_memory().await? else { return Ok(false) };
-        self.instance.keep_memory(grant);
-        self.pool.start_is_short(self.key, false);
+        self.instance.add_memory(grant);
+        self.pool.report_memory_wait(self.key, false);
         Ok(true)
     }
 
@@ -36,17 +36,17 @@ impl Runner {
     pub(super) async fn take_memory(&self) -> Result<(), StartFailure> {
         let give_up = Instant::now() + self.vm.config.queue_wait;
         loop {
-            if self.take_memory_at_hand().await? {
+            if self.try_take_memory().await? {
                 return Ok(());
             }
-            self.pool.start_is_short(self.key, true);
+            self.pool.report_memory_wait(self.key, true);
             if Instant::now() >= give_up {
                 let text = "all memory for instances is in use by instances with calls";
                 return Err(StartFailure::NoCapacity(text.into()));
             }
-            sleep_until(give_up.min(Instant::now() + MEMORY_LOOK)).await;
+            sleep_until(give_up.min(Instant::now() + MEMORY_PAUSE)).await;
             if !self.pool.is_start_needed() {
-                return Err(StartFailure::CalledOff);
+                return Err(StartFailure::Cancelled);
             }
         }
     }
@@ -57,10 +57,10 @@ impl Runner {
         match self.vm.budget.claim(memory) {
             Claim::Granted(grant) => Ok(Some(grant)),
             Claim::Later { shortage, grant } => {
-                if shortage > 0 && !self.make_room(shortage) {
+                if shortage > 0 && !self.evict_for(shortage) {
                     return Ok(None);
                 }
-                Ok(timeout(self.vm.config.start_timeout, grant.kept()).await.ok().flatten())
+                Ok(timeout(self.vm.config.start_timeout, grant.granted()).await.ok().flatten())
             }
             Claim::Never => {
                 let total = self.vm.budget.total();
@@ -74,7 +74,7 @@ impl Runner {
     /// Evicts for `shortage` bytes, all or nothing: no cell is removed for a start that gets no
     /// memory all the same. For a start that no call waits for, cells are evicted last: the next
     /// call that finds no instance needs them more.
-    fn make_room(&self, shortage: u64) -> bool {
+    fn evict_for(&self, shortage: u64) -> bool {
         if !self.pool.has_waiting_calls() && self.vm.evict(shortage, &self.pool) {
             return true;
         }
@@ -84,6 +84,6 @@ impl Runner {
             return false;
         }
         // A cell may have been taken meanwhile; then the next attempt gets the memory.
-        cells == 0 || self.vm.cells.give_way(cells) >= cells
+        cells == 0 || self.vm.cells.release(cells) >= cells
     }
 }

@@ -8,7 +8,7 @@
 use super::{Runner, background::BackgroundTurn};
 use crate::cell::assign::{NotAssigned, assign};
 use crate::cell::compatibility::Kind;
-use crate::cell::{AtEngine, Cell, refill};
+use crate::cell::{Cell, EngineStart, refill};
 use crate::instance::budget::Claim;
 use crate::instance::start::failure::StartFailure;
 use crate::instance::start::{Started, image};
@@ -23,7 +23,7 @@ use tokio::{
 
 /// What a start holds while it tries its paths.
 #[derive(Default)]
-struct Taken<'a> {
+struct StartResources<'a> {
     has_memory: bool,
     background: Option<BackgroundTurn>,
     turn: Option<Turn<'a>>,
@@ -34,14 +34,14 @@ struct Turn<'a> {
     _permit: SemaphorePermit<'a>,
     /// Suspends the refill of cells while the engine works on a start that a call waits for. Not
     /// set for a function whose instances end all the time, nor for background starts.
-    _at_engine: Option<AtEngine<'a>>,
-    _turbulent: Option<TurbulentTurn>,
+    _engine_start: Option<EngineStart<'a>>,
+    _crash_loop: Option<CrashLoopTurn>,
 }
 
 /// The turn of a function whose instances end all the time. Only one such start runs on this VM at
 /// once. After a start of a function that crashes on every start there is a pause proportional to
 /// its duration, so that crash loops take no more than a fifth of one CPU and of the engine.
-struct TurbulentTurn {
+struct CrashLoopTurn {
     permit: Option<OwnedSemaphorePermit>,
     began: Instant,
     pauses: bool,
@@ -52,7 +52,7 @@ const PAUSE: u32 = 4;
 /// Longest pause: a slow engine must not make a function wait longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
-impl Drop for TurbulentTurn {
+impl Drop for CrashLoopTurn {
     fn drop(&mut self) {
         let pause = (self.began.elapsed() * PAUSE).min(LONGEST_PAUSE);
         if self.pauses
@@ -68,9 +68,9 @@ impl Drop for TurbulentTurn {
 
 impl Runner {
     pub(super) async fn start(&self) -> Result<Started, StartFailure> {
-        let mut taken = Taken::default();
+        let mut held = StartResources::default();
         if let Some(kind) = self.vm.cells.kind_for(&self.instance.version) {
-            match self.in_cell(kind, &mut taken).await {
+            match self.start_in_cell(kind, &mut held).await {
                 Ok(started) => {
                     self.vm.images.used(&self.instance.version);
                     return Ok(started);
@@ -85,43 +85,43 @@ impl Runner {
                 }
             }
         }
-        self.by_image(&mut taken).await
+        self.start_from_image(&mut held).await
     }
 
-    async fn in_cell<'a>(
+    async fn start_in_cell<'a>(
         &'a self,
         kind: Kind,
-        taken: &mut Taken<'a>,
+        held: &mut StartResources<'a>,
     ) -> Result<Started, NotAssigned> {
         let cells = &self.vm.cells;
         // The demand of such a function must not size the pool of cells.
-        let is_calm = !self.pool.is_turbulent();
+        let is_calm = !self.pool.is_crash_looping();
         if is_calm {
-            cells.wants(&kind, self.vm.now());
+            cells.note_demand(&kind, self.vm.now());
         }
         let mut phases = StartPhases::default();
         let began = Instant::now();
         if !cells.has(&kind) {
-            self.look_for_memory();
+            self.report_memory_shortage();
         }
         if !self.pool.is_start_needed() {
-            return Err(NotAssigned::Start(StartFailure::CalledOff));
+            return Err(NotAssigned::Start(StartFailure::Cancelled));
         }
         let code = self.layers().await?;
         phases.layers = began.elapsed();
-        taken.background = self.take_background_turn().await.map_err(NotAssigned::Start)?;
+        held.background = self.take_background_turn().await.map_err(NotAssigned::Start)?;
 
         let since = Instant::now();
         if is_calm
-            && self.top_up(&kind)
-            && let Some(cell) = self.take_cell(&kind, taken)
+            && self.claim_extra_memory(&kind)
+            && let Some(cell) = self.take_cell(&kind, held)
         {
             return self.assign(cell, code, phases, since, "ready").await;
         }
-        self.take_turn(taken).await.map_err(NotAssigned::Start)?;
+        self.take_turn(held).await.map_err(NotAssigned::Start)?;
         let since = Instant::now();
-        if is_calm && let Some(mut cell) = self.take_cell(&kind, taken) {
-            drop(cell.place.memory.take()); // the start holds all of its memory already
+        if is_calm && let Some(mut cell) = self.take_cell(&kind, held) {
+            drop(cell.resources.memory.take()); // the start holds all of its memory already
             return self.assign(cell, code, phases, since, "ready").await;
         }
         if !cells.is_on() {
@@ -131,21 +131,21 @@ impl Runner {
         let (cell, boot) = match booted {
             Ok(Ok(booted)) => booted,
             Ok(Err(why)) => return Err(NotAssigned::Cells(why)),
-            Err(_) => return Err(NotAssigned::Start(StartFailure::CalledOff)),
+            Err(_) => return Err(NotAssigned::Start(StartFailure::Cancelled)),
         };
-        taken.turn = None; // as with a ready one
-        taken.background = None;
+        held.turn = None; // as with a ready one
+        held.background = None;
         let phases = StartPhases { layers: phases.layers, ..boot };
         self.assign(cell, code, phases, Instant::now(), "booted").await
     }
 
     /// Takes a ready cell; the last one is left for a start that a call waits for. The start gives
     /// up its turns: what follows is the loading of code, which may take any time.
-    fn take_cell(&self, kind: &Kind, taken: &mut Taken<'_>) -> Option<Cell> {
-        let leave = if self.pool.has_waiting_calls() { 0 } else { 1 };
-        let cell = self.vm.cells.take(kind, leave)?;
-        taken.turn = None;
-        taken.background = None;
+    fn take_cell(&self, kind: &Kind, held: &mut StartResources<'_>) -> Option<Cell> {
+        let min_left = if self.pool.has_waiting_calls() { 0 } else { 1 };
+        let cell = self.vm.cells.take(kind, min_left)?;
+        held.turn = None;
+        held.background = None;
         Some(cell)
     }
 
@@ -169,7 +169,7 @@ impl Runner {
     async fn layers(&self) -> Result<Code, NotAssigned> {
         let version = &self.instance.version;
         let found = self.vm.layers.ensure(&*self.vm.engine, version).await;
-        found.map_err(|err| match (err.leaves_the_image(), Chain(&err).to_string()) {
+        found.map_err(|err| match (err.allows_image(), Chain(&err).to_string()) {
             (true, why) => NotAssigned::Cells(why),
             (false, why) => NotAssigned::Start(StartFailure::NoCapacity(why)),
         })
@@ -177,7 +177,7 @@ impl Runner {
 
     /// Claims the memory that the function has beyond its cell's. Only what is free at once: else
     /// the start waits for all of its memory, and takes a cell then.
-    fn top_up(&self, kind: &Kind) -> bool {
+    fn claim_extra_memory(&self, kind: &Kind) -> bool {
         let memory = self.instance.version.spec.memory;
         let beyond = memory.get().saturating_sub(kind.memory.get());
         if beyond == 0 || !self.vm.cells.has(kind) {
@@ -185,42 +185,45 @@ impl Runner {
         }
         match self.vm.budget.claim(Bytes(beyond)) {
             Claim::Granted(grant) => {
-                self.instance.keep_memory(grant);
+                self.instance.add_memory(grant);
                 true
             }
             Claim::Later { .. } | Claim::Never => false,
         }
     }
 
-    async fn by_image<'a>(&'a self, taken: &mut Taken<'a>) -> Result<Started, StartFailure> {
+    async fn start_from_image<'a>(
+        &'a self,
+        held: &mut StartResources<'a>,
+    ) -> Result<Started, StartFailure> {
         // Memory and pulls are waited for without a permit: holding one would block other starts.
         let began = Instant::now();
-        if !taken.has_memory {
-            self.look_for_memory();
+        if !held.has_memory {
+            self.report_memory_shortage();
         }
         if !self.pool.is_start_needed() {
-            return Err(StartFailure::CalledOff);
+            return Err(StartFailure::Cancelled);
         }
         let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version).await?;
         let pull = began.elapsed();
-        if taken.background.is_none() {
-            taken.background = self.take_background_turn().await?;
+        if held.background.is_none() {
+            held.background = self.take_background_turn().await?;
         }
-        self.take_turn(taken).await?;
+        self.take_turn(held).await?;
         image::start(&self.vm, &self.instance, image, pull).await
     }
 
     /// Waits for the turn no longer than a call waits for a slot: a start whose code never finishes
     /// loading may hold it.
-    async fn take_turbulent_turn(&self) -> Result<TurbulentTurn, StartFailure> {
-        let starts = Arc::clone(&self.vm.turbulent_starts);
+    async fn take_crash_loop_turn(&self) -> Result<CrashLoopTurn, StartFailure> {
+        let starts = Arc::clone(&self.vm.crash_loop_starts);
         match timeout(self.vm.config.queue_wait, starts.acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(TurbulentTurn {
+            Ok(Ok(permit)) => Ok(CrashLoopTurn {
                 permit: Some(permit),
                 began: Instant::now(),
-                pauses: self.pool.starts_in_vain(),
+                pauses: self.pool.crashes_early(),
             }),
-            Ok(Err(_)) => Err(StartFailure::CalledOff),
+            Ok(Err(_)) => Err(StartFailure::Cancelled),
             Err(_) => Err(StartFailure::NoCapacity(
                 "instances of the function, and of others, end all the time; its start has no turn"
                     .into(),
@@ -229,34 +232,37 @@ impl Runner {
     }
 
     /// Takes memory for the whole instance, then a permit to start.
-    async fn take_turn<'a>(&'a self, taken: &mut Taken<'a>) -> Result<(), StartFailure> {
-        if !taken.has_memory {
-            self.instance.give_memory_back(); // a part of it
-            if !self.take_memory_at_hand().await? {
+    async fn take_turn<'a>(&'a self, held: &mut StartResources<'a>) -> Result<(), StartFailure> {
+        if !held.has_memory {
+            self.instance.release_memory(); // a part of it
+            if !self.try_take_memory().await? {
                 // It may take long, and smaller background starts may go on.
-                taken.background = None;
+                held.background = None;
                 self.take_memory().await?;
             }
-            taken.has_memory = true;
+            held.has_memory = true;
         }
-        if taken.turn.is_none() {
-            let closed = |_| StartFailure::CalledOff;
-            let mut turbulent = if self.pool.is_turbulent() {
-                Some(self.take_turbulent_turn().await?)
+        if held.turn.is_none() {
+            let closed = |_| StartFailure::Cancelled;
+            let mut crash_loop = if self.pool.is_crash_looping() {
+                Some(self.take_crash_loop_turn().await?)
             } else {
                 None
             };
             let permit = self.vm.starts.acquire().await.map_err(closed)?;
-            if let Some(turn) = &mut turbulent {
+            if let Some(turn) = &mut crash_loop {
                 turn.began = Instant::now(); // the wait for the permit does not count
             }
-            let is_waited_for = turbulent.is_none() && self.pool.has_waiting_calls();
-            let at_engine = is_waited_for.then(|| self.vm.cells.has_engine());
-            taken.turn =
-                Some(Turn { _permit: permit, _at_engine: at_engine, _turbulent: turbulent });
+            let is_waited_for = crash_loop.is_none() && self.pool.has_waiting_calls();
+            let engine_start = is_waited_for.then(|| self.vm.cells.begin_engine_start());
+            held.turn = Some(Turn {
+                _permit: permit,
+                _engine_start: engine_start,
+                _crash_loop: crash_loop,
+            });
         }
         if !self.pool.is_start_needed() {
-            return Err(StartFailure::CalledOff); // the waiting calls were served meanwhile
+            return Err(StartFailure::Cancelled); // the waiting calls were served meanwhile
         }
         Ok(())
     }
@@ -272,7 +278,7 @@ mod tests {
         for (took, pauses, paused) in [(100, true, 400), (10_000, true, 3_000), (100, false, 0)] {
             let starts = Arc::new(Semaphore::new(1));
             let permit = Arc::clone(&starts).acquire_owned().await.unwrap();
-            let turn = TurbulentTurn { permit: Some(permit), began: Instant::now(), pauses };
+            let turn = CrashLoopTurn { permit: Some(permit), began: Instant::now(), pauses };
             sleep(Duration::from_millis(took)).await;
             drop(turn);
             let ended = Instant::now();

@@ -3,7 +3,7 @@
 //! the removal; no call waits for it.
 
 use super::Runner;
-use crate::instance::{start::ExitWatch, state::Why};
+use crate::instance::{start::ExitWatch, state::StopReason};
 use epsilon_api::{chain::Chain, log::Level};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -20,7 +20,7 @@ impl Runner {
             return;
         }
         self.instance.thaw(); // frozen processes get no signal
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         if let Err(err) = self.vm.engine.terminate(self.instance.container()).await {
             tracing::debug!(instance = %self.instance.id(), cause = %Chain(&err), "SIGTERM could not be sent to the instance.");
             return; // it ended before, or its engine is down
@@ -28,8 +28,8 @@ impl Runner {
         tokio::select! {
             // Both may be dropped: a watch, a timer.
             biased;
-            _ = exit => self.instance.give_memory_back(),
-            () = sleep_until(asked + grace) => {
+            _ = exit => self.instance.release_memory(),
+            () = sleep_until(sent_at + grace) => {
                 let grace = humantime::format_duration(grace);
                 let text = format!("the instance did not end within {grace} of SIGTERM and was killed; `stopGrace` sets this time");
                 self.vm.logs.event(&self.instance, Level::Warn, None, text);
@@ -43,11 +43,16 @@ impl Runner {
             // At shutdown containers, networks and mounts have to be removed as well, within a
             // limit.
             _ if self.vm.closed.is_cancelled() => grace.min(self.vm.config.remove_timeout / 2),
-            Some(Why::IdleTooLong | Why::Asked) | None => grace,
-            Some(Why::Evicted) => grace.min(EVICTED),
+            Some(StopReason::IdleTooLong | StopReason::Requested) | None => grace,
+            Some(StopReason::Evicted) => grace.min(EVICTED),
             // Broken code must not run on; and after an only call, an engine request is not worth
             // its cost.
-            Some(Why::NeverReady | Why::OneCall | Why::TimedOut | Why::Crashed) => Duration::ZERO,
+            Some(
+                StopReason::NeverReady
+                | StopReason::OneCall
+                | StopReason::TimedOut
+                | StopReason::Crashed,
+            ) => Duration::ZERO,
         }
     }
 }

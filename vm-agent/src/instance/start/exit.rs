@@ -24,7 +24,7 @@ pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
                     EngineError::Refused(_)
                     | EngineError::Registry(_)
                     | EngineError::NotHere(_)
-                    | EngineError::Same(_),
+                    | EngineError::Shared(_),
                 ) => {
                     pause(&vm).await;
                 }

@@ -14,7 +14,7 @@ pub(crate) enum StartFailure {
     /// This VM cannot run it now; the text is for the operator.
     NoCapacity(String),
     /// No call waits for it any more, or it was ordered to stop.
-    CalledOff,
+    Cancelled,
 }
 
 impl StartFailure {
@@ -25,7 +25,7 @@ impl StartFailure {
             Self::NoCapacity(cause) => {
                 CallError::NoCapacity { function, cause: cause.clone().into() }
             }
-            Self::CalledOff => {
+            Self::Cancelled => {
                 CallError::NoCapacity { function, cause: "the start was called off".into() }
             }
         }
@@ -36,7 +36,7 @@ impl StartFailure {
         match self {
             Self::Init(_) => "init_failed",
             Self::NoCapacity(_) => "no_capacity",
-            Self::CalledOff => "called_off",
+            Self::Cancelled => "called_off",
         }
     }
 }

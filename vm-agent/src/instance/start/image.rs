@@ -1,20 +1,20 @@
 //! The image path, from nothing to an instance that takes calls:
 //! `image → socket directory → container → attached log → running → listening → code loaded`.
 //!
-//! For versions that fit no cell, and for VMs without cells. Called by `runner/way.rs`.
+//! For versions that fit no cell, and for VMs without cells. Called by `runner/start_path.rs`.
 
 use super::failure::{LoadFailure, StartFailure};
-use super::{PROBE, Started, attachment, settle, wait, watch_exit};
+use super::{PROBE, Started, attachment, wait, wait_until_loaded, watch_exit};
 use crate::{
     engine::{ContainerSpec, EngineError, LocalImage, SOCKETS},
     instance::{
-        Instance, Reached,
+        Instance, StartProgress,
         connections::Upstream,
-        control::{Init, Line},
+        control::{ControlConnection, Init},
         unsettled::Unsettled,
     },
     labels::Labels,
-    logs::attach::Tap,
+    logs::attach::AttachedOutput,
     vm::LocalVm,
 };
 use epsilon_api::{function::Runtime, vm::StartPhases};
@@ -23,9 +23,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// The port of `runtime: container`.
 const PORT: u16 = 8080;
-/// First pause between two probes of a server; doubled up to [`SLOW_LOOK`].
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const SLOW_LOOK: Duration = Duration::from_millis(4);
+/// First pause between two probes of a server; doubled up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(4);
 
 /// `pull`: how long it took to have `image`.
 pub(crate) async fn start(
@@ -57,7 +57,7 @@ pub(crate) async fn start(
         ),
         Runtime::Container => None,
     };
-    instance.keep_user(lease);
+    instance.set_user(lease);
     let env = match spec.runtime {
         Runtime::Node => vec![("EPSILON_SOCKETS".to_owned(), SOCKETS.to_owned())],
         Runtime::Container => {
@@ -87,24 +87,24 @@ pub(crate) async fn start(
         network,
         limits: vm.config.limits.clone(),
     };
-    instance.reach(Reached::Container);
+    instance.note_progress(StartProgress::Container);
     if let Err(err) = create(vm, instance, &container).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
         // The image was removed without the agent: look again, once.
-        vm.images.lost(&version.image);
+        vm.images.mark_removed(&version.image);
         container.image = vm.images.ensure(&*vm.engine, version).await?;
         create(vm, instance, &container).await?;
     }
     phases.create = lap();
 
     // Attached before the start, or the first lines are lost.
-    let tap = Tap::open(vm, instance.container(), &instance.gone).await?;
-    tap.belongs_to(version, instance.id());
-    instance.reach(Reached::Process);
+    let output = AttachedOutput::open(vm, instance.container(), &instance.gone).await?;
+    output.belongs_to(version, instance.id());
+    instance.note_progress(StartProgress::Process);
     if let Err(err) = run(vm, instance).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
         // The network was removed without the agent: create it, once.
-        vm.network.doubt();
+        vm.network.invalidate();
         attachment(vm, spec.network, spec.runtime).await?;
         run(vm, instance).await?;
     }
@@ -113,10 +113,10 @@ pub(crate) async fn start(
     let load = async {
         match folder {
             Some(folder) => {
-                let mut line = Line::wait(&folder).await;
+                let mut control = ControlConnection::wait(&folder).await;
                 phases.start = lap();
                 let unsettled = Unsettled::open(&folder).await;
-                line.init(&Init::new(version, instance.id(), vm.engine.code())).await?;
+                control.init(&Init::new(version, instance.id(), vm.engine.code())).await?;
                 folder.close();
                 Ok(Upstream::Sockets(folder, unsettled))
             }
@@ -130,7 +130,7 @@ pub(crate) async fn start(
             }
         }
     };
-    let (upstream, exit) = match settle(vm, exit, tap, load).await {
+    let (upstream, exit) = match wait_until_loaded(vm, exit, output, load).await {
         Ok(settled) => settled,
         Err(LoadFailure::Start(failure) | LoadFailure::Silent(failure)) => return Err(failure),
         Err(LoadFailure::NotMounted) => {
@@ -140,7 +140,7 @@ pub(crate) async fn start(
     if spec.runtime == Runtime::Node {
         phases.init = lap();
     }
-    instance.connections.reach(upstream);
+    instance.connections.set_upstream(upstream);
     Ok(Started { phases, exit: watch_exit(vm, instance.container(), exit), limits: None })
 }
 
@@ -151,21 +151,21 @@ async fn create(
 ) -> Result<(), EngineError> {
     let engine = Arc::clone(&vm.engine);
     let container = container.clone();
-    instance.have_engine(vm, async move { engine.create(&container).await }).await
+    instance.run_engine_request(vm, async move { engine.create(&container).await }).await
 }
 
 async fn run(vm: &Arc<LocalVm>, instance: &Instance) -> Result<(), EngineError> {
     let engine = Arc::clone(&vm.engine);
     let name = instance.container().clone();
-    instance.have_engine(vm, async move { engine.start(&name).await }).await
+    instance.run_engine_request(vm, async move { engine.start(&name).await }).await
 }
 
 /// Waits until the server accepts a connection and sends at least one byte.
 async fn wait_for_server(address: SocketAddr) {
-    let mut pause = FIRST_LOOK;
+    let mut pause = FIRST_PAUSE;
     while !matches!(timeout(PROBE, probe(address)).await, Ok(Ok(()))) {
         sleep(pause).await;
-        pause = (pause * 2).min(SLOW_LOOK);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

@@ -53,7 +53,7 @@ async fn code_is_read_from_image_by_unstarted_container() {
     let bare = Image::new(Tar::default().file("etc/passwd", "root"));
     let bare_version = Version { image: bare.0.clone(), ..version("bare", None, &[&tar]) };
     let err = layers.ensure(&engine, &bare_version).await.unwrap_err();
-    assert!(told(&err).contains("/app"), "{}", told(&err));
+    assert!(text_of(&err).contains("/app"), "{}", text_of(&err));
 
     let left = engine.list(&vm).await.unwrap();
     assert!(left.is_empty(), "no container stays: {left:?}");

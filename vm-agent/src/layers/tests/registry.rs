@@ -77,11 +77,11 @@ async fn corrupt_layer_is_fetched_once_more_then_reported() {
     let world = World::new("{}");
     let version = version("hello", Some(&repository), &[&tar]);
     let err = world.ensure(&version).await.unwrap_err();
-    let text = told(&err);
+    let text = text_of(&err);
     for part in [&*registry.address().to_string(), "twice", "check its disk", "deploy"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert!(!err.leaves_the_image(), "it is of the same registry");
+    assert!(!err.allows_image(), "it is of the same registry");
     assert_eq!((world.fetches("registry", "corrupt"), world.names()), (2, vec![]));
     assert_eq!(world.engine.used(Verb::EnsureImage), 0, "it is reported, and not skipped");
     fs::write(&path, good).unwrap();
@@ -110,8 +110,8 @@ async fn every_kind_of_corruption_is_detected() {
         let registry = Scripted::start(vec![Answer::Good(bytes)]).await;
         let version = version("hello", Some(&registry.repository()), &[&tar]);
         let err = world.ensure(&version).await.unwrap_err();
-        assert!(told(&err).contains("twice") && !err.is_unfit(), "{row}: {}", told(&err));
-        assert_eq!((registry.asked().len(), world.names()), (2, vec![]), "{row}");
+        assert!(text_of(&err).contains("twice") && !err.is_unfit(), "{row}: {}", text_of(&err));
+        assert_eq!((registry.requests().len(), world.names()), (2, vec![]), "{row}");
     }
     // The same bytes under another digest: the version's own digest decides.
     let registry = Scripted::start(vec![Answer::Good(good.clone())]).await;
@@ -119,7 +119,7 @@ async fn every_kind_of_corruption_is_detected() {
     if let Some(blob) = &mut other.parts.as_mut().unwrap().layers[0].blob {
         blob.digest = digest(b"another");
     }
-    assert!(told(&world.ensure(&other).await.unwrap_err()).contains("twice"));
+    assert!(text_of(&world.ensure(&other).await.unwrap_err()).contains("twice"));
     assert_eq!(world.names(), Vec::<String>::new());
 }
 
@@ -134,7 +134,7 @@ async fn second_fetch_repairs_a_corrupt_one() {
     assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);
     assert_eq!((world.fetches("registry", "corrupt"), world.fetches("registry", "ok")), (1, 1));
     let blob = format!("GET /v2/shop/pay/blobs/{} HTTP/1.1", digest(&tar.gzip()));
-    assert_eq!(registry.asked(), [blob.clone(), blob], "and no other request");
+    assert_eq!(registry.requests(), [blob.clone(), blob], "and no other request");
 }
 
 /// Whatever a registry answers: where the engine has the image, it serves; where not, its error
@@ -172,7 +172,7 @@ async fn endless_answer_is_reported_within_timeout() {
     let world = World::new("{pull_timeout: 1s}");
     let version = version("hello", Some(&registry.repository()), &[&tar]);
     world.engine.script(Verb::EnsureImage, Fault::Slow(Duration::from_secs(600)));
-    let text = told(&world.ensure(&version).await.unwrap_err());
+    let text = text_of(&world.ensure(&version).await.unwrap_err());
     for part in ["within 1s", "vm_agent.pull_timeout", "127.0.0.1"] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -192,7 +192,7 @@ async fn layer_fetches_use_credentials_of_pulls() {
     let world = World::new(&settings);
     let version = version("hello", Some(&repository), &[&tar]);
     let err = world.ensure(&version).await.unwrap_err();
-    assert_eq!(world.fetches("registry", "absent"), 1, "{}", told(&err));
+    assert_eq!(world.fetches("registry", "absent"), 1, "{}", text_of(&err));
     // Replaced on disk, the new file is used without a restart.
     fs::write(&password, ANN.password).unwrap();
     assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);

@@ -24,7 +24,7 @@ pub(super) enum Answer {
 pub(super) struct Scripted {
     address: SocketAddr,
     script: Arc<Mutex<VecDeque<Answer>>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    requests: Arc<Mutex<Vec<String>>>,
     task: AbortHandle,
 }
 
@@ -33,15 +33,15 @@ impl Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Mutex::new(VecDeque::from(script)));
-        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (answers, requests) = (Arc::clone(&script), Arc::clone(&asked));
+        let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (answers, requests) = (Arc::clone(&script), Arc::clone(&requests));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (answers, requests) = (Arc::clone(&answers), Arc::clone(&requests));
                 tokio::spawn(async move { serve(stream, &answers, &requests).await });
             }
         });
-        Self { address, script, asked, task: task.abort_handle() }
+        Self { address, script, requests, task: task.abort_handle() }
     }
 
     pub(super) fn repository(&self) -> String {
@@ -54,8 +54,8 @@ impl Scripted {
     }
 
     /// First lines of all requests.
-    pub(super) fn asked(&self) -> Vec<String> {
-        self.asked.lock().clone()
+    pub(super) fn requests(&self) -> Vec<String> {
+        self.requests.lock().clone()
     }
 }
 
@@ -69,13 +69,13 @@ impl Drop for Scripted {
 async fn serve(
     mut stream: TcpStream,
     script: &Mutex<VecDeque<Answer>>,
-    asked: &Mutex<Vec<String>>,
+    requests: &Mutex<Vec<String>>,
 ) -> Option<()> {
     let (from, mut to) = stream.split();
     let mut lines = BufReader::new(from).lines();
     let first = lines.next_line().await.ok()??;
     while !lines.next_line().await.ok()??.is_empty() {}
-    asked.lock().push(first);
+    requests.lock().push(first);
     let answer = {
         let mut script = script.lock();
         let last = script.back().cloned();

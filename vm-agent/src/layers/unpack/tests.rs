@@ -13,11 +13,11 @@ use tempfile::TempDir;
 const PLENTY: u64 = 1 << 30;
 
 /// A directory that must stay as it is, and in it the one that is unpacked to.
-struct Place {
+struct Target {
     folder: TempDir,
 }
 
-impl Place {
+impl Target {
     fn new() -> Self {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("neighbour"), "mine").unwrap();
@@ -28,7 +28,7 @@ impl Place {
         self.folder.path().join("app")
     }
 
-    fn unpack(&self, tar: &Tar) -> Result<u64, Trouble> {
+    fn unpack(&self, tar: &Tar) -> Result<u64, UnpackError> {
         unpack(&tar.bytes()[..], &self.app(), PLENTY)
     }
 
@@ -51,19 +51,19 @@ fn mode(path: &Path) -> u32 {
 
 #[test]
 fn code_is_unpacked_as_it_is() {
-    let place = Place::new();
+    let target = Target::new();
     let long = format!("app/{}/deep.js", "long-name/".repeat(20).trim_end_matches('/'));
     let mut tar = Tar::default();
     tar.folder("app/").folder("app/bin").file("app/index.js", "exports.a = 1").file(&long, "deep");
     tar.program("app/bin/run", "#!/bin/sh").symlink("app/link.js", "index.js");
     tar.symlink("app/out", "/etc/passwd").hard_link("app/same.js", "app/index.js");
     tar.file("./app/./dotted.js", "dotted").file("app/empty", "");
-    let bytes = place.unpack(&tar).unwrap();
-    let app = place.app();
+    let bytes = target.unpack(&tar).unwrap();
+    let app = target.app();
 
-    assert_eq!(place.read("index.js"), "exports.a = 1");
-    assert_eq!(place.read(long.strip_prefix("app/").unwrap()), "deep");
-    assert_eq!((place.read("dotted.js"), place.read("empty")), ("dotted".into(), String::new()));
+    assert_eq!(target.read("index.js"), "exports.a = 1");
+    assert_eq!(target.read(long.strip_prefix("app/").unwrap()), "deep");
+    assert_eq!((target.read("dotted.js"), target.read("empty")), ("dotted".into(), String::new()));
     assert_eq!(fs::read_link(app.join("link.js")).unwrap(), Path::new("index.js"));
     assert_eq!(fs::read_link(app.join("out")).unwrap(), Path::new("/etc/passwd"), "not followed");
     let inode = |name: &str| fs::metadata(app.join(name)).unwrap().ino();
@@ -76,40 +76,40 @@ fn code_is_unpacked_as_it_is() {
     assert_eq!(fs::metadata(app.join("index.js")).unwrap().mtime(), testing::TIME as i64);
     assert_eq!(fs::symlink_metadata(app.join("link.js")).unwrap().mtime(), testing::TIME as i64);
     assert!(bytes >= 10 * 4096, "{bytes}: each takes a block");
-    assert!(place.is_as_it_was());
+    assert!(target.is_as_it_was());
 }
 
 #[test]
 fn entries_outside_app_are_ignored() {
-    let place = Place::new();
+    let target = Target::new();
     let mut tar = Tar::default();
     tar.folder("etc/").file("etc/passwd", "root").file("application", "no").file("app.js", "no");
     tar.add("dev/null", tar::EntryType::Char, "", 0o666).file("app/a.js", "a");
-    place.unpack(&tar).unwrap();
+    target.unpack(&tar).unwrap();
     let names: Vec<_> =
-        fs::read_dir(place.app()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        fs::read_dir(target.app()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["a.js"]);
-    assert!(place.is_as_it_was());
+    assert!(target.is_as_it_was());
 
-    let nothing = Place::new();
+    let nothing = Target::new();
     nothing.unpack(Tar::default().file("etc/x", "x")).unwrap();
     assert!(nothing.app().is_dir(), "a layer without code is an empty one");
 }
 
 #[test]
 fn rights_owners_and_attributes_are_not_taken() {
-    let place = Place::new();
+    let target = Target::new();
     let mut tar = Tar::default();
     tar.attribute("SCHILY.xattr.security.capability", "\u{1}\0\0\u{2}");
     tar.add("app/suid", tar::EntryType::Regular, "x", 0o6755);
     tar.add("app/open", tar::EntryType::Regular, "x", 0o1666);
     tar.add("app/secret", tar::EntryType::Regular, "x", 0o000);
     tar.add("app/sticky/", tar::EntryType::Directory, "", 0o7777);
-    place.unpack(&tar).unwrap();
-    let app = place.app();
+    target.unpack(&tar).unwrap();
+    let app = target.app();
     let modes = ["suid", "open", "secret", "sticky"].map(|name| mode(&app.join(name)));
     assert_eq!(modes, [0o755, 0o644, 0o644, 0o755]);
-    let me = fs::metadata(place.folder.path()).unwrap();
+    let me = fs::metadata(target.folder.path()).unwrap();
     for name in ["suid", "sticky"] {
         let found = fs::metadata(app.join(name)).unwrap();
         assert_eq!((found.uid(), found.gid()), (me.uid(), me.gid()), "{name}: not the tar's 4711");
@@ -155,41 +155,47 @@ fn layer_that_is_no_code_tree_is_unfit() {
         ("whiteout", |t| t.file("app/lib/.wh.old.js", ""), "removes something"),
     ];
     for (row, make, want) in rows {
-        let place = Place::new();
+        let target = Target::new();
         let mut tar = Tar::default();
         make(&mut tar);
-        match place.unpack(&tar) {
-            Err(Trouble::Unfit(why)) => assert!(why.contains(want), "{row}: {why}"),
+        match target.unpack(&tar) {
+            Err(UnpackError::Unfit(why)) => assert!(why.contains(want), "{row}: {why}"),
             other => panic!("{row}: {other:?}"),
         }
-        assert!(place.is_as_it_was(), "{row}");
+        assert!(target.is_as_it_was(), "{row}");
     }
 }
 
 #[test]
 fn layer_is_refused_before_it_fills_disk_or_memory() {
-    let place = Place::new();
+    let target = Target::new();
     let mut tar = Tar::default();
     tar.file("app/a", &"a".repeat(10_000)).file("app/b", &"b".repeat(90_000));
-    let most = unpack(&tar.bytes()[..], &place.app(), 60_000);
-    assert!(matches!(&most, Err(Trouble::Unfit(why)) if why.contains("app/b")), "{most:?}");
-    assert!(!place.app().join("b").exists(), "refused by its header, before it is written");
+    let most = unpack(&tar.bytes()[..], &target.app(), 60_000);
+    assert!(matches!(&most, Err(UnpackError::Unfit(why)) if why.contains("app/b")), "{most:?}");
+    assert!(!target.app().join("b").exists(), "refused by its header, before it is written");
 
     // A name of megabytes would be held in memory.
     let mut tar = Tar::default();
     tar.add("././@LongLink", tar::EntryType::GNULongName, &"n".repeat(3 << 20), 0o644);
     tar.file("app/x", "x");
-    let found = Place::new().unpack(&tar);
-    assert!(matches!(&found, Err(Trouble::Unfit(why)) if why.contains("too long")), "{found:?}");
+    let found = Target::new().unpack(&tar);
+    assert!(
+        matches!(&found, Err(UnpackError::Unfit(why)) if why.contains("too long")),
+        "{found:?}"
+    );
 
     let mut tar = Tar::default();
     tar.file(&format!("app/{}x", "d/".repeat(DEPTH)), "x");
-    let found = Place::new().unpack(&tar);
-    assert!(matches!(&found, Err(Trouble::Unfit(why)) if why.contains("too deep")), "{found:?}");
+    let found = Target::new().unpack(&tar);
+    assert!(
+        matches!(&found, Err(UnpackError::Unfit(why)) if why.contains("too deep")),
+        "{found:?}"
+    );
     let mut tar = Tar::default();
     tar.file(&format!("app/{}", "n".repeat(NAME + 1)), "x");
-    let found = Place::new().unpack(&tar);
-    assert!(matches!(&found, Err(Trouble::Unfit(_))), "{found:?}");
+    let found = Target::new().unpack(&tar);
+    assert!(matches!(&found, Err(UnpackError::Unfit(_))), "{found:?}");
 }
 
 #[test]
@@ -198,14 +204,14 @@ fn a_tar_that_is_cut_or_none_is_corrupt() {
     tar.file("app/a", &"a".repeat(10_000));
     let mut bytes = tar.bytes();
     for cut in [100, 512, 5_000] {
-        let place = Place::new();
-        let found = unpack(&bytes[..cut], &place.app(), PLENTY);
+        let target = Target::new();
+        let found = unpack(&bytes[..cut], &target.app(), PLENTY);
         // A header alone ends where a file should begin.
-        assert!(matches!(found, Err(Trouble::Corrupt(_))), "{cut}: {found:?}");
+        assert!(matches!(found, Err(UnpackError::Corrupt(_))), "{cut}: {found:?}");
     }
     bytes[10] ^= 1;
-    let found = unpack(&bytes[..], &Place::new().app(), PLENTY);
-    assert!(matches!(found, Err(Trouble::Corrupt(_))), "a header's own sum: {found:?}");
+    let found = unpack(&bytes[..], &Target::new().app(), PLENTY);
+    assert!(matches!(found, Err(UnpackError::Corrupt(_))), "a header's own sum: {found:?}");
 }
 
 #[test]
@@ -214,7 +220,7 @@ fn full_disk_is_a_disk_error() {
     let mut tar = Tar::default();
     tar.file("app/a", &"a".repeat(256 << 10));
     match unpack(&tar.bytes()[..], &disk.path().join("app"), PLENTY) {
-        Err(Trouble::Disk(err)) => assert_eq!(err.kind(), io::ErrorKind::StorageFull),
+        Err(UnpackError::Disk(err)) => assert_eq!(err.kind(), io::ErrorKind::StorageFull),
         other => panic!("{other:?}"),
     }
 }

@@ -32,7 +32,7 @@ fn then() -> Timestamp {
 }
 
 /// The result in one line.
-fn told(read: Result<Event, Malformed>) -> String {
+fn description(read: Result<Event, Malformed>) -> String {
     match read {
         Ok(Event::Ping) => "ping".into(),
         Ok(Event::Push(push)) => format!("{} {} {}", push.reference, push.after, push.commit),
@@ -45,8 +45,8 @@ macro_rules! samples {
     ($($name:ident: $event:expr, $sample:expr, $hook:expr => $want:expr;)*) => {$(
         #[test]
         fn $name() {
-            let told = told(read($event, &sample($sample), &$hook, WEEK, then()));
-            assert!(told.starts_with(&$want), "{told}");
+            let text = description(read($event, &sample($sample), &$hook, WEEK, then()));
+            assert!(text.starts_with(&$want), "{text}");
         }
     )*};
 }
@@ -86,8 +86,8 @@ macro_rules! pushes {
         #[test]
         fn $name() {
             let hook = hello_world(r#","tags":"*""#);
-            let told = told(read("push", &push_with(&json!($fields)), &hook, WEEK, then()));
-            assert!(told.starts_with($want), "{told}");
+            let text = description(read("push", &push_with(&json!($fields)), &hook, WEEK, then()));
+            assert!(text.starts_with($want), "{text}");
         }
     )*};
 }
@@ -120,15 +120,15 @@ fn invalid_json_is_reported() {
     let nested = "[".repeat(100_000);
     let bodies: [&[u8]; 4] = [b"", b"{", b"\xff\xfe", nested.as_bytes()];
     for body in bodies {
-        let told = told(read("push", body, &hello_world(""), WEEK, then()));
-        assert!(told.starts_with("malformed: "), "{told}");
+        let text = description(read("push", body, &hello_world(""), WEEK, then()));
+        assert!(text.starts_with("malformed: "), "{text}");
     }
 }
 
 #[test]
 fn words_for_people_hold_no_control_characters() {
-    let told = told(read("no\u{1b}[31msuch", b"{}", &hello_world(""), WEEK, then()));
-    assert_eq!(told, "ignored: events `no[31msuch` are not handled here; only `push` is");
+    let text = description(read("no\u{1b}[31msuch", b"{}", &hello_world(""), WEEK, then()));
+    assert_eq!(text, "ignored: events `no[31msuch` are not handled here; only `push` is");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{io, time::Duration};
 
 /// Why a commit could not be fetched.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NotFetched {
+pub(crate) enum FetchError {
     #[error(transparent)]
     Unreachable(#[from] Unreachable),
     #[error("the token cannot be used")]
@@ -44,22 +44,22 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn of(words: &str) -> Self {
-        let says = |parts: &[&str]| parts.iter().any(|part| words.contains(part));
-        if says(&["No space left on device", "Disk quota exceeded"]) {
+    pub(crate) fn of(stderr: &str) -> Self {
+        let contains_any = |parts: &[&str]| parts.iter().any(|part| stderr.contains(part));
+        if contains_any(&["No space left on device", "Disk quota exceeded"]) {
             Self::DiskFull
-        } else if says(&[
+        } else if contains_any(&[
             "could not read Username",
             "could not read Password",
             "Authentication failed",
             "askpass",
         ]) {
             Self::Credentials
-        } else if says(&["couldn't find remote ref"]) {
+        } else if contains_any(&["couldn't find remote ref"]) {
             Self::Reference
-        } else if says(&["not found", "returned error: 404"]) {
+        } else if contains_any(&["not found", "returned error: 404"]) {
             Self::Absent
-        } else if says(&[
+        } else if contains_any(&[
             "returned error: 301",
             "returned error: 302",
             "returned error: 303",
@@ -68,7 +68,7 @@ impl Refusal {
             "redirect",
         ]) {
             Self::Redirect
-        } else if says(&["returned error: 401", "returned error: 403"]) {
+        } else if contains_any(&["returned error: 401", "returned error: 403"]) {
             Self::Credentials
         } else {
             Self::Other
@@ -76,12 +76,12 @@ impl Refusal {
     }
 }
 
-impl NotFetched {
+impl FetchError {
     /// The error of a git run that is not a fetch.
     pub(crate) fn of(err: GitError) -> Self {
         match err {
             GitError::TookTooLong { limit, .. } => Self::TookTooLong(limit),
-            GitError::Failed { ref words, .. } => match Refusal::of(words) {
+            GitError::Failed { ref stderr, .. } => match Refusal::of(stderr) {
                 kind @ Refusal::DiskFull => Self::Refused { kind, source: err },
                 Refusal::Credentials
                 | Refusal::Absent
@@ -99,8 +99,8 @@ impl NotFetched {
     /// The error of a fetch, which GitHub may have refused.
     pub(crate) fn of_fetch(err: GitError) -> Self {
         match err {
-            GitError::Failed { ref words, .. } => {
-                Self::Refused { kind: Refusal::of(words), source: err }
+            GitError::Failed { ref stderr, .. } => {
+                Self::Refused { kind: Refusal::of(stderr), source: err }
             }
             other => Self::of(other),
         }
@@ -140,7 +140,7 @@ impl NotFetched {
     }
 
     fn verdict(&self) -> (StatusCode, &'static str, Option<&'static str>) {
-        const NOT_FETCHED: &str = "SOURCE_NOT_FETCHED";
+        const CODE: &str = "SOURCE_NOT_FETCHED";
         match self {
             Self::Moved(_) | Self::Refused { kind: Refusal::Reference, .. } => (
                 StatusCode::CONFLICT,
@@ -157,37 +157,37 @@ impl NotFetched {
             ),
             Self::TookTooLong(_) => (
                 StatusCode::GATEWAY_TIMEOUT,
-                NOT_FETCHED,
+                CODE,
                 Some("the operator's setting is `gateway.hooks.fetch_timeout`"),
             ),
             Self::Refused { kind: Refusal::Credentials | Refusal::Absent, .. } => (
                 StatusCode::BAD_GATEWAY,
-                NOT_FETCHED,
+                CODE,
                 Some("check `repository`, and for a private one `token_file`, of `gateway.github`"),
             ),
             Self::Refused { kind: Refusal::Redirect, .. } => (
                 StatusCode::BAD_GATEWAY,
-                NOT_FETCHED,
+                CODE,
                 Some("if the repository was renamed, set its new name in `gateway.github`"),
             ),
             Self::Refused { kind: Refusal::DiskFull, .. } => (
                 StatusCode::INSUFFICIENT_STORAGE,
-                NOT_FETCHED,
+                CODE,
                 Some(
                     "free disk space in the gateway's data folder, then redeliver the webhook on GitHub",
                 ),
             ),
             Self::Refused { kind: Refusal::Other, .. } | Self::Unreachable(_) => {
-                (StatusCode::BAD_GATEWAY, NOT_FETCHED, None)
+                (StatusCode::BAD_GATEWAY, CODE, None)
             }
             Self::Token(_) | Self::Folder(_) | Self::Git(_) => {
-                (StatusCode::INTERNAL_SERVER_ERROR, NOT_FETCHED, None)
+                (StatusCode::INTERNAL_SERVER_ERROR, CODE, None)
             }
         }
     }
 
     /// The error for the operator's log.
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn log_text(&self) -> String {
         Chain(self).to_string()
     }
 }
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn gits_words_are_understood() {
-        for (words, want) in [
+        for (stderr, want) in [
             (
                 "fatal: could not read Username for 'https://github.com': terminal prompts disabled",
                 Refusal::Credentials,
@@ -226,7 +226,7 @@ mod tests {
             ),
             ("fatal: unable to access 'https://h/': SSL certificate problem", Refusal::Other),
         ] {
-            assert_eq!(Refusal::of(words), want, "{words}");
+            assert_eq!(Refusal::of(stderr), want, "{stderr}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::source::github::allowed_hosts::Hosts;
 use crate::source::github::config::{Config, Settings as All};
-use crate::source::github::hub::{File, Hub, Manner, TOKEN};
+use crate::source::github::fake_github::{Behaviour, FakeGithub, File, TOKEN};
 use crate::source::github::project::Settings;
 use epsilon_api::ids::ProjectName;
 use http_body_util::BodyExt;
@@ -18,15 +18,15 @@ fn limits() -> Limits {
     Config::new(All::default(), BTreeMap::new()).unwrap().limits
 }
 
-fn hook_with(hub: &Hub, more: &Value, private: &[&str]) -> Hook {
-    let settings: Settings = serde_json::from_value(hub.hook(REPOSITORY, more)).unwrap();
+fn hook_with(github: &FakeGithub, more: &Value, private: &[&str]) -> Hook {
+    let settings: Settings = serde_json::from_value(github.hook(REPOSITORY, more)).unwrap();
     let private = private.iter().map(|host| (*host).to_owned()).collect();
     let hosts = Hosts::new(vec!["localhost".into()], private);
     Hook::new(ProjectName::parse("shop").unwrap(), settings, &hosts).unwrap()
 }
 
-fn hook(hub: &Hub) -> Hook {
-    hook_with(hub, &json!({}), &["127.0.0.1"])
+fn hook(github: &FakeGithub) -> Hook {
+    hook_with(github, &json!({}), &["127.0.0.1"])
 }
 
 fn pushed(reference: &str, after: &str) -> Push {
@@ -34,7 +34,7 @@ fn pushed(reference: &str, after: &str) -> Push {
 }
 
 /// Fetches a commit; returns the result and the folder.
-async fn fetch(hook: &Hook, push: &Push, limits: &Limits) -> (Result<Source, NotFetched>, TempDir) {
+async fn fetch(hook: &Hook, push: &Push, limits: &Limits) -> (Result<Source, FetchError>, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("hooks/d-1");
     (Source::fetch(&Git::default(), hook, push, folder, limits).await, dir)
@@ -46,15 +46,15 @@ async fn refused(hook: &Hook, push: &Push, limits: &Limits) -> (String, String, 
     let err = fetched.unwrap_err();
     assert!(!dir.path().join("hooks/d-1").exists(), "{err}");
     let body = err.body();
-    (body.code, body.message, err.told())
+    (body.code, body.message, err.log_text())
 }
 
 #[tokio::test]
 async fn a_pushed_commit_is_an_archive() {
-    let hub = Hub::start().await;
-    hub.commit(REPOSITORY, MAIN, &[("old.js", File::Text("1"))]);
-    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text("exports.a = 1"))]);
-    let (source, dir) = fetch(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
+    let github = FakeGithub::start().await;
+    github.commit(REPOSITORY, MAIN, &[("old.js", File::Text("1"))]);
+    let id = github.commit(REPOSITORY, MAIN, &[("index.js", File::Text("exports.a = 1"))]);
+    let (source, dir) = fetch(&hook(&github), &pushed(MAIN, &id), &limits()).await;
     let source = source.unwrap();
     assert_eq!(source.commit, id);
     let enough = archive::Limits { size: units::Bytes::mib(1), time: Duration::from_secs(60) };
@@ -70,24 +70,25 @@ async fn a_pushed_commit_is_an_archive() {
 
 #[tokio::test]
 async fn an_annotated_tag_is_its_commit() {
-    let hub = Hub::start().await;
-    let commit = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
-    let tag = hub.tag(REPOSITORY, "v1", &commit);
-    let (source, _dir) = fetch(&hook(&hub), &pushed("refs/tags/v1", &tag), &limits()).await;
+    let github = FakeGithub::start().await;
+    let commit = github.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
+    let tag = github.tag(REPOSITORY, "v1", &commit);
+    let (source, _dir) = fetch(&hook(&github), &pushed("refs/tags/v1", &tag), &limits()).await;
     assert_eq!(source.unwrap().commit, commit);
 }
 
 #[tokio::test]
 async fn a_branch_that_moved_on_is_superseded() {
-    let hub = Hub::start().await;
-    let old = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text("1"))]);
-    hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text("2"))]);
-    let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &old), &limits()).await;
+    let github = FakeGithub::start().await;
+    let old = github.commit(REPOSITORY, MAIN, &[("index.js", File::Text("1"))]);
+    github.commit(REPOSITORY, MAIN, &[("index.js", File::Text("2"))]);
+    let (code, message, _) = refused(&hook(&github), &pushed(MAIN, &old), &limits()).await;
     assert_eq!(
         (code.as_str(), message.contains("`main` points to another commit")),
         ("SUPERSEDED", true)
     );
-    let (code, message, _) = refused(&hook(&hub), &pushed("refs/tags/v9", &old), &limits()).await;
+    let (code, message, _) =
+        refused(&hook(&github), &pushed("refs/tags/v9", &old), &limits()).await;
     assert_eq!(
         (code.as_str(), &*message),
         ("SUPERSEDED", "the pushed branch or tag does not exist any more")
@@ -96,70 +97,75 @@ async fn a_branch_that_moved_on_is_superseded() {
 
 #[tokio::test]
 async fn a_private_repository_gets_the_token_only() {
-    let hub = Hub::start().await;
-    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
-    hub.behave(Manner::Privately);
-    let (code, message, told) = refused(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
+    let github = FakeGithub::start().await;
+    let id = github.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
+    github.behave(Behaviour::Privately);
+    let (code, message, log_text) = refused(&hook(&github), &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(message.contains("GitHub requires credentials"), "{message}; {told}");
-    assert!(hub.shown().iter().all(Option::is_none));
+    assert!(message.contains("GitHub requires credentials"), "{message}; {log_text}");
+    assert!(github.shown().iter().all(Option::is_none));
 
-    let with_token = hook_with(&hub, &json!({"token_file": hub.token_file()}), &["127.0.0.1"]);
+    let with_token =
+        hook_with(&github, &json!({"token_file": github.token_file()}), &["127.0.0.1"]);
     let (source, dir) = fetch(&with_token, &pushed(MAIN, &id), &limits()).await;
     source.unwrap();
     let basic = BASE64_STANDARD.encode(format!("x-access-token:{TOKEN}"));
-    assert_eq!(hub.shown().pop().unwrap(), Some(format!("Basic {basic}")));
+    assert_eq!(github.shown().pop().unwrap(), Some(format!("Basic {basic}")));
     drop(dir);
 
-    std::fs::remove_file(hub.token_file()).unwrap();
-    let (code, message, told) = refused(&with_token, &pushed(MAIN, &id), &limits()).await;
+    std::fs::remove_file(github.token_file()).unwrap();
+    let (code, message, log_text) = refused(&with_token, &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
     assert!(
-        message.contains("log has the cause") && told.contains("cannot be read"),
-        "{message}; {told}"
+        message.contains("log has the cause") && log_text.contains("cannot be read"),
+        "{message}; {log_text}"
     );
 }
 
 #[tokio::test]
 async fn a_redirect_gets_neither_request_nor_token() {
-    let (hub, elsewhere) = (Hub::start().await, Hub::start().await);
+    let (github, elsewhere) = (FakeGithub::start().await, FakeGithub::start().await);
     let id = elsewhere.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
     let to =
         format!("http://{}/{REPOSITORY}.git/info/refs?service=git-upload-pack", elsewhere.address);
-    hub.behave(Manner::Redirecting(to));
-    let with_token = hook_with(&hub, &json!({"token_file": hub.token_file()}), &["127.0.0.1"]);
-    let (code, message, told) = refused(&with_token, &pushed(MAIN, &id), &limits()).await;
+    github.behave(Behaviour::Redirecting(to));
+    let with_token =
+        hook_with(&github, &json!({"token_file": github.token_file()}), &["127.0.0.1"]);
+    let (code, message, log_text) = refused(&with_token, &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(message.contains("a redirect, which is not followed"), "{message}; {told}");
+    assert!(message.contains("a redirect, which is not followed"), "{message}; {log_text}");
     assert!(elsewhere.shown().is_empty());
-    assert!(!told.contains(TOKEN));
+    assert!(!log_text.contains(TOKEN));
 }
 
 #[tokio::test]
 async fn a_repository_that_is_not_there() {
-    let hub = Hub::start().await;
+    let github = FakeGithub::start().await;
     let id = "1".repeat(40);
-    let (code, message, told) = refused(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
+    let (code, message, log_text) = refused(&hook(&github), &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(message.contains("does not know this repository"), "{message}; {told}");
+    assert!(message.contains("does not know this repository"), "{message}; {log_text}");
 }
 
 #[tokio::test]
 async fn an_unreachable_or_silent_github_fails_the_fetch() {
-    let hub = Hub::start().await;
-    let id = hub.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
-    hub.behave(Manner::Silent);
+    let github = FakeGithub::start().await;
+    let id = github.commit(REPOSITORY, MAIN, &[("index.js", File::Text(""))]);
+    github.behave(Behaviour::Silent);
     let short = Limits { fetch: Duration::from_millis(500), ..limits() };
-    let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &id), &short).await;
+    let (code, message, _) = refused(&hook(&github), &pushed(MAIN, &id), &short).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
     assert!(message.ends_with("the fetch took longer than 500ms"), "{message}");
-    let hook = hook(&hub);
-    drop(hub);
-    let (code, message, told) = refused(&hook, &pushed(MAIN, &id), &limits()).await;
+    let hook = hook(&github);
+    drop(github);
+    let (code, message, log_text) = refused(&hook, &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(message.contains("the gateway's log has the details"), "{message}; {told}");
+    assert!(message.contains("the gateway's log has the details"), "{message}; {log_text}");
     // The address is in the log, but not in the answer.
-    assert!(told.contains("127.0.0.1") && !message.contains("127.0.0.1"), "{message}; {told}");
+    assert!(
+        log_text.contains("127.0.0.1") && !message.contains("127.0.0.1"),
+        "{message}; {log_text}"
+    );
 }
 
 /// Noise that cannot be compressed.
@@ -174,24 +180,24 @@ fn noise(length: usize) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_huge_commit_is_not_taken() {
-    let hub = Hub::start().await;
+    let github = FakeGithub::start().await;
     let huge = noise(3 << 20);
-    let id = hub.commit(REPOSITORY, MAIN, &[("video.bin", File::Bytes(&huge))]);
+    let id = github.commit(REPOSITORY, MAIN, &[("video.bin", File::Bytes(&huge))]);
     let small = Limits { max_fetch: units::Bytes::mib(2), ..limits() };
-    let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &id), &small).await;
+    let (code, message, _) = refused(&hook(&github), &pushed(MAIN, &id), &small).await;
     assert_eq!(code, "SOURCE_TOO_LARGE");
     assert!(message.contains("the commit is larger than 2MiB"), "{message}");
     let enough = Limits { max_fetch: units::Bytes::mib(4), ..limits() };
-    assert!(fetch(&hook(&hub), &pushed(MAIN, &id), &enough).await.0.is_ok());
+    assert!(fetch(&hook(&github), &pushed(MAIN, &id), &enough).await.0.is_ok());
 }
 
 #[tokio::test]
 async fn submodules_and_lfs_files_are_named() {
-    let hub = Hub::start().await;
+    let github = FakeGithub::start().await;
     let other = "1".repeat(40);
     let files = [("index.js", File::Text("")), ("lib", File::Submodule(&other))];
-    let id = hub.commit(REPOSITORY, MAIN, &files);
-    let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
+    let id = github.commit(REPOSITORY, MAIN, &files);
+    let (code, message, _) = refused(&hook(&github), &pushed(MAIN, &id), &limits()).await;
     assert_eq!(
         (code.as_str(), &*message),
         ("SOURCE_UNSUPPORTED", "`lib` is a submodule; submodules are not fetched")
@@ -201,20 +207,20 @@ async fn submodules_and_lfs_files_are_named() {
         "a".repeat(64)
     );
     let files = [("index.js", File::Text("")), ("model.bin", File::Text(&pointer))];
-    let id = hub.commit(REPOSITORY, MAIN, &files);
-    let (code, message, _) = refused(&hook(&hub), &pushed(MAIN, &id), &limits()).await;
+    let id = github.commit(REPOSITORY, MAIN, &files);
+    let (code, message, _) = refused(&hook(&github), &pushed(MAIN, &id), &limits()).await;
     assert_eq!(code, "SOURCE_UNSUPPORTED");
     assert!(message.starts_with("`model.bin` is stored in Git LFS"), "{message}");
 }
 
 #[tokio::test]
 async fn local_addresses_are_refused_unless_allowed() {
-    let hub = Hub::start().await;
-    let url = format!("https://localhost:{}", hub.address.port());
-    let hook = hook_with(&hub, &json!({"url": url}), &[]);
-    let (code, message, told) = refused(&hook, &pushed(MAIN, &"1".repeat(40)), &limits()).await;
+    let github = FakeGithub::start().await;
+    let url = format!("https://localhost:{}", github.address.port());
+    let hook = hook_with(&github, &json!({"url": url}), &[]);
+    let (code, message, log_text) = refused(&hook, &pushed(MAIN, &"1".repeat(40)), &limits()).await;
     assert_eq!(code, "SOURCE_NOT_FETCHED");
-    assert!(told.contains("which is not public"), "{told}");
+    assert!(log_text.contains("which is not public"), "{log_text}");
     assert!(!message.contains("127.0.0.1") && !message.contains("::1"), "{message}");
-    assert!(hub.shown().is_empty());
+    assert!(github.shown().is_empty());
 }

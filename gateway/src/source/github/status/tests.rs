@@ -3,7 +3,7 @@
 use super::*;
 use crate::source::github::allowed_hosts::Hosts;
 use crate::source::github::config::{Config, Settings as All};
-use crate::source::github::hub::{Hub, TOKEN};
+use crate::source::github::fake_github::{FakeGithub, TOKEN};
 use crate::source::github::project::Settings;
 use epsilon_api::{ids::ProjectName, units::Bytes};
 use serde_json::json;
@@ -17,8 +17,8 @@ fn limits() -> Limits {
     Config::new(all, BTreeMap::new()).unwrap().limits
 }
 
-fn hook(hub: &Hub) -> Hook {
-    let settings = hub.hook("octo/shop", &json!({"token_file": hub.token_file()}));
+fn hook(github: &FakeGithub) -> Hook {
+    let settings = github.hook("octo/shop", &json!({"token_file": github.token_file()}));
     let settings: Settings = serde_json::from_value(settings).unwrap();
     let hosts = Hosts::new(Vec::new(), vec!["127.0.0.1".into()]);
     Hook::new(ProjectName::parse("shop").unwrap(), settings, &hosts).unwrap()
@@ -35,19 +35,19 @@ fn status(description: &str) -> Status {
 
 /// The result of sending a status if the API answers so, and the number of requests.
 async fn sent(answers: &[(u16, Option<&'static str>)]) -> (Result<(), String>, usize) {
-    let hub = Hub::start().await;
-    hub.api_answers(answers);
+    let github = FakeGithub::start().await;
+    github.api_answers(answers);
     let token = Secret::new(TOKEN.to_owned());
-    let sent = send(&hook(&hub), &token, &status("deployed"), &limits(), NO_PAUSE).await;
-    (sent.map_err(|err| err.to_string()), hub.statuses().len())
+    let sent = send(&hook(&github), &token, &status("deployed"), &limits(), NO_PAUSE).await;
+    (sent.map_err(|err| err.to_string()), github.statuses().len())
 }
 
 #[tokio::test]
 async fn a_status_is_sent_as_github_documents() {
-    let hub = Hub::start().await;
+    let github = FakeGithub::start().await;
     let token = Secret::new(TOKEN.to_owned());
-    send(&hook(&hub), &token, &status("deployed"), &limits(), NO_PAUSE).await.unwrap();
-    let seen = hub.statuses().pop().unwrap();
+    send(&hook(&github), &token, &status("deployed"), &limits(), NO_PAUSE).await.unwrap();
+    let seen = github.statuses().pop().unwrap();
     assert_eq!(seen.path, format!("/api/v3/repos/octo/shop/statuses/{COMMIT}"));
     assert_eq!(seen.headers["authorization"], format!("Bearer {TOKEN}"));
     assert_eq!(seen.headers["accept"], "application/vnd.github+json");
@@ -64,41 +64,41 @@ async fn a_status_is_sent_as_github_documents() {
 }
 
 macro_rules! answers {
-    ($($name:ident: [$($answer:expr),*] => $want:expr, asked $asked:expr;)*) => {$(
+    ($($name:ident: [$($answer:expr),*] => $want:expr, retry_after $retry_after:expr;)*) => {$(
         #[tokio::test]
         async fn $name() {
             let want: Result<(), &str> = $want;
-            assert_eq!(sent(&[$($answer),*]).await, (want.map_err(str::to_owned), $asked));
+            assert_eq!(sent(&[$($answer),*]).await, (want.map_err(str::to_owned), $retry_after));
         }
     )*};
 }
 
 answers! {
-    taken_at_once: [(201, None)] => Ok(()), asked 1;
-    taken_at_the_second_try: [(502, None), (201, None)] => Ok(()), asked 2;
-    asked_to_wait: [(429, Some("0")), (403, Some("0")), (201, None)] => Ok(()), asked 3;
+    taken_at_once: [(201, None)] => Ok(()), retry_after 1;
+    taken_at_the_second_try: [(502, None), (201, None)] => Ok(()), retry_after 2;
+    asked_to_wait: [(429, Some("0")), (403, Some("0")), (201, None)] => Ok(()), retry_after 3;
     broken_for_good: [(500, None), (500, None), (500, None), (201, None)]
-        => Err("GitHub's API answered 500 Internal Server Error"), asked 3;
-    a_token_that_may_not: [(403, None)] => Err("GitHub's API answered 403 Forbidden"), asked 1;
-    a_token_that_is_none: [(401, None)] => Err("GitHub's API answered 401 Unauthorized"), asked 1;
-    no_such_commit: [(422, None)] => Err("GitHub's API answered 422 Unprocessable Entity"), asked 1;
-    a_redirect_is_not_followed: [(307, None)] => Err("GitHub's API answered 307 Temporary Redirect"), asked 1;
+        => Err("GitHub's API answered 500 Internal Server Error"), retry_after 3;
+    a_token_that_may_not: [(403, None)] => Err("GitHub's API answered 403 Forbidden"), retry_after 1;
+    a_token_that_is_none: [(401, None)] => Err("GitHub's API answered 401 Unauthorized"), retry_after 1;
+    no_such_commit: [(422, None)] => Err("GitHub's API answered 422 Unprocessable Entity"), retry_after 1;
+    a_redirect_is_not_followed: [(307, None)] => Err("GitHub's API answered 307 Temporary Redirect"), retry_after 1;
 }
 
 #[tokio::test]
 async fn statuses_to_a_dead_server_are_dropped() {
-    let hub = Hub::start().await;
-    let hook = hook(&hub);
+    let github = FakeGithub::start().await;
+    let hook = hook(&github);
     let token = Secret::new(TOKEN.to_owned());
-    drop(hub);
+    drop(github);
     let lost = send(&hook, &token, &status("deployed"), &limits(), NO_PAUSE).await.unwrap_err();
-    assert!(matches!(lost, NotSent::Silent(_)), "{lost}");
+    assert!(matches!(lost, SendError::NoAnswer(_)), "{lost}");
     assert!(!format!("{lost:?} {}", Chain(&lost)).contains(TOKEN));
 }
 
 #[test]
 fn pauses_have_an_end() {
-    let answered = |after| NotSent::Answered(StatusCode::TOO_MANY_REQUESTS, after);
+    let answered = |after| SendError::Answered(StatusCode::TOO_MANY_REQUESTS, after);
     let pause = |after: Option<u64>| answered(after.map(Duration::from_secs)).pause(NO_PAUSE);
     assert_eq!(pause(None), Some(NO_PAUSE));
     assert_eq!(pause(Some(7)), Some(Duration::from_secs(7)));
