@@ -38,7 +38,7 @@ pub fn clear(path: &Path) -> io::Result<()> {
             match is_folder(&top, &name)? {
                 None => {}
                 Some(false) => {
-                    ignore_not_found(unlinkat(&top, &name, AtFlags::empty_folder()))?;
+                    ignore_not_found(unlinkat(&top, &name, AtFlags::empty()))?;
                 }
                 Some(true) => {
                     empty_folder(&top, &name, &mut moved)?;
@@ -62,7 +62,7 @@ fn empty_folder(top: &OwnedFd, name: &CString, moved: &mut u64) -> io::Result<()
         match is_folder(&folder, &name)? {
             None => {}
             Some(false) => {
-                ignore_not_found(unlinkat(&folder, &name, AtFlags::empty_folder()))?;
+                ignore_not_found(unlinkat(&folder, &name, AtFlags::empty()))?;
             }
             Some(true) => loop {
                 *moved += 1;
@@ -91,7 +91,7 @@ fn ignore_not_found<T>(found: rustix::io::Result<T>) -> io::Result<Option<T>> {
 
 fn open(at: impl AsFd, name: impl rustix::path::Arg + Copy) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(at, name, flags, Mode::empty_folder())
+    openat(at, name, flags, Mode::empty())
 }
 
 /// Whether it is a folder, which is then made accessible; `None` when it is gone.
@@ -101,7 +101,7 @@ fn is_folder(at: &OwnedFd, name: &CString) -> io::Result<Option<bool>> {
     };
     let is_folder = FileType::from_raw_mode(about.st_mode).is_dir();
     if is_folder && Mode::from_raw_mode(about.st_mode) & Mode::RWXU != Mode::RWXU {
-        ignore_not_found(chmodat(at, name, Mode::RWXU, AtFlags::empty_folder()))?;
+        ignore_not_found(chmodat(at, name, Mode::RWXU, AtFlags::empty()))?;
     }
     Ok(Some(is_folder))
 }

@@ -14,6 +14,7 @@ pub(crate) mod reference;
 pub(crate) mod tree;
 pub(crate) mod user;
 
+use user::USER;
 use crate::{
     cache::Held,
     engine::{EngineImage, IMAGE_LABEL},

@@ -11,7 +11,7 @@
 //! containers, folders and half-written results belong to handles that clean up when they are
 //! dropped.
 
-use crate::build_command::{CachedImage as CommandMade, Commands};
+use crate::build_command::{BuildResult as CommandMade, Commands};
 use crate::cache::{Cache, WorkDir};
 use crate::config::Config;
 use crate::dependencies::{Dependencies, Installed};

@@ -12,7 +12,7 @@
 mod ceilings;
 mod document;
 mod function;
-pub(crate) mod origin;
+pub mod origin;
 mod package;
 mod section;
 #[cfg(test)]

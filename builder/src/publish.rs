@@ -158,9 +158,6 @@ impl Destination {
     }
 }
 
-/// Prefix of our names in an engine.
-const NAMES: &str = "epsilon/";
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ impl OwnCredentials {
 }
 
 impl OwnCredentials {
-    fn path(&self) -> Option<&PathBuf> {
+    pub(crate) fn path(&self) -> Option<&PathBuf> {
         match self {
             Self::Password { .. } => None,
             Self::File { path, .. } => Some(path),

@@ -298,7 +298,7 @@ async fn docker_is_not_asked_to_pull_what_names_no_registry() {
     }
 }
 
-async fn an_image_of_ours_goes_unless_a_container_uses_it<E: Engine>(mut bench: Bench<E>) {
+async fn own_unused_image_can_be_removed<E: Engine>(mut bench: Bench<E>) {
     if bench.spare.digest.is_empty() {
         import(&bench.spare.reference, &serde_json::to_string(IDLE).unwrap(), &[]);
         bench.spare.digest = digest(&bench.spare.reference).unwrap();

@@ -178,7 +178,7 @@ impl Placing {
             };
             Candidate {
                 penalty,
-                holds: match known.warm(call.function, world.now) {
+                locality: match known.warm(call.function, world.now) {
                     0 => Locality::Nothing,
                     1.. => Locality::Warm,
                 },

@@ -4,11 +4,14 @@ use epsilon_api::ids::FunctionName;
 use epsilon_api::ids::ProjectName;
 use std::fmt;
 
+/// Prefix of our names in an engine.
+pub(crate) const NAMES: &str = "epsilon/";
+
 /// Name of an image: `epsilon/PATH:TAG` in an engine, `PATH` after the name of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Name {
-    path: String,
-    tag: String,
+    pub(crate) path: String,
+    pub(crate) tag: String,
 }
 
 impl Name {
@@ -34,7 +37,7 @@ impl Name {
     }
 
     /// Repository in the registry of this name, without the tag.
-    fn remote_repository(&self, registry: &str) -> String {
+    pub(crate) fn remote_repository(&self, registry: &str) -> String {
         format!("{registry}/{}", self.path)
     }
 }

@@ -11,7 +11,7 @@
 //! ```
 
 use super::{Base, Exports, ImageSet};
-use crate::image::name::Name;
+use crate::image::name::{self, Name};
 use crate::{
     config::ImageTransfer,
     engine::{Engine, files},
@@ -93,7 +93,7 @@ impl Local {
     /// Removes one of our names, if it still names this image. An image that a container uses keeps
     /// its name.
     pub(crate) async fn remove(&self, image: &ImageRef) -> Result<(), BuildError> {
-        if image.reference.starts_with(super::NAMES) && self.has(image).await? {
+        if image.reference.starts_with(name::NAMES) && self.has(image).await? {
             self.engine.remove_name(&image.reference).await?;
         }
         Ok(())

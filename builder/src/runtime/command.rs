@@ -195,7 +195,7 @@ mod tests {
     struct Silent;
 
     impl BuildLog for Silent {
-        fn tell(&self, _: BuildEvent) {}
+        fn report(&self, _: BuildEvent) {}
     }
 
     /// Whether it is there; nobody has waited for a zombie yet.

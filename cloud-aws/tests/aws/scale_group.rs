@@ -6,7 +6,7 @@ mod fake;
 use aws_config::{BehaviorVersion, Region, profile::ProfileFileCredentialsProvider};
 use epsilon_cloud_aws::{
     moto::Moto,
-    scale_group::{GroupAddress, GroupError, Kind, Member, Phase, ScaleGroup, in_moto},
+    scale_group::{GroupAddress, GroupError, Kind, GroupInstance, Phase, ScaleGroup, in_moto},
 };
 use fake::Fake;
 use std::error::Error;
@@ -39,7 +39,7 @@ async fn group_grows_protects_and_terminates_named_instance() {
     assert!(!left.instances.iter().any(|vm| vm.id == ids[1]));
 }
 
-fn marks(instances: &[Member]) -> Vec<(String, bool)> {
+fn marks(instances: &[GroupInstance]) -> Vec<(String, bool)> {
     instances.iter().map(|vm| (vm.id.clone(), vm.protected)).collect()
 }
 

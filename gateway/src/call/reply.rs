@@ -43,7 +43,7 @@ pub(crate) struct CallRecord {
     began: Instant,
     request_id: RequestId,
     /// The request line, if calls are logged.
-    asked: Option<RequestLine>,
+    request_line: Option<RequestLine>,
     caller: IpAddr,
     /// Set after lookup.
     pub(crate) route: Option<Arc<Route>>,
@@ -71,7 +71,7 @@ impl CallRecord {
             metrics,
             began: Instant::now(),
             request_id,
-            asked: RequestLine::of(request),
+            request_line: RequestLine::of(request),
             caller: caller.ip,
             route: None,
             in_flight: None,
@@ -104,7 +104,7 @@ impl Drop for CallRecord {
     fn drop(&mut self) {
         let ended = CallEnded {
             request_id: Some(&self.request_id),
-            asked: self.asked.as_ref(),
+            request_line: self.request_line.as_ref(),
             caller: self.caller,
             route: self.route.as_deref(),
             status: self.status,

@@ -22,7 +22,7 @@ pub(crate) const MAX_TOTALS_AGE: Duration = Duration::from_millis(10);
 pub(crate) struct FleetTotals {
     made: Instant,
     /// When to recompute, in microseconds since `made`.
-    due: AtomicU64,
+    pub(crate) due: AtomicU64,
     calls: AtomicU64,
     shares: AtomicU64,
     vms: AtomicU32,
@@ -41,7 +41,7 @@ impl FleetTotals {
     }
 
     /// The totals, at most [`MAX_TOTALS_AGE`] old. Of several concurrent callers, one recomputes them.
-    fn fresh(&self, members: &[Arc<Member>], balance: &Balance, now: Instant) -> Totals {
+    pub(crate) fn fresh(&self, members: &[Arc<Member>], balance: &Balance, now: Instant) -> Totals {
         let passed = now.saturating_duration_since(self.made).as_micros() as u64;
         let due = self.due.load(Relaxed);
         let next = passed + MAX_TOTALS_AGE.as_micros() as u64;

@@ -68,7 +68,7 @@ impl PlacementMetrics {
     }
 
     pub(crate) fn placed(&self, pick: &Choice) {
-        self.placed[position(pick.step)][pick.holds as usize].inc();
+        self.placed[position(pick.step)][pick.locality as usize].inc();
     }
 
     pub(crate) fn passed_over(&self, penalty: Penalty) {
@@ -123,12 +123,12 @@ mod tests {
             vm: 7,
             step: 1,
             penalty: Penalty::Nothing,
-            holds: Locality::Warm,
+            locality: Locality::Warm,
             more: false,
             prewarm: None,
         };
         metrics.placed(&pick);
-        metrics.placed(&Choice { step: 9, holds: Locality::Nothing, ..pick });
+        metrics.placed(&Choice { step: 9, locality: Locality::Nothing, ..pick });
         let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for line in [
             r#"epsilon_placement_passed_over_total{reason="room"} 2"#,

@@ -5,13 +5,9 @@
 use super::{histogram::Histogram, history::StoredHistory};
 use epsilon_api::{chain::Chain, ids::FunctionName};
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::fs::File;
-use std::io;
-use std::path::Path;
 use std::{
-    fs,
-    io::{self, ErrorKind},
+    fs::{self, File},
+    io::{self, ErrorKind, Write as _},
     path::Path,
     time::Duration,
 };

@@ -38,7 +38,7 @@ impl Server {
             (&Method::POST, "/v1/drain") => self.drain(true),
             (&Method::POST, "/v1/undrain") => self.drain(false),
             (&Method::GET, "/v1/reports") => {
-                return Response::new(self.reports.stream(&self.ending.close));
+                return Response::new(self.reports.stream(&self.shutdown.close));
             }
             (&Method::GET, path) => match path.strip_prefix("/v1/logs/") {
                 Some(function) => return self.logs(function, &head.uri),
@@ -108,7 +108,7 @@ impl Server {
             line.push(b'\n');
             Ok::<_, BodyError>(Frame::data(Bytes::from(line)))
         });
-        let close = self.ending.close.clone().cancelled_owned();
+        let close = self.shutdown.close.clone().cancelled_owned();
         Response::new(body::boxed(StreamBody::new(Box::pin(lines.take_until(close)))))
     }
 }

@@ -455,7 +455,7 @@ async fn a_notice_of_the_cloud_is_a_drain() {
         let engine = FakeEngine::new();
         let folder = tempfile::tempdir().unwrap();
         let vm = Vm::on(engine, Gateway::new().await, folder, "", cloud).await;
-        timeout(LIMIT, vm.running.taken()).await.unwrap();
+        timeout(LIMIT, vm.running.reclaimed()).await.unwrap();
         assert_eq!(vm.report().await.state, VmState::Draining);
         // It cannot be revoked.
         vm.order(Method::POST, "/v1/undrain", &()).await;

@@ -98,6 +98,6 @@ async fn run_query(
     let change = routes.change().await;
     let versions = store.snapshot().await?;
     let traffic = store.traffic().await?;
-    change.follow(versions, traffic, fleet);
+    change.sync_from_store(versions, traffic, fleet);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! All gateways of a fleet compute the same ring, and a change of the fleet moves few functions.
 
 use super::*;
+use crate::placement::hash;
 use proptest::prelude::*;
 use std::collections::HashSet;
 
@@ -17,7 +18,7 @@ fn fleet(ids: impl IntoIterator<Item = u32>) -> Vec<(String, u32)> {
 fn homes(vms: &[(String, u32)], functions: usize) -> Vec<String> {
     let ring = ring(vms);
     (0..functions)
-        .map(|n| stable::of_name(&format!("function-{n}")))
+        .map(|n| hash::of_name(&format!("function-{n}")))
         .map(|key| vms[ring.walk(key).next().unwrap()].0.clone())
         .collect()
 }
@@ -43,7 +44,7 @@ fn a_hundred_names_stay_where_they_are() {
     let vms: Vec<_> = ('a'..='h').map(|id| (format!("vm-{id}"), 16 + id as u32 % 3 * 16)).collect();
     let ring = ring(&vms);
     let walk_of = |n: usize| -> String {
-        let walk = ring.walk(stable::of_name(&format!("function-{n}")));
+        let walk = ring.walk(hash::of_name(&format!("function-{n}")));
         walk.take(3).map(|vm| vms[vm].0.trim_start_matches("vm-").to_owned()).collect()
     };
     let lines: Vec<String> = (0..10)
@@ -60,7 +61,7 @@ fn an_empty_fleet_has_no_home() {
 #[test]
 fn all_vms_are_visited_after_the_jumps() {
     let vms = fleet(0..700);
-    let met: Vec<usize> = ring(&vms).walk(stable::of_name("pay")).collect();
+    let met: Vec<usize> = ring(&vms).walk(hash::of_name("pay")).collect();
     assert_eq!((met.len(), met.iter().collect::<HashSet<_>>().len()), (700, 700));
 }
 
@@ -113,7 +114,7 @@ proptest! {
             .prop_flat_map(|vms| (Just(vms.clone()), Just(vms).prop_shuffle())),
         name in "[A-Za-z][A-Za-z0-9_-]{0,62}",
     ) {
-        let key = stable::of_name(&name);
+        let key = hash::of_name(&name);
         let walk_of = |vms: &[(String, u32)]| -> Vec<String> {
             ring(vms).walk(key).take(3).map(|vm| vms[vm].0.clone()).collect()
         };

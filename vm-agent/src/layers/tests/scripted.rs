@@ -34,11 +34,11 @@ impl Scripted {
         let address = listener.local_addr().unwrap();
         let script = Arc::new(Mutex::new(VecDeque::from(script)));
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
-        let (answers, requests) = (Arc::clone(&script), Arc::clone(&requests));
+        let (answers, log) = (Arc::clone(&script), Arc::clone(&requests));
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (answers, requests) = (Arc::clone(&answers), Arc::clone(&requests));
-                tokio::spawn(async move { serve(stream, &answers, &requests).await });
+                let (answers, log) = (Arc::clone(&answers), Arc::clone(&log));
+                tokio::spawn(async move { serve(stream, &answers, &log).await });
             }
         });
         Self { address, script, requests, task: task.abort_handle() }
