@@ -11,7 +11,7 @@ pub fn raise_file_limit() {
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     match raised.map_err(io::Error::from) {
         Ok(()) => {
-            info!(files = ?limit.maximum, before = ?limit.current, "Limit on open files raised.")
+            info!(files = ?limit.maximum, before = ?limit.current, "Limit on open files raised.");
         }
         Err(err) => {
             warn!(%err, files = ?limit.current, "Limit on open files cannot be raised; going on with the soft limit.");

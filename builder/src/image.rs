@@ -14,7 +14,6 @@ pub(crate) mod reference;
 pub(crate) mod tree;
 pub(crate) mod user;
 
-use user::USER;
 use crate::{
     cache::Held,
     engine::{EngineImage, IMAGE_LABEL},
@@ -30,6 +29,7 @@ use oci_spec::image::{Arch, ConfigBuilder, ImageConfigurationBuilder, Os, RootFs
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::{collections::HashMap, path::PathBuf};
+use user::USER;
 
 /// Path of the code in an image.
 pub(crate) const APP: &str = "/app";

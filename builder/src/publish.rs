@@ -24,9 +24,8 @@ use epsilon_api::{
     build::BuildError,
     chain::Chain,
     function::{ImageLayer, ImageRef, Parts},
-    ids::{FunctionName, ProjectName},
 };
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 /// Images that share all their layers: the functions of one project.
 #[derive(Clone, Debug)]

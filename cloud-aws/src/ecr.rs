@@ -132,7 +132,7 @@ impl Ecr {
                     client.create_repository().registry_id(host.account()).repository_name(name);
                 match made.send().await {
                     Ok(_) => {
-                        tracing::info!(repository = name, host = %host, "ECR repository created.")
+                        tracing::info!(repository = name, host = %host, "ECR repository created.");
                     }
                     // Another builder was faster.
                     Err(err) if is(&err, "RepositoryAlreadyExistsException") => {}

@@ -113,7 +113,7 @@ impl Listener {
                         return Some(self.with_socket_options(stream, peer, slot));
                     }
                     Admission::TooMany => {
-                        tracing::debug!(%peer, "Connection refused: its address has too many open connections.")
+                        tracing::debug!(%peer, "Connection refused: its address has too many open connections.");
                     }
                     // A connection without a slot at closing time would not have been served.
                     Admission::Full if close.is_cancelled() => self.port = Port::Closed,

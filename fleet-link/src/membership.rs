@@ -308,7 +308,7 @@ impl Membership {
         }
         match &error {
             Some(error) => {
-                tracing::warn!(error, "Member has no connection to its fleet; retrying.")
+                tracing::warn!(error, "Member has no connection to its fleet; retrying.");
             }
             None => tracing::info!("Member is connected to its fleet again."),
         }

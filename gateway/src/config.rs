@@ -21,7 +21,6 @@ use epsilon_api::{fleet, serde_text};
 use epsilon_fleet_link::{limiter::Exempt, tls};
 use serde::Deserialize;
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroU32,

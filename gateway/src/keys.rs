@@ -89,7 +89,7 @@ pub(crate) async fn ensure(
                 Err(err) => return Err(store_error(err)),
             },
             None => {
-                tracing::warn!(path = %path.display(), "File does not contain a key; creating a new one.")
+                tracing::warn!(path = %path.display(), "File does not contain a key; creating a new one.");
             }
         },
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}

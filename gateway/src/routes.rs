@@ -5,7 +5,6 @@
 pub(crate) mod error_window;
 pub(crate) mod split;
 
-use crate::call::caller_address;
 use crate::fleet::Fleet;
 use crate::fleet::view::VersionKey;
 use crate::observe::metrics::{FunctionMetrics, Metrics};

@@ -14,8 +14,6 @@ use crate::network::reach::Reach;
 use epsilon_api::ids::VmId;
 use epsilon_api::serde_text;
 use epsilon_api::units::Bytes;
-use epsilon_fleet_link::membership::BadGateway;
-use epsilon_fleet_link::tls::TlsError;
 use epsilon_registry::{Access, RegistrySettings};
 pub use member::MemberConfig;
 use serde::Deserialize;

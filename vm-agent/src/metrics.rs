@@ -3,20 +3,11 @@
 //! happen.
 
 use crate::instance::start::failure::StartFailure;
-use crate::instance::state::STATE_NAMES;
 use crate::layers::Counts;
-use crate::vm::LocalVm;
 use epsilon_api::{ids::FunctionName, vm::StartPhases};
 use epsilon_bootstrap::metrics::Disk;
 use prometheus::{
-    Error, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec,
-    Opts, Registry,
-    core::{Collector, Desc},
-    proto::MetricFamily,
-};
-use std::{
-    collections::HashMap,
-    sync::{Weak, atomic::Ordering},
+    Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry,
 };
 
 /// Buckets for phases of a start: from a mount, half a millisecond, over a start in a cell, some

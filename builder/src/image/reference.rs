@@ -1,8 +1,6 @@
 //! Whether a text can be an image's reference: a check that settings, the engine and the
 //! registry share. Pure.
 
-use tokio::io::AsyncWriteExt as _;
-
 /// Whether a text may be part of a path of the engine's API: bollard does not escape it.
 pub(crate) fn is_reference(text: &str) -> bool {
     text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())

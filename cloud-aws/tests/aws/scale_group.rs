@@ -6,7 +6,7 @@ mod fake;
 use aws_config::{BehaviorVersion, Region, profile::ProfileFileCredentialsProvider};
 use epsilon_cloud_aws::{
     moto::Moto,
-    scale_group::{GroupAddress, GroupError, Kind, GroupInstance, Phase, ScaleGroup, in_moto},
+    scale_group::{GroupAddress, GroupError, GroupInstance, Kind, Phase, ScaleGroup, in_moto},
 };
 use fake::Fake;
 use std::error::Error;

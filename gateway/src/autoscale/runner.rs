@@ -203,7 +203,7 @@ impl Runner {
             match self.take(group, &step, memory).await {
                 // Logged at debug level, because it is repeated in every round.
                 Ok(()) if matches!(step, Step::Heartbeat(_)) => {
-                    tracing::debug!(%step, "Lifecycle wait extended.")
+                    tracing::debug!(%step, "Lifecycle wait extended.");
                 }
                 Ok(()) => acted.steps.push(step.to_string()),
                 // A VM that cannot be terminated must not block the others.

@@ -16,7 +16,7 @@ mod refusal;
 pub(crate) mod target;
 mod transport;
 
-use super::{caller_address, lookup::Addressed};
+use super::lookup::Addressed;
 use crate::{
     call::relay::pace::PaceLimits,
     config::ConnectionLimits,
@@ -320,7 +320,7 @@ impl Server {
                         refusal::answer(Watched { stream, connection }, &err, &id).await;
                     }
                     Some(Err(error)) => {
-                        tracing::debug!(%peer, %error, "TLS handshake failed; connection closed.")
+                        tracing::debug!(%peer, %error, "TLS handshake failed; connection closed.");
                     }
                     None => {}
                 }

@@ -24,13 +24,7 @@ use crate::placement::bounded_load::{Balance, Totals};
 use crate::placement::choice::{Candidate, Choice, Locality, Penalty, Prewarm};
 use crate::routes::Route;
 use epsilon_api::{error::CallError, function::Isolation, vm::VmState};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// The result of placing a call.
@@ -66,7 +60,7 @@ pub(crate) fn place(
         fleet.walk(route.home, now, |home| home.view().holds_image(route.key));
     let has_other_vms = totals.vms as usize > tried.len() + 1;
     let choice = crate::placement::choice::choose(walk, has_other_vms, look, |penalty| {
-        metrics.passed_over(penalty)
+        metrics.passed_over(penalty);
     })?;
     metrics.placed(&choice);
     let Choice { vm, more, prewarm, .. } = choice;

@@ -55,7 +55,7 @@ impl Progress {
         match self.lost.swap(0, Relaxed) {
             0 => {}
             lost => {
-                self.send(DeployEvent::Log { line: format!("… {lost} lines were dropped …") })
+                self.send(DeployEvent::Log { line: format!("… {lost} lines were dropped …") });
             }
         }
         self.send(DeployEvent::Log { line });

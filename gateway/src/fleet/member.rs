@@ -183,10 +183,10 @@ impl Member {
         match (before, after) {
             (_, Standing::Up) => tracing::info!(%vm, "VM is up; it gets calls."),
             (_, Standing::Suspect) => {
-                tracing::warn!(%vm, "VM's report stream broke; it gets calls only if no other VM is free.")
+                tracing::warn!(%vm, "VM's report stream broke; it gets calls only if no other VM is free.");
             }
             (_, Standing::Out(why)) => {
-                tracing::warn!(%vm, why = why.as_str(), "VM is out; its calls go to other VMs.")
+                tracing::warn!(%vm, why = why.as_str(), "VM is out; its calls go to other VMs.");
             }
         }
     }

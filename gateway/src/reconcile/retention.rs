@@ -67,7 +67,7 @@ impl Retention {
                     tracing::debug!(error = %Chain(&err), "Retention round failed: the store could not be queried; retrying later.");
                 }
                 Err(_) => {
-                    tracing::warn!("Retention round took too long; the next one does the rest.")
+                    tracing::warn!("Retention round took too long; the next one does the rest.");
                 }
             }
             sleep(PAUSE).await;

@@ -153,7 +153,7 @@ impl Sync {
             Ok(Err(StoreError::Unavailable(_))) | Err(_) => self.watch.mark_unavailable(),
             Ok(Err(StoreError::Full(_))) => self.watch.mark_full(),
             Ok(Err(error)) => {
-                tracing::error!(error = %Chain(error), "Store query failed; going on with the known state.")
+                tracing::error!(error = %Chain(error), "Store query failed; going on with the known state.");
             }
         }
         answer.map_err(|_| StoreUnavailable)?.map_err(|_| StoreUnavailable)
@@ -180,7 +180,7 @@ impl FinalHeartbeat {
                 tracing::debug!(%error, "Final heartbeat could not be written to the store.");
             }
             Err(_) => {
-                tracing::debug!("Final heartbeat could not be written: the store does not answer.")
+                tracing::debug!("Final heartbeat could not be written: the store does not answer.");
             }
         }
     }

@@ -1,6 +1,5 @@
 //! A setting of the agent that cannot be used. Below the settings of every area.
 
-use crate::network::reach::Reach;
 use epsilon_fleet_link::membership::BadGateway;
 use epsilon_fleet_link::tls::TlsError;
 

@@ -49,7 +49,7 @@ pub(crate) async fn run(vm: &LocalVm) {
             Ok(Outcome::StillFull { .. }) => {}
             Ok(Outcome::NotNeeded) => is_reported = false,
             Err(err) => {
-                tracing::debug!(cause = %Chain(&err), "Disk usage could not be read; the next run tries again.")
+                tracing::debug!(cause = %Chain(&err), "Disk usage could not be read; the next run tries again.");
             }
         }
     }

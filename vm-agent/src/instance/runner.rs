@@ -219,7 +219,7 @@ impl Runner {
             // One attempt. It never ran, so it may be left to `reconcile.rs`, which removes unknown
             // containers.
             StartProgress::Container => {
-                drop(self.vm.engine.remove(self.instance.container()).await)
+                drop(self.vm.engine.remove(self.instance.container()).await);
             }
             StartProgress::Process => self.remove_process().await,
         }

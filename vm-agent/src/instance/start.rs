@@ -7,7 +7,7 @@ mod exit;
 pub(crate) mod failure;
 pub(crate) mod image;
 
-use super::{connections::Upstream, control::ControlError, user_ids::UserIdLease};
+use super::{connections::Upstream, user_ids::UserIdLease};
 use crate::instance::start::failure::{LoadFailure, StartFailure};
 use crate::{
     engine::{Attachment, EngineError, Exit},
@@ -16,9 +16,7 @@ use crate::{
 };
 use epsilon_api::{
     chain::Chain,
-    error::CallError,
     function::{Network, Runtime},
-    ids::FunctionName,
     vm::StartPhases,
 };
 pub(crate) use exit::{ExitWatch, wait, watch_exit};

@@ -79,10 +79,10 @@ impl Layers {
         match spawn_blocking(move || store.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(err)) => {
-                tracing::warn!(%err, "Code layers could not be made durable; the next run tries again.")
+                tracing::warn!(%err, "Code layers could not be made durable; the next run tries again.");
             }
             Err(err) => {
-                tracing::error!(%err, "Task that makes code layers durable panicked (a bug).")
+                tracing::error!(%err, "Task that makes code layers durable panicked (a bug).");
             }
         }
     }

@@ -58,7 +58,7 @@ impl BuildLog for Progress {
             }
             (BuildEvent::Line(line), Some(bar)) => bar.set_message(line),
             (BuildEvent::StepStarted { step, detail }, None) => {
-                info!(%step, detail, "Build step started.")
+                info!(%step, detail, "Build step started.");
             }
             (BuildEvent::StepDone { step, detail, took }, None) => {
                 info!(%step, detail, took_ms = took.as_secs_f64() * 1e3, "Build step done.");

@@ -157,9 +157,9 @@ fn restored(uri: &Uri, replaced: &[Replaced]) -> Option<(HeaderValue, Uri)> {
     let mut escaped = Vec::with_capacity(raw.len() + 2 * replaced.len());
     for byte in &raw {
         if needs_escape(*byte) {
-            escaped.extend_from_slice(&percent(*byte))
+            escaped.extend_from_slice(&percent(*byte));
         } else {
-            escaped.push(*byte)
+            escaped.push(*byte);
         }
     }
     let uri = PathAndQuery::try_from(escaped).ok()?.into();

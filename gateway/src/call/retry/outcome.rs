@@ -1,8 +1,6 @@
 //! Why a call was tried again, and why not. These are label values of two metrics; `retry.rs`
 //! decides, `observe` counts.
 
-use crate::call::retry::budget::Budget;
-
 /// Why a call is retried; a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {

@@ -75,7 +75,7 @@ impl Job {
             Some(DeployEvent::Failed { error }) => self.report_failed(&error),
             // The event queue always ends with one of these.
             Some(_) | None => {
-                self.report(State::Error, "the deployment has no result".into(), None)
+                self.report(State::Error, "the deployment has no result".into(), None);
             }
         }
     }
