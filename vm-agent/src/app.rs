@@ -27,7 +27,7 @@ use prometheus::Registry;
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     os::unix::fs::PermissionsExt,
     path::Path,
     sync::Arc,

@@ -202,8 +202,8 @@ impl Layers {
         let fetched = try_join_all(layers.map(|layer| self.layer(version, layer))).await;
         let held = match fetched {
             Ok(held) if !held.is_empty() => held,
-            Ok(_) => vec![self.from_image(engine, version).await?],
-            Err(err) if err.is_absent() => vec![self.from_image(engine, version).await?],
+            Ok(_) => vec![self.fetch_from_image(engine, version).await?],
+            Err(err) if err.is_absent() => vec![self.fetch_from_image(engine, version).await?],
             Err(err) => return Err(err),
         };
         if self.store.bytes() > self.size {
@@ -247,7 +247,7 @@ impl Layers {
     }
 
     /// Reads all of the code from the function's image.
-    async fn from_image(
+    async fn fetch_from_image(
         &self,
         engine: &dyn Engine,
         version: &Version,

@@ -13,6 +13,7 @@ use epsilon_api::{
     vm::{InstanceStatus, Vm, VmStatus},
 };
 use jiff::Timestamp;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 const BALANCE: Balance =
     Balance { factor: 1.5, calls_per_core: 2.0, slow_start: Duration::from_secs(30) };
