@@ -13,12 +13,7 @@ use super::role_name;
 use epsilon_api::{chain::Chain, ids::GatewayId};
 use epsilon_store::{Gateway, Key, OwnedKey, Page, Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
-use std::{
-    collections::HashMap,
-    mem,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const ROLE: &str = "lost-keys";
