@@ -3,29 +3,39 @@
 //!
 //! ```text
 //! engine ─ save ─▶ one archive, as `docker save` writes it ─ saved.rs ─▶ a layout's files, each layer once
-//! a layout's files ─ load ─▶ engine
+//! a layout's files ─ Chosen: names that are listed, and wanted ─ load ─▶ engine
 //! ```
+//!
+//! A layout that is loaded may come from anywhere, and an engine takes all names in it, whoever has them now. So its two
+//! lists are written anew.
 
 mod saved;
 
-use crate::config::Config;
-use crate::engine::{Engine, EngineError, EngineImage, Part, files};
-use crate::error::Hint;
-use crate::image::archive::{header, padding};
-use crate::publish::blob::Blob;
-use crate::{error, runtime};
+use crate::{
+    config::Config,
+    engine::{Engine, EngineError, EngineImage, Part, files},
+    error::{self, Hint},
+    image::archive::{Listed, header, padding},
+    runtime,
+    ship::blob::Blob,
+};
 use epsilon_api::{build::BuildError, chain::Chain};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio_util::task::TaskTracker;
 
 /// How long the engine may take before it begins to give or has taken images: classic ones first write all of them to
 /// their own disk.
 const PATIENCE: Duration = Duration::from_secs(3600);
+/// Largest list of a layout's images.
+const LARGEST_LIST: u64 = 64 << 20;
+/// What engines take for the name of an image in `index.json`.
+const NAMING: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// An image that an engine has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +54,12 @@ pub fn names_a_registry(reference: &str) -> bool {
     epsilon_registry::Host::named_in(reference).is_some()
 }
 
+/// Whether a backup of a platform with these settings would have an image of this name: one that no registry has, or the
+/// operator's own `builder.runtime_image`.
+pub fn belongs_in_backup(config: &Config, reference: &str) -> bool {
+    !names_a_registry(reference) || config.runtime_image.as_deref() == Some(reference)
+}
+
 /// The engine of this machine.
 #[derive(Clone, Debug)]
 pub struct Images {
@@ -56,6 +72,116 @@ pub struct LayoutFile {
     /// Where it lies in the layout: `index.json`, `blobs/sha256/…`.
     pub path: String,
     blob: Blob,
+}
+
+/// What of an unpacked layout an engine is asked to take.
+#[derive(Debug)]
+pub struct Chosen {
+    folder: PathBuf,
+    index: Vec<u8>,
+    list: Vec<u8>,
+}
+
+/// Why a layout is not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// One of its lists is missing, is too large or says something else.
+    #[error("its list of images `{0}` cannot be read")]
+    List(&'static str, #[source] io::Error),
+    /// An engine would give this name to an image, and nobody was told so.
+    #[error("it would give an image the name `{}`, which is not on its list", .0.escape_default())]
+    Name(String),
+}
+
+/// `index.json`, as far as it is taken. Written anew, because engines also read keys that differ in case.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Index {
+    schema_version: u32,
+    media_type: String,
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: String,
+    digest: String,
+    size: u64,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+}
+
+impl Chosen {
+    /// The images with `wanted` names of a layout that has `listed` ones, and no other.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn new(
+        folder: &Path,
+        listed: &BTreeSet<&str>,
+        wanted: &BTreeSet<&str>,
+    ) -> Result<Self, Refused> {
+        const INDEX: &str = "index.json";
+        const LIST: &str = "manifest.json";
+        let mut index: Index = text(folder, INDEX)?;
+        let mut list: Vec<Listed> = text(folder, LIST)?;
+        let tags = list.iter().flat_map(|image| image.repo_tags.iter().flatten());
+        for image in &mut index.manifests {
+            image.annotations.retain(|key, _| NAMING.contains(&key.as_str()));
+        }
+        let names = index.manifests.iter().flat_map(|image| image.annotations.values());
+        if let Some(stray) = tags.chain(names).find(|name| !listed.contains(name.as_str())) {
+            return Err(Refused::Name(stray.clone()));
+        }
+        let is_wanted = |name: &String| wanted.contains(name.as_str());
+        for image in &mut index.manifests {
+            image.annotations.retain(|_, name| is_wanted(name));
+        }
+        index.manifests.retain(|image| !image.annotations.is_empty());
+        for image in &mut list {
+            image.repo_tags.get_or_insert_default().retain(is_wanted);
+        }
+        list.retain(|image| image.repo_tags.as_ref().is_some_and(|tags| !tags.is_empty()));
+        let index = serde_json::to_vec(&index).map_err(|err| Refused::List(INDEX, err.into()))?;
+        let list = serde_json::to_vec(&list).map_err(|err| Refused::List(LIST, err.into()))?;
+        Ok(Self { folder: folder.to_owned(), index, list })
+    }
+
+    /// As the archive that engines load. Of the folder's own files only those that lists can lead to.
+    fn parts(self) -> io::Result<Vec<Part>> {
+        let mut found = Vec::new();
+        collect(&self.folder, Path::new("blobs"), &mut found)?;
+        found.push("oci-layout".into());
+        found.sort();
+        let mut parts = Vec::with_capacity(found.len() * 3 + 7);
+        for (name, content) in [("index.json", self.index), ("manifest.json", self.list)] {
+            let bytes = content.len() as u64;
+            parts.push(Part::Bytes(header(name, bytes)?));
+            parts.push(Part::Bytes(content.into()));
+            parts.push(Part::Bytes(padding(bytes)));
+        }
+        for path in found {
+            let file = self.folder.join(&path);
+            let bytes = fs::metadata(&file)?.len();
+            parts.push(Part::Bytes(header(&path.to_string_lossy(), bytes)?));
+            parts.push(Part::File(file));
+            parts.push(Part::Bytes(padding(bytes)));
+        }
+        parts.push(Part::Bytes(bytes::Bytes::from_static(&[0; 1024])));
+        Ok(parts)
+    }
+}
+
+fn text<T: serde::de::DeserializeOwned>(folder: &Path, name: &'static str) -> Result<T, Refused> {
+    let read = || {
+        let file = folder.join(name);
+        if fs::metadata(&file)?.len() > LARGEST_LIST {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is too large"));
+        }
+        Ok(serde_json::from_slice(&fs::read(file)?)?)
+    };
+    read().map_err(|err| Refused::List(name, err))
 }
 
 impl LayoutFile {
@@ -118,7 +244,10 @@ impl Images {
     /// # Errors
     /// `ENGINE_FAILED`.
     pub async fn of_platform(&self, config: &Config) -> Result<Vec<String>, BuildError> {
-        runtime::found(&self.engine, config).await
+        let mut found = runtime::found(&self.engine, config).await?;
+        // One that the operator names by its digest has no name in the engine; its registry has it.
+        found.retain(|name| !name.contains('@'));
+        Ok(found)
     }
 
     /// Takes images out of the engine, into a file in `work`, which the layout's files are read from. Tells how many bytes
@@ -143,14 +272,13 @@ impl Images {
         crate::blocking::run(DOING, move || saved::layout(&archive, &wanted)).await
     }
 
-    /// Puts all images of a layout, which lies unpacked in `folder`, into the engine under their names.
+    /// Puts images of a layout into the engine under their names.
     ///
     /// # Errors
     /// `ENGINE_FAILED`, `DISK_FULL`.
-    pub async fn load(&self, folder: &Path) -> Result<(), BuildError> {
-        let folder = folder.to_owned();
+    pub async fn load(&self, chosen: Chosen) -> Result<(), BuildError> {
         let parts = crate::blocking::run("reading images", move || {
-            parts(&folder).map_err(|err| error::file("reading images", &err))
+            chosen.parts().map_err(|err| error::file("reading images", &err))
         });
         Ok(self.engine.load(files(parts.await?)).await?)
     }
@@ -164,23 +292,6 @@ impl Images {
     }
 }
 
-/// A layout as the archive that engines load.
-fn parts(folder: &Path) -> io::Result<Vec<Part>> {
-    let mut found = Vec::new();
-    collect(folder, Path::new(""), &mut found)?;
-    found.sort();
-    let mut parts = Vec::with_capacity(found.len() * 3 + 1);
-    for path in found {
-        let file = folder.join(&path);
-        let bytes = fs::metadata(&file)?.len();
-        parts.push(Part::Bytes(header(&path.to_string_lossy(), bytes)?));
-        parts.push(Part::File(file));
-        parts.push(Part::Bytes(padding(bytes)));
-    }
-    parts.push(Part::Bytes(bytes::Bytes::from_static(&[0; 1024])));
-    Ok(parts)
-}
-
 fn collect(root: &Path, below: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(root.join(below))? {
         let entry = entry?;
@@ -192,4 +303,103 @@ fn collect(root: &Path, below: &Path, found: &mut Vec<PathBuf>) -> io::Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::TryStreamExt;
+    use std::io::Read as _;
+
+    const NAMES: [&str; 2] = ["epsilon/shop/one:1", "epsilon/shop/two:1"];
+
+    /// With these names in the one list and in the other.
+    fn unpacked(tags: &[&str], names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, content: String| fs::write(dir.path().join(name), content).unwrap();
+        fs::create_dir_all(dir.path().join("blobs/sha256")).unwrap();
+        put("blobs/sha256/aa", "layer".into());
+        put("oci-layout", "{}".into());
+        put("repositories", r#"{"nginx":{"latest":"aa"}}"#.into());
+        let tags = tags.iter().map(|tag| {
+            format!(
+                r#"{{"Config":"blobs/sha256/aa","RepoTags":["{tag}"],"Layers":[],"repotags":["x:1"]}}"#
+            )
+        });
+        put("manifest.json", format!("[{}]", tags.collect::<Vec<_>>().join(",")));
+        let names = names.iter().map(|name| {
+            format!(r#"{{"mediaType":"m","digest":"sha256:aa","size":5,"annotations":{{{name}}}}}"#)
+        });
+        let names = names.collect::<Vec<_>>().join(",");
+        put(
+            "index.json",
+            format!(r#"{{"schemaVersion":2,"mediaType":"i","manifests":[{names}]}}"#),
+        );
+        dir
+    }
+
+    fn chosen(dir: &tempfile::TempDir, wanted: &[&str]) -> Result<Chosen, Refused> {
+        let wanted = wanted.iter().copied().collect();
+        Chosen::new(dir.path(), &NAMES.into_iter().collect(), &wanted)
+    }
+
+    #[tokio::test]
+    async fn only_names_that_are_wanted_reach_the_engine() {
+        let names =
+            NAMES.map(|name| format!(r#""{}":"{name}","{}":"{name}""#, NAMING[0], NAMING[1]));
+        let dir = unpacked(&NAMES, &names.each_ref().map(String::as_str));
+        let parts = chosen(&dir, &NAMES[1..]).unwrap().parts().unwrap();
+        let sent: Vec<bytes::Bytes> = files(parts).try_collect().await.unwrap();
+        let mut seen = BTreeMap::new();
+        for entry in tar::Archive::new(&sent.concat()[..]).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = String::new();
+            entry.read_to_string(&mut content).unwrap();
+            seen.insert(entry.path().unwrap().to_string_lossy().into_owned(), content);
+        }
+        let paths: Vec<_> = seen.keys().map(String::as_str).collect();
+        assert_eq!(paths, ["blobs/sha256/aa", "index.json", "manifest.json", "oci-layout"]);
+        for list in ["index.json", "manifest.json"] {
+            let list = &seen[list];
+            assert!(list.contains(NAMES[1]) && !list.contains(NAMES[0]), "{list}");
+            assert!(!list.contains("x:1"), "engines would read it too: {list}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_listed_is_refused_wherever_it_stands() {
+        let named = |key: &str, name: &str| format!(r#""{key}":"{name}""#);
+        let good = named(NAMING[0], NAMES[0]);
+        assert!(chosen(&unpacked(&NAMES, &[&good]), &NAMES).is_ok());
+        for (tags, name) in [
+            (&["nginx:latest"][..], good),
+            (&NAMES, named(NAMING[0], "nginx:latest")),
+            (&NAMES, named(NAMING[1], "nginx:latest")),
+        ] {
+            let refused = chosen(&unpacked(tags, &[&name]), &[]).unwrap_err().to_string();
+            assert!(refused.contains("nginx:latest"), "{refused}");
+        }
+        let dir = unpacked(&NAMES, &[]);
+        fs::remove_file(dir.path().join("manifest.json")).unwrap();
+        assert!(matches!(chosen(&dir, &NAMES), Err(Refused::List("manifest.json", _))));
+    }
+
+    #[test]
+    fn an_image_of_a_registry_belongs_in_a_backup_only_as_the_operators() {
+        let operators = "registry.example/node:24".to_owned();
+        let settings = crate::config::Settings {
+            runtime_image: Some(operators.clone()),
+            ..Default::default()
+        };
+        let config = Config::new(settings, Path::new("/nowhere")).unwrap();
+        for (name, want) in [
+            (NAMES[0], true),
+            ("acme/node:24", true),
+            (&*operators, true),
+            ("registry.example/node:25", false),
+            ("docker.io/library/nginx:latest", false),
+        ] {
+            assert_eq!(belongs_in_backup(&config, name), want, "{name}");
+        }
+    }
 }

@@ -75,7 +75,7 @@ guard() {
     rules -D
     ip link del "$name"
     for _ in $(seq 50); do
-        find /sys/fs/cgroup -depth -type d -path "*/$name*" -exec rmdir {} +
+        find /sys/fs/cgroup -depth -type d \( -name "$name" -o -path "*/$name/*" \) -exec rmdir {} +
         rm -rf "$run"
         [ -n "$(find /sys/fs/cgroup -type d -name "$name")" ] || [ -d "$run" ] || break
         sleep 0.1

@@ -44,7 +44,8 @@ fn packed(archive: &Path, wanted: &[String]) -> Result<Vec<Packed>, BuildError> 
     let list: Vec<Listed> = serde_json::from_slice(&list).map_err(|err| doing(err.into()))?;
     let mut packed = Vec::with_capacity(wanted.len());
     for name in wanted {
-        let has_name = |image: &&Listed| image.repo_tags.iter().flatten().any(|tag| tag == name);
+        let tagged = tagged(name);
+        let has_name = |image: &&Listed| image.repo_tags.iter().flatten().any(|tag| *tag == tagged);
         let image = list.iter().find(has_name).ok_or_else(|| {
             error::engine_failed(format!("the container engine did not give the image `{name}`"))
         })?;
@@ -59,6 +60,12 @@ fn packed(archive: &Path, wanted: &[String]) -> Result<Vec<Packed>, BuildError> 
         packed.push(Packed { name: name.clone(), manifest, config, layers });
     }
     Ok(packed)
+}
+
+/// The name as the engine lists it: `latest` where it has no tag.
+fn tagged(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains(':') { name.to_owned() } else { format!("{name}:latest") }
 }
 
 fn entries(archive: &Path) -> io::Result<HashMap<PathBuf, Entry>> {
@@ -142,6 +149,13 @@ fn packing(layer: &Blob) -> io::Result<MediaType> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_without_a_tag_is_the_latest() {
+        assert_eq!(tagged("acme/base"), "acme/base:latest");
+        assert_eq!(tagged("127.0.0.1:5000/base"), "127.0.0.1:5000/base:latest");
+        assert_eq!(tagged("acme/base:3"), "acme/base:3");
+    }
     use std::collections::BTreeMap;
     use tar::{EntryType, Header};
 

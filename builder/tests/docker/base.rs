@@ -118,12 +118,12 @@ async fn an_install_that_hangs_is_given_up_and_its_container_goes() {
     let usual = Lab::new().await;
     let base = usual.app().ensure_runtime(usual.log()).await.unwrap();
     let base = base_whose_npm_hangs(&base);
-    // A tenth of it is npm's.
-    let lab = Lab::with(&format!("{{runtime_image: '{base}', runtime_timeout: 50s}}")).await;
+    // A tenth of it is npm's: enough for the container to start and say a line.
+    let lab = Lab::with(&format!("{{runtime_image: '{base}', runtime_timeout: 200s}}")).await;
     let err = lab.app().ensure_runtime(lab.log()).await.unwrap_err();
     assert_eq!(err.code, "RUNTIME_FAILED");
     let text =
-        "the wrapper's packages: not done within 5s and given up (last line: fetching express)";
+        "the wrapper's packages: not done within 20s and given up (last line: fetching express)";
     assert_eq!(err.message, text);
     assert!(err.hint.unwrap().contains("npm's registry did not answer"));
     // Fails when a container is left.

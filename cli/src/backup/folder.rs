@@ -8,9 +8,10 @@ use std::{
 };
 
 /// Left out: the machine's identity, instances, logs and layers (`vm`), caches (`builder`), what developers pushed and
-/// have themselves (`git`), and what deliveries work in (`hooks`).
-const NOT_TAKEN: [&str; 7] =
-    ["up.lock", "vm", "builder", "git", "hooks", "epsilon.db-wal", "epsilon.db-shm"];
+/// have themselves (`git`), what deliveries work in (`hooks`), and what a disk of its own has for repairs (`lost+found`,
+/// which only root can look into).
+const NOT_TAKEN: [&str; 8] =
+    ["up.lock", "vm", "builder", "git", "hooks", "epsilon.db-wal", "epsilon.db-shm", "lost+found"];
 /// Largest file: a key or a certificate is some KiB.
 const LARGEST: u64 = 1 << 20;
 /// Most files.
@@ -23,11 +24,12 @@ const DEEPEST: usize = 4;
 pub(crate) struct Found {
     /// By path in the folder; sorted.
     pub(crate) files: Vec<(String, Vec<u8>)>,
-    /// Too large, or too many, for what belongs here. Sorted.
+    /// Too large, too many, or with too long a name for what belongs here. Sorted.
     pub(crate) skipped: Vec<String>,
 }
 
-/// Reads what has to be kept. Links are followed to files, and to no folders.
+/// Reads what has to be kept. Links are followed to files, and to no folders. What goes while it is read is not there: a
+/// platform that runs writes keys beside their place first.
 pub(crate) fn collect(data: &Path) -> io::Result<Found> {
     let mut found = Found::default();
     walk(data, Path::new(""), 0, &mut found)?;
@@ -37,7 +39,11 @@ pub(crate) fn collect(data: &Path) -> io::Result<Found> {
 }
 
 fn walk(data: &Path, below: &Path, depth: usize, found: &mut Found) -> io::Result<()> {
-    for entry in fs::read_dir(data.join(below))? {
+    let entries = match fs::read_dir(data.join(below)) {
+        Err(err) if err.kind() == io::ErrorKind::NotFound && depth > 0 => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
         let is_own = depth == 0 && (NOT_TAKEN.iter().any(|own| name == *own) || name == STORE);
@@ -61,9 +67,11 @@ fn walk(data: &Path, below: &Path, depth: usize, found: &mut Found) -> io::Resul
 fn take(file: &Path, path: PathBuf, bytes: u64, found: &mut Found) -> io::Result<()> {
     let text = path.to_str().filter(|text| super::manifest::is_safe(&format!("data/{text}")));
     match text {
-        Some(text) if bytes <= LARGEST && found.files.len() < MOST => {
-            found.files.push((text.to_owned(), fs::read(file)?));
-        }
+        Some(text) if bytes <= LARGEST && found.files.len() < MOST => match fs::read(file) {
+            Ok(content) => found.files.push((text.to_owned(), content)),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {} // gone
+            Err(err) => return Err(err),
+        },
         _ => found.skipped.push(path.display().to_string()),
     }
     Ok(())
@@ -93,11 +101,14 @@ mod tests {
             "builder/shelf/00.tar",
             "git/shop.git/HEAD",
             "hooks/1/x",
+            "lost+found/#1",
             ".draft",
         ] {
             put(name, b"not this");
         }
         put("old.db", &vec![0; LARGEST as usize + 1]);
+        let long = "x".repeat(101);
+        put(&long, b"no name of ours");
         fs::write(outside.path().join("secret"), b"linked").unwrap();
         symlink(outside.path().join("secret"), data.join("linked.token")).unwrap();
         symlink(outside.path(), data.join("folder")).unwrap();
@@ -108,6 +119,17 @@ mod tests {
         let want = ["admin.key", "fleet.token", "gateway.key", "linked.token", "tls/own.pem"];
         assert_eq!(names, want);
         assert_eq!(found.files[3].1, b"linked");
-        assert_eq!(found.skipped, ["folder", "old.db"]);
+        assert_eq!(found.skipped, ["folder", "old.db", &long]);
+    }
+
+    #[test]
+    fn what_goes_meanwhile_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut found = Found::default();
+        take(&dir.path().join("admin.new"), "admin.new".into(), 9, &mut found).unwrap();
+        walk(dir.path(), Path::new("tls"), 1, &mut found).unwrap();
+        assert_eq!(found, Found::default());
+        let gone = collect(&dir.path().join("data")).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound, "the folder itself has to be there");
     }
 }

@@ -13,7 +13,7 @@ pub(crate) const NAME: &str = "backup.json";
 pub(crate) const FORMAT: u32 = 1;
 /// Most bytes of it: some hundred thousand files.
 pub(crate) const LARGEST: u64 = 64 << 20;
-/// Longest path; what a header of a tar can hold.
+/// Longest path.
 const LONGEST_PATH: usize = 200;
 /// Folders in folders.
 const DEEPEST: usize = 8;
@@ -84,9 +84,9 @@ struct Head {
     format: u32,
 }
 
-/// Why a list is none.
+/// Why a list is not taken.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unfit {
+pub(crate) enum ListError {
     #[error("it is in format {0}, and this `epsilon` reads {known}", known = FORMAT)]
     Format(u32),
     #[error("its list cannot be read")]
@@ -99,19 +99,19 @@ pub(crate) enum Unfit {
 
 impl Manifest {
     /// Reads a list and checks all its paths.
-    pub(crate) fn parse(text: &[u8]) -> Result<Self, Unfit> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, ListError> {
         let Head { format } = serde_json::from_slice(text)?;
         if format != FORMAT {
-            return Err(Unfit::Format(format));
+            return Err(ListError::Format(format));
         }
         let manifest: Self = serde_json::from_slice(text)?;
         let mut seen = HashSet::new();
         for File { path, .. } in &manifest.files {
             if !is_safe(path) {
-                return Err(Unfit::Path(path.clone()));
+                return Err(ListError::Path(path.clone()));
             }
             if !seen.insert(path) {
-                return Err(Unfit::Twice(path.clone()));
+                return Err(ListError::Twice(path.clone()));
             }
         }
         Ok(manifest)
@@ -128,7 +128,8 @@ impl Manifest {
     }
 }
 
-/// Whether a path stays inside the draft's two folders, whatever it is joined to.
+/// Whether a path stays inside the draft's two folders, whatever it is joined to, and an entry's header holds it: there a
+/// path is cut in two at a `/`, of at most 155 and 100 bytes.
 pub(crate) fn is_safe(path: &str) -> bool {
     let Some((top, below)) = path.split_once('/') else { return false };
     (top == DATA || top == IMAGES)
@@ -137,6 +138,7 @@ pub(crate) fn is_safe(path: &str) -> bool {
         && below.split('/').all(|part| {
             !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control)
         })
+        && tar::Header::new_ustar().set_path(path).is_ok()
 }
 
 #[cfg(test)]
@@ -167,6 +169,15 @@ mod tests {
         }
         assert!(!is_safe(&format!("data/{}", "x".repeat(LONGEST_PATH))));
         assert!(!is_safe(&format!("data/{}x", "y/".repeat(DEEPEST))));
+        for (parts, want) in [
+            (&[100][..], true),
+            (&[101], false),
+            (&[80, 100], true),
+            (&[93, 58, 42], false), // short enough, and no `/` where it would have to be cut
+        ] {
+            let parts: Vec<_> = parts.iter().map(|bytes| "x".repeat(*bytes)).collect();
+            assert_eq!(is_safe(&format!("data/{}", parts.join("/"))), want, "{parts:?}");
+        }
     }
 
     #[test]

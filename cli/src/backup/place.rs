@@ -3,6 +3,7 @@
 //! store last, because without a store there is no platform to begin with.
 
 use super::{DATA, STORE};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use std::{
     fs::{self, DirBuilder, File, Metadata},
     io,
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub(crate) struct Draft {
     folder: TempDir,
+    /// Without links: one that leads to a folder cannot be replaced by a folder.
     target: PathBuf,
     /// Of the empty folder that was there before.
     before: Option<Metadata>,
@@ -24,14 +26,23 @@ pub(crate) struct Draft {
 impl Draft {
     /// A draft of this data folder, on the same file system.
     pub(crate) fn new(target: &Path) -> io::Result<Self> {
+        let target = match target.canonicalize() {
+            Err(_) if fs::symlink_metadata(target).is_ok_and(|kind| kind.is_symlink()) => {
+                return Err(io::Error::other("it is a link that leads nowhere"));
+            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => target.to_owned(),
+            target => target?,
+        };
         let parent = target.parent().unwrap_or(Path::new("/"));
         DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-        let before = fs::metadata(target).ok();
+        let before = fs::metadata(&target).ok();
         let parents = fs::metadata(parent)?;
-        let is_mount = before.as_ref().is_some_and(|before| before.dev() != parents.dev());
-        let home = if is_mount { target } else { parent };
+        let is_mount = before
+            .as_ref()
+            .is_some_and(|before| before.dev() != parents.dev() || is_bound(&target));
+        let home = if is_mount { &target } else { parent };
         let folder = tempfile::Builder::new().prefix(".epsilon-restore-").tempdir_in(home)?;
-        Ok(Self { folder, target: target.to_owned(), before, is_mount })
+        Ok(Self { folder, target, before, is_mount })
     }
 
     /// Where to unpack.
@@ -61,6 +72,13 @@ impl Draft {
         }
         File::open(&self.target)?.sync_all()
     }
+}
+
+/// Whether something is mounted on a folder, perhaps another folder of the same file system. To find that out by a rename
+/// that fails would be too late: files do not move from one mount to another either. A kernel before 5.8 does not say.
+fn is_bound(folder: &Path) -> bool {
+    statx(CWD, folder, AtFlags::empty(), StatxFlags::empty())
+        .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Whose folder it was, theirs is all that comes into it: a service need not be root.
@@ -127,6 +145,45 @@ mod tests {
         unpack(&draft);
         draft.place().unwrap();
         assert_eq!(names(&target), [STORE]);
+    }
+
+    #[test]
+    fn a_link_to_a_folder_stays_and_what_it_leads_to_is_filled() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, target) = (dir.path().join("disk/data"), dir.path().join("data"));
+        fs::create_dir_all(&disk).unwrap();
+        std::os::unix::fs::symlink(&disk, &target).unwrap();
+        let draft = Draft::new(&target).unwrap();
+        unpack(&draft);
+        draft.place().unwrap();
+        assert!(target.is_symlink());
+        assert_eq!((names(&disk), names(&target)), (vec![STORE.into()], vec![STORE.into()]));
+
+        fs::remove_dir_all(&disk).unwrap();
+        let nowhere = Draft::new(&target).unwrap_err().to_string();
+        assert!(nowhere.contains("leads nowhere"), "{nowhere}");
+    }
+
+    /// Needs root, and leaves it out where a container's root may not mount.
+    #[test]
+    fn a_folder_of_the_same_disk_that_is_bound_is_a_mount() {
+        let dir = tempfile::tempdir().unwrap();
+        let (other, target) = (dir.path().join("other"), dir.path().join("data"));
+        fs::create_dir(&other).unwrap();
+        fs::create_dir(&target).unwrap();
+        assert!(!is_bound(&target));
+        let mount = |args: &[&Path]| std::process::Command::new("mount").args(args).status();
+        let bound = mount(&[Path::new("--bind"), &other, &target]);
+        if !bound.is_ok_and(|status| status.success()) {
+            return;
+        }
+        let draft = Draft::new(&target).unwrap();
+        unpack(&draft);
+        let placed = draft.place();
+        let unmounted = std::process::Command::new("umount").arg(&target).status();
+        placed.unwrap();
+        assert!(unmounted.unwrap().success());
+        assert_eq!((names(&other), names(&target)), (vec![STORE.into()], vec![]));
     }
 
     /// What came in meanwhile is not written over.

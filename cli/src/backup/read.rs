@@ -29,7 +29,7 @@ pub(crate) enum Unfit {
     #[error("it is no backup of `epsilon`: it does not begin with its list")]
     NoBackup,
     #[error(transparent)]
-    List(#[from] manifest::Unfit),
+    List(#[from] manifest::ListError),
     #[error("`{}` in it is not on its list", .0.escape_default())]
     NotListed(String),
     #[error("`{}` in it is no plain file", .0.escape_default())]

@@ -21,10 +21,11 @@ use epsilon_api::{build::BuildError, function::ImageRef, units::Bytes};
 use epsilon_bootstrap::{lock, log, signals::ShutdownSignals};
 use epsilon_builder::{
     config::Config,
-    images::{Image, Images},
+    images::{Chosen, Image, Images, belongs_in_backup},
 };
 use serde_json::json;
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -54,8 +55,16 @@ struct Restorer {
     config: Config,
     stop: Arc<AtomicBool>,
     shown: Shown,
-    /// Images that were not in the engine before.
-    loaded: parking_lot::Mutex<Option<(Images, Vec<String>)>>,
+    loaded: parking_lot::Mutex<Option<Loaded>>,
+}
+
+/// What became of the backup's images.
+struct Loaded {
+    engine: Images,
+    /// Names that the engine did not have before: all that is put into it, and all that is taken away again.
+    names: Vec<String>,
+    /// Names that are another image's here.
+    others: usize,
 }
 
 impl Restore {
@@ -85,8 +94,10 @@ impl Restore {
             restorer.undo().await;
         }
         let manifest = restored?;
-        let loaded = restorer.loaded.lock().as_ref().map_or(0, |(_, names)| names.len());
-        tell(&restorer, &manifest, loaded, globals.json)
+        let loaded = restorer.loaded.lock();
+        let (loaded, others) =
+            loaded.as_ref().map_or((0, 0), |loaded| (loaded.names.len(), loaded.others));
+        tell(&restorer, &manifest, loaded, others, globals.json)
     }
 }
 
@@ -94,6 +105,7 @@ impl Restorer {
     async fn restore(&self) -> Result<Manifest, Failure> {
         self.shown.say("checking the file");
         let manifest = self.read(None, None).await?;
+        self.refuse_others_images(&manifest)?;
         let images = if manifest.images.is_empty() {
             None
         } else {
@@ -120,10 +132,9 @@ impl Restorer {
         let work = move || Ok(read::read(&file, into.as_deref(), &told, &stop));
         let read = blocking(work).await.unwrap_or_else(|err| Err(Unfit::File(err)));
         read.map_err(|err| {
-            let message = format!("nothing was restored from `{}`", self.file.display());
-            let failure = Failure::new("BACKUP_UNFIT", message).with_cause(&err);
+            let failure = self.unfit().because(&err);
             match err {
-                Unfit::List(crate::backup::manifest::Unfit::Format(_)) => failure.hint(
+                Unfit::List(crate::backup::manifest::ListError::Format(_)) => failure.hint(
                     "restore it with an `epsilon` of the release that made it, or a later one",
                 ),
                 Unfit::Damaged(_) | Unfit::Missing(_) => {
@@ -137,23 +148,33 @@ impl Restorer {
     /// Puts the images into the engine, and the names that this engine gives them into the store.
     async fn load(&self, engine: Images, manifest: &Manifest, draft: &Path) -> Result<(), Failure> {
         self.shown.say("the images");
-        let mut lacking = Vec::new();
+        let (mut lacking, mut others) = (BTreeSet::new(), BTreeSet::new());
         for image in &manifest.images {
-            if engine
-                .find(&image.reference)
-                .await
-                .map_err(failed)?
-                .is_none_or(|found| found.layers != image.layers)
-            {
-                lacking.push(image.reference.clone());
+            match engine.find(&image.reference).await.map_err(failed)? {
+                None => drop(lacking.insert(&*image.reference)),
+                Some(found) if found.layers != image.layers => {
+                    others.insert(&*image.reference);
+                }
+                Some(_) => {}
             }
         }
+        let store = draft.join(DATA).join(STORE);
+        if !others.is_empty() && store.exists() {
+            refuse_taken(&store, &draft.join("looked-at.db"), &others).await?;
+        }
+        *self.loaded.lock() = Some(Loaded {
+            engine: engine.clone(),
+            names: lacking.iter().map(ToString::to_string).collect(),
+            others: others.len(),
+        });
         if !lacking.is_empty() {
-            *self.loaded.lock() = Some((engine.clone(), lacking));
-            engine.load(&draft.join(IMAGES)).await.map_err(failed)?;
+            let listed = manifest.images.iter().map(|image| &*image.reference).collect();
+            let chosen = Chosen::new(&draft.join(IMAGES), &listed, &lacking)
+                .map_err(|err| self.unfit().because(&err))?;
+            engine.load(chosen).await.map_err(failed)?;
         }
         let mut renamed = Vec::new();
-        for image in &manifest.images {
+        for image in manifest.images.iter().filter(|image| !others.contains(&*image.reference)) {
             let Image { reference, digest, layers } = image;
             let found = engine.find(reference).await.map_err(failed)?;
             let Some(found) = found.filter(|found| found.layers == *layers) else {
@@ -168,22 +189,42 @@ impl Restorer {
                 renamed.push((old, found.digest));
             }
         }
-        let store = draft.join(DATA).join(STORE);
         if !renamed.is_empty() && store.exists() {
-            epsilon_store::rename_images(&store, &renamed).await.map_err(|err| {
-                Failure::new(
-                    "STORE",
-                    "nothing was restored: the store in the backup cannot be used",
-                )
-                .with_cause(&err)
-            })?;
+            epsilon_store::rename_images(&store, &renamed).await.map_err(|err| bad_store(&err))?;
+        }
+        for name in others {
+            tracing::warn!(
+                image = name,
+                "The engine has another image of this name, which stays. Functions start by their own images."
+            );
         }
         Ok(())
     }
 
+    /// An image of a registry is there; whoever wrote one into this file would have it run under a name that is not theirs.
+    fn refuse_others_images(&self, manifest: &Manifest) -> Result<(), Failure> {
+        let mut names = manifest.images.iter().map(|image| &image.reference);
+        let Some(name) = names.find(|name| !belongs_in_backup(&self.config, name)) else {
+            return Ok(());
+        };
+        let name = name.escape_default();
+        let message = format!(
+            "nothing was restored from `{}`: it holds `{name}`, an image of a registry",
+            self.file.display()
+        );
+        Err(Failure::new("BACKUP_UNFIT", message).hint(
+            "if the platform has it as `builder.runtime_image`, give its settings too: `--config FILE`",
+        ))
+    }
+
+    fn unfit(&self) -> Failure {
+        let message = format!("nothing was restored from `{}`", self.file.display());
+        Failure::new("BACKUP_UNFIT", message)
+    }
+
     /// Takes away what was put into the engine.
     async fn undo(&self) {
-        let Some((engine, names)) = self.loaded.lock().take() else { return };
+        let Some(Loaded { engine, names, others: _ }) = self.loaded.lock().take() else { return };
         for name in names {
             if let Err(err) = engine.remove(&name).await {
                 tracing::warn!(
@@ -203,6 +244,30 @@ impl Restorer {
 
 fn failed(err: BuildError) -> Failure {
     Failure::from(err.body())
+}
+
+/// A version serves by the image of its name. Where that is another one here, one of both would not serve any more.
+/// `copy`: where one of the store may lie, which is gone with the draft.
+async fn refuse_taken(store: &Path, copy: &Path, others: &BTreeSet<&str>) -> Result<(), Failure> {
+    let found = epsilon_store::back_up(store, copy).await.map_err(|err| bad_store(&err))?;
+    let versions = found.versions;
+    let Some(version) = versions.iter().find(|version| others.contains(&*version.image.reference))
+    else {
+        return Ok(());
+    };
+    let name = &version.image.reference;
+    let message = format!(
+        "nothing was restored: the container engine has another image named `{name}`, which {} would start as",
+        version.id
+    );
+    Err(Failure::new("IMAGE_NAME_TAKEN", message).hint(format!(
+        "give that one another name, `docker tag {name} NAME && docker rmi {name}`, or restore on another machine"
+    )))
+}
+
+fn bad_store(err: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new("STORE", "nothing was restored: the store in the backup cannot be used")
+        .because(err)
 }
 
 /// A folder with anything in it is somebody's.
@@ -247,8 +312,14 @@ fn require_room(folder: &Path, bytes: u64) -> Result<(), Failure> {
         .hint("free space there, or name a folder on another disk with `--data-dir DIR`"))
 }
 
-fn tell(of: &Restorer, manifest: &Manifest, loaded: usize, json: bool) -> Result<(), Failure> {
-    let there = manifest.images.len() - loaded.min(manifest.images.len());
+fn tell(
+    of: &Restorer,
+    manifest: &Manifest,
+    loaded: usize,
+    others: usize,
+    json: bool,
+) -> Result<(), Failure> {
+    let there = manifest.images.len().saturating_sub(loaded + others);
     if json {
         return output::json(json!({
             "data_dir": of.data,

@@ -5,18 +5,15 @@
 //! owner silent for a day ─────▶ a gateway with the same key in its file is the owner
 //! owner silent for 30 days ───▶ seen so for an hour ─▶ key removed, then the gateway itself: members trust its passes no more
 //! ```
-//! The hour is told by this process's own clock: when the clock of the wall jumps by a month, gateways that are there have
-//! beaten long before the hour is over.
+//! The times in the store are those of their writers' clocks, and one of them may be wrong by a month. So the hour is one of this
+//! process's own steady clock in which nothing was heard: a heartbeat that changes the time in the store, whatever it says, begins
+//! it anew.
 
 use super::role_name;
 use epsilon_api::{chain::Chain, ids::GatewayId};
 use epsilon_store::{Gateway, Key, OwnedKey, Page, Store, StoreError};
 use jiff::{SignedDuration, Timestamp};
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const ROLE: &str = "lost-keys";
@@ -40,8 +37,8 @@ pub(crate) struct LostKeys {
     pub(crate) me: GatewayId,
     /// The keys in this gateway's files.
     pub(crate) mine: Vec<Key>,
-    /// Ids of keys and gateways that look lost, and since when.
-    pub(crate) suspects: HashMap<String, Instant>,
+    /// Ids of keys and gateways that look lost: when the store heard of each last, and since when it has heard nothing else.
+    pub(crate) suspects: HashMap<String, (Timestamp, Instant)>,
 }
 
 impl LostKeys {
@@ -66,9 +63,9 @@ impl LostKeys {
         }
         let lost_before = silent_before(now, LOST_AFTER);
         let (keys, gateways) = self.lost(lost_before).await?;
-        let ids = keys.iter().map(|one| one.key.id.clone());
-        let ids = ids.chain(gateways.iter().map(|gateway| gateway.id.to_string()));
-        self.suspect(ids.collect(), at);
+        let heard = keys.iter().map(|one| (one.key.id.clone(), one.heard_at()));
+        let seen = gateways.iter().map(|gateway| (gateway.id.to_string(), gateway.seen_at));
+        self.suspect(heard.chain(seen), at);
         if !self.store.lead(&self.me, ROLE, LEASE, now).await? {
             return Ok(());
         }
@@ -113,16 +110,19 @@ impl LostKeys {
         Ok((keys, gateways))
     }
 
-    /// What looks lost now; the rest was heard since.
-    fn suspect(&mut self, ids: HashSet<String>, at: Instant) {
-        self.suspects.retain(|id, _| ids.contains(id));
-        for id in ids {
-            self.suspects.entry(id).or_insert(at);
-        }
+    /// What looks lost now; the rest was heard since, as was what has another time than at the last look.
+    fn suspect(&mut self, found: impl Iterator<Item = (String, Timestamp)>, at: Instant) {
+        let mut before = mem::take(&mut self.suspects);
+        self.suspects = found
+            .map(|(id, heard)| match before.remove(&id) {
+                Some((same, since)) if same == heard => (id, (heard, since)),
+                _ => (id, (heard, at)),
+            })
+            .collect();
     }
 
     fn is_lost(&self, id: &str, at: Instant) -> bool {
-        self.suspects.get(id).is_some_and(|since| at.duration_since(*since) >= WATCHED)
+        self.suspects.get(id).is_some_and(|(_, since)| at.duration_since(*since) >= WATCHED)
     }
 }
 
@@ -224,6 +224,22 @@ mod tests {
         assert!(world.opens(&kept).await);
         world.look(7200).await;
         assert!(!world.opens(&kept).await, "it was silent all the time");
+    }
+
+    /// Here the clock is two months ahead, or the other gateway's two months behind: it is heard all the same.
+    #[tokio::test]
+    async fn a_wrong_clock_makes_no_gateway_lost_that_beats() {
+        let beating = key(40 * DAY);
+        let mut world = World::new(key(DAY)).await;
+        let mut gateway = world.gateway(31 * DAY, &beating).await;
+        world.start.0 += 60 * DAY;
+        for seconds in (0..=7200).step_by(600) {
+            gateway.seen_at += SignedDuration::from_secs(600);
+            world.store.gateway_beat(&gateway).await.unwrap();
+            world.look(seconds).await;
+        }
+        assert!(world.opens(&beating).await);
+        assert_eq!(world.store.gateways().await.unwrap(), [gateway]);
     }
 
     #[tokio::test]

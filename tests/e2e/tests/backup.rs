@@ -57,11 +57,29 @@ impl Machine {
     }
 
     async fn restore(&self, file: &Path) -> Outcome {
+        self.restore_to(file, &self.data()).await
+    }
+
+    async fn restore_to(&self, file: &Path, data: &Path) -> Outcome {
         let mut command = tokio::process::Command::new(binary());
         let (name, value) = self.engine.variable();
-        command.arg("restore").arg(file).arg("--data-dir").arg(self.data()).arg("--json");
+        command.arg("restore").arg(file).arg("--data-dir").arg(data).arg("--json");
         command.env(name, value).env("NO_COLOR", "1");
         cli::run(command).await
+    }
+
+    /// The first name of an image of this repository, but for the one that moves on.
+    async fn name_of(&self, repository: &str) -> String {
+        let list = ["images", "--format", "{{.Repository}}:{{.Tag}}", repository];
+        let listed = self.engine.docker(&list).await.expect(0).stdout;
+        let name = listed.lines().find(|name| !name.ends_with(":current"));
+        name.unwrap_or_else(|| panic!("no {repository}: {listed}")).to_owned()
+    }
+
+    /// What the image of this name is.
+    async fn id_of(&self, name: &str) -> String {
+        let id = ["image", "inspect", "--format", "{{.Id}}", name];
+        self.engine.docker(&id).await.expect(0).stdout
     }
 
     /// Nothing of a backup is here.
@@ -144,8 +162,7 @@ async fn a_restored_backup_serves_on_a_machine_that_never_saw_its_images() {
 
     // An image that the engine loses now: its function fails, with the reason in the log, and nobody else is asked.
     up.terminate().await;
-    let list = ["images", "--format", "{{.Repository}}:{{.Tag}}", "epsilon/crate/boxed"];
-    let lost = machine.engine.docker(&list).await.expect(0).stdout.trim().to_owned();
+    let lost = machine.name_of("epsilon/crate/boxed").await;
     machine.engine.docker(&["rmi", "-f", &lost]).await.expect(0);
     up.start_again().await;
     up.get("/boxed/x").await.expect_error(503, "NO_CAPACITY");
@@ -164,4 +181,22 @@ async fn a_restored_backup_serves_on_a_machine_that_never_saw_its_images() {
     let told = backup(&up, &second, Some(machine.engine.variable())).await.expect(1);
     assert!(told.stderr.contains("BACKUP_INCOMPLETE") && second.exists(), "{told}");
     assert_eq!(told.json()["left_out"][0]["version"], "boxed@1", "{told}");
+    up.terminate().await;
+
+    // A name that is another image's stays so: of a runtime base, which all can do without...
+    let (base, other) =
+        (machine.name_of("epsilon/runtime-node").await, machine.name_of("epsilon/greeter/*").await);
+    machine.engine.docker(&["tag", &other, &base]).await.expect(0);
+    let others = machine.id_of(&base).await;
+    let beside = machine.home.path().join("beside");
+    machine.restore_to(&file, &beside).await.expect(0);
+    assert_eq!(machine.id_of(&base).await, others);
+    // ...and of a function, which cannot.
+    machine.engine.docker(&["tag", &other, &lost]).await.expect(0);
+    let refused = machine.restore_to(&file, &machine.home.path().join("third")).await.expect(1);
+    assert!(refused.stderr.contains("IMAGE_NAME_TAKEN"), "{refused}");
+    assert!(refused.stderr.contains("boxed@1"), "{refused}");
+    assert_eq!(machine.id_of(&lost).await, others);
+    let names = fs::read_dir(machine.home.path()).unwrap().count();
+    assert_eq!(names, 1, "`beside`, and no draft");
 }

@@ -6,6 +6,7 @@ use crate::{
     backup::manifest::{LeftOut, Why},
     failure::Failure,
 };
+use epsilon_api::build::BuildError;
 use epsilon_builder::{
     config::Config,
     images::{Image, Images, LayoutFile, names_a_registry},
@@ -19,6 +20,14 @@ pub(super) struct Taken {
     pub(super) images: Vec<Image>,
     pub(super) left_out: Vec<LeftOut>,
     pub(super) files: Vec<LayoutFile>,
+}
+
+/// What the engine has of what is to be taken, and what it does not have.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Found {
+    /// By their names.
+    images: BTreeMap<String, Image>,
+    left_out: Vec<LeftOut>,
 }
 
 /// Takes the images of these versions out of the engine. Asks it nothing where a registry has all of them.
@@ -36,34 +45,72 @@ pub(super) async fn take(
         return Ok(taken);
     }
     shown.say("the images");
-    let failed = |err: epsilon_api::build::BuildError| Failure::from(err.body());
+    let failed = |err: BuildError| Failure::from(err.body());
     let engine = Images::open(config).await.map_err(failed)?;
-    let mut found = BTreeMap::new();
-    for version in here {
-        match engine.find(&version.image.reference).await.map_err(failed)? {
-            Some(image) if image.digest == version.image.digest => {
-                found.insert(image.reference.clone(), image);
-            }
-            Some(_) | None => taken.left_out.push(left_out(version, Why::NotInEngine)),
-        }
-    }
     // Without these all versions can serve, by their images; with them they start as before, and the next deployment too.
     let bases = versions.iter().filter_map(|version| version.base.as_ref());
-    let bases = bases.map(|base| base.reference.clone()).filter(|base| !names_a_registry(base));
-    for name in bases.chain(engine.of_platform(config).await.map_err(failed)?) {
-        if !found.contains_key(&name)
-            && let Some(image) = engine.find(&name).await.map_err(failed)?
-        {
-            found.insert(name, image);
+    let bases: Vec<_> = bases
+        .map(|base| base.reference.clone())
+        .filter(|base| !names_a_registry(base))
+        .chain(engine.of_platform(config).await.map_err(failed)?)
+        .collect();
+    let told = |bytes| shown.say_bytes("the images", bytes);
+    let save = async |found: &Found| {
+        let names: Vec<&str> = found.images.keys().map(String::as_str).collect();
+        engine.save(&names, work, &told).await
+    };
+    let (found, files) =
+        save_what_stays(async || look(&engine, &here, &bases).await, save).await.map_err(failed)?;
+    taken.images = found.images.into_values().collect();
+    taken.left_out.extend(found.left_out);
+    taken.files = files;
+    Ok(taken)
+}
+
+async fn look(
+    engine: &Images,
+    versions: &[&KeptVersion],
+    bases: &[String],
+) -> Result<Found, BuildError> {
+    let mut found = Found::default();
+    for version in versions {
+        match engine.find(&version.image.reference).await? {
+            Some(image) if image.digest == version.image.digest => {
+                found.images.insert(image.reference.clone(), image);
+            }
+            Some(_) | None => found.left_out.push(left_out(version, Why::NotInEngine)),
         }
     }
-    if !found.is_empty() {
-        let names: Vec<&str> = found.keys().map(String::as_str).collect();
-        let told = |bytes| shown.say_bytes("the images", bytes);
-        taken.files = engine.save(&names, work, &told).await.map_err(failed)?;
-        taken.images = found.into_values().collect();
+    for name in bases {
+        if !found.images.contains_key(name)
+            && let Some(image) = engine.find(name).await?
+        {
+            found.images.insert(name.clone(), image);
+        }
     }
-    Ok(taken)
+    Ok(found)
+}
+
+/// Saves what a look finds. An engine that lacks one of them gives none; so where the platform has removed an image since,
+/// of a version that is not needed any more, it is done once more with those that stayed.
+async fn save_what_stays(
+    look: impl AsyncFn() -> Result<Found, BuildError>,
+    save: impl AsyncFn(&Found) -> Result<Vec<LayoutFile>, BuildError>,
+) -> Result<(Found, Vec<LayoutFile>), BuildError> {
+    let found = look().await?;
+    if found.images.is_empty() {
+        return Ok((found, Vec::new()));
+    }
+    let failed = match save(&found).await {
+        Ok(files) => return Ok((found, files)),
+        Err(failed) => failed,
+    };
+    let again = look().await?;
+    if again == found {
+        return Err(failed);
+    }
+    let files = if again.images.is_empty() { Vec::new() } else { save(&again).await? };
+    Ok((again, files))
 }
 
 fn left_out(version: &KeptVersion, why: Why) -> LeftOut {
@@ -72,5 +119,50 @@ fn left_out(version: &KeptVersion, why: Why) -> LeftOut {
         image: version.image.reference.clone(),
         serves: version.serves,
         why,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epsilon_builder::error::engine_failed;
+    use std::cell::{Cell, RefCell};
+
+    fn found(names: &[&str]) -> Found {
+        let image = |name: &&str| {
+            let image =
+                Image { reference: (*name).into(), digest: String::new(), layers: Vec::new() };
+            ((*name).to_owned(), image)
+        };
+        Found { images: names.iter().map(image).collect(), left_out: Vec::new() }
+    }
+
+    /// What is saved, where the engine has this and then that, and gives nothing when one is missing.
+    async fn saved(before: &[&str], after: &[&str]) -> (Result<Vec<String>, String>, usize) {
+        let (has, tries) = (RefCell::new(found(before)), Cell::new(0));
+        let look = async || Ok(has.borrow().clone());
+        let save = async |wanted: &Found| {
+            tries.set(tries.get() + 1);
+            has.replace(found(after));
+            match wanted.images.keys().find(|name| !after.contains(&name.as_str())) {
+                Some(lost) => Err(engine_failed(format!("no `{lost}`"))),
+                None if after.contains(&"broken") => Err(engine_failed("broken")),
+                None => Ok(Vec::new()),
+            }
+        };
+        let saved = save_what_stays(look, save).await;
+        let names = saved.map(|(found, _)| found.images.into_keys().collect());
+        (names.map_err(|err| err.message), tries.get())
+    }
+
+    #[tokio::test]
+    async fn an_image_that_goes_meanwhile_does_not_take_the_others_with_it() {
+        let names = |names: &[&str]| Ok(names.iter().map(ToString::to_string).collect());
+        assert_eq!(saved(&["a", "b"], &["a", "b"]).await, (names(&["a", "b"]), 1));
+        assert_eq!(saved(&["a", "b"], &["a"]).await, (names(&["a"]), 2));
+        assert_eq!(saved(&["a"], &[]).await, (names(&[]), 1));
+        assert_eq!(saved(&[], &[]).await, (names(&[]), 0));
+        let broken = Err("broken".to_owned());
+        assert_eq!(saved(&["broken"], &["broken"]).await, (broken, 1), "nothing went");
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Made {
     pub(super) bytes: u64,
     /// Names of the data folder's files in it.
     pub(super) keys: Vec<String>,
-    /// Of those that are not: too large for a key.
+    /// Of those that are not: too large, or with too long a name, for a key.
     pub(super) skipped: Vec<String>,
     pub(super) manifest: Manifest,
 }
@@ -75,7 +75,10 @@ fn lines(made: &Made) -> Result<(), Failure> {
         output::line(&format!("images  {}", manifest.images.len()))?;
     }
     if !made.skipped.is_empty() {
-        output::line(&format!("not in it, too large for a key: {}", made.skipped.join(", ")))?;
+        output::line(&format!(
+            "not in it, too large or too long a name for a key: {}",
+            made.skipped.join(", ")
+        ))?;
     }
     let of = |why| move |one: &&LeftOut| one.why == why;
     let lost: Vec<_> = manifest.left_out.iter().filter(of(Why::NotInEngine)).collect();
