@@ -17,7 +17,7 @@ use crate::{
     error::{self, Hint},
     image::archive::{Listed, header, padding},
     runtime,
-    ship::blob::Blob,
+    publish::blob::Blob,
 };
 use epsilon_api::{build::BuildError, chain::Chain};
 use serde::{Deserialize, Serialize};

@@ -160,6 +160,7 @@ impl Destination {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use epsilon_api::ids::{FunctionName, ProjectName};
 
     #[test]
     fn names_are_what_registries_allow() {

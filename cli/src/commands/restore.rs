@@ -132,7 +132,7 @@ impl Restorer {
         let work = move || Ok(read::read(&file, into.as_deref(), &told, &stop));
         let read = blocking(work).await.unwrap_or_else(|err| Err(Unfit::File(err)));
         read.map_err(|err| {
-            let failure = self.unfit().because(&err);
+            let failure = self.unfit().with_cause(&err);
             match err {
                 Unfit::List(crate::backup::manifest::ListError::Format(_)) => failure.hint(
                     "restore it with an `epsilon` of the release that made it, or a later one",
@@ -170,7 +170,7 @@ impl Restorer {
         if !lacking.is_empty() {
             let listed = manifest.images.iter().map(|image| &*image.reference).collect();
             let chosen = Chosen::new(&draft.join(IMAGES), &listed, &lacking)
-                .map_err(|err| self.unfit().because(&err))?;
+                .map_err(|err| self.unfit().with_cause(&err))?;
             engine.load(chosen).await.map_err(failed)?;
         }
         let mut renamed = Vec::new();
@@ -267,7 +267,7 @@ async fn refuse_taken(store: &Path, copy: &Path, others: &BTreeSet<&str>) -> Res
 
 fn bad_store(err: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::new("STORE", "nothing was restored: the store in the backup cannot be used")
-        .because(err)
+        .with_cause(err)
 }
 
 /// A folder with anything in it is somebody's.

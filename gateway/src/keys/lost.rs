@@ -235,7 +235,7 @@ mod tests {
         world.start.0 += 60 * DAY;
         for seconds in (0..=7200).step_by(600) {
             gateway.seen_at += SignedDuration::from_secs(600);
-            world.store.gateway_beat(&gateway).await.unwrap();
+            world.store.gateway_heartbeat(&gateway).await.unwrap();
             world.look(seconds).await;
         }
         assert!(world.opens(&beating).await);
