@@ -18,7 +18,7 @@
 //! | [`log`] | one line of a function's log |
 //! | [`error`] | why a call failed, and what to report to whom |
 //! | [`headers`] | headers of the platform |
-//! | [`written`] | deserializers for values as people write them |
+//! | [`serde_text`] | deserializers for values as people write them |
 
 pub mod admin;
 pub mod autoscaler;

@@ -10,9 +10,9 @@
 //! | [`lock`] | one gateway per data folder |
 //! | [`log`] | lines for people or JSON for collectors |
 //! | [`signals`] | "please end", once or twice |
-//! | [`clear`] | removes what other people's code has left |
+//! | [`remove_untrusted_dir`] | removes what other people's code has left |
 //! | [`files`] | room for many connections |
-//! | [`metrics`] | what collectors are told of the program itself |
+//! | [`metrics`] | metrics of the program itself |
 //! | [`program`] | the frame of the fleet's programs: common flags, the runtime, "ready" |
 //! | [`visible`] | text of others, shown so that it does not steer a terminal |
 //! | [`failure`] | what went wrong, what to do next, the exit code |

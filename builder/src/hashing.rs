@@ -1,5 +1,5 @@
 //! A writer that computes digest and size of what passes through it. Layers are written through it,
-//! uncompressed (`image/tree.rs`) and compressed (`ship/registry.rs`), so that no file is read
+//! uncompressed (`image/tree.rs`) and compressed (`publish/registry.rs`), so that no file is read
 //! again for its digest.
 
 use crate::source::{ContentDigest, Hasher};

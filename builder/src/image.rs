@@ -6,7 +6,7 @@
 //! └────────── configuration ──────┘       names them by digest; its own digest is the image's id
 //! ```
 //!
-//! Publishing images is `ship`'s business.
+//! Publishing images is `publish`'s business.
 
 pub(crate) mod archive;
 pub(crate) mod name;

@@ -12,14 +12,14 @@
 //! | `dependencies` | npm packages, installed in a temporary container |
 //! | `inspect`, [`inspection`] | the code's exports, as reported from such a container |
 //! | [`plan`] | all of these → which functions, with what settings, keyed by content |
-//! | `changes` | for people: which functions are rebuilt, and why |
+//! | `rebuild_reasons` | for people: which functions are rebuilt, and why |
 //! | `image` | layers and a configuration, composed to the same bytes each time |
 //! | `dockerfile` | `runtime: container` |
-//! | `ship` | into this machine's engine or a registry |
+//! | `publish` | images into this machine's engine or a registry |
 //! | [`images`] | the engine's images out into a backup and back in |
 //! | [`member`], [`serve`] | belonging to a fleet; the listener where its gateways come in |
 //! | `engine` | all that is asked of the container engine; alone in naming bollard |
-//! | `cache`, `outside`, `network`, `blocking` | the folder on disk; the way to the outside; work that blocks |
+//! | `cache`, `egress_env`, `network`, `blocking` | the folder on disk; proxies and authorities for what reaches out; work that blocks |
 //! | [`error`] | why a build ended without images |
 
 pub mod app;

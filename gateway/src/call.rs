@@ -3,10 +3,10 @@
 //! loop of the program.
 //!
 //! ```text
-//! accept → caller_address → lookup → permit → buffer → place ⇄ relay → reply
-//!            │                          retry: may it go to another VM? budget: how often
-//!            │                          prewarm: prewarms the preferred VM (image or instance) in the background
-//!            split: which version, if the function's calls are split
+//! accept → caller_address → http_rules → lookup → version → buffer → place ⇄ relay → reply
+//!                                          │                    retry: may it go to another VM?
+//!                                          │                    retry/budget: how often
+//!                                          which one, if the function's calls are split
 //! ```
 //! A call has no task of its own: it runs inside its connection's future. When the caller hangs up,
 //! that future is dropped and releases the lease, the body and the record; no other cleanup is

@@ -10,11 +10,10 @@
 //! | `breaker` | circuit breakers for functions that fail on it |
 //! | `membership` | the list of joined VMs in the store → members |
 //! | `watch` | receives the reports of one VM |
-//! | `drain_prewarm` | prewarms other VMs when one drains |
 //! | `view` | a VM's last report, indexed for placement: warm? image? memory? |
 //! | `remote` | a VM reached through its agent's listener: `Vm` over HTTP |
 //! | `link` | the connections to one member: pool, TLS, pass |
-//! | `link_error` | errors between gateway and VM |
+//! | `totals` | calls and weights of all VMs together |
 
 pub(crate) mod breaker;
 pub(crate) mod health;

@@ -14,18 +14,18 @@
 //! | `fleet` | the VMs |
 //! | [`autoscale`] | how many VMs there should be, and which ones leave |
 //! | `deploy` | archive → serving versions, all or none |
-//! | `git` | `git push` as a deployment |
 //! | `control` | the control API |
 //! | `health` | health for load balancers |
 //! | `keys` | the keys of the gateway's listeners |
 //! | `networks` | lists of CIDRs |
-//! | `sync` | follows the store, which other gateways change |
+//! | [`placement`] | which VM should serve a function: pure rules |
+//! | `reconcile` | background loops: store, orphaned instances, retention, `minInstances`, prewarming |
+//! | `source` | where deployments come from besides the control API: `git push`, GitHub's webhooks |
+//! | `store_health` | whether the store responds |
 //! | `traffic` | splits of a function's calls among its versions |
-//! | `sweep` | retires instances of versions that do not serve |
 //! | `urls` | URLs that are shown to people |
-//! | `webhook` | pushes to GitHub as deployments |
-//! | `warm` | maintains `minInstances` |
 //! | `observe` | events and metrics |
+//! | [`bench`] | lookup and placement without connections, for `benches` |
 
 pub mod bench;
 mod call;
@@ -40,7 +40,7 @@ pub mod placement;
 mod reconcile;
 mod routes;
 mod source;
-pub(crate) mod store_health;
+mod store_health;
 mod traffic;
 mod urls;
 

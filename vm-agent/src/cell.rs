@@ -7,7 +7,7 @@
 //!             └────────┴── died, surplus, memory needed, init failed ──┴──▶ removed (resources)
 //! ```
 //!
-//! A cell serves one version, once: an instance never becomes a cell again. `kind.rs` says which
+//! A cell serves one version, once: an instance never becomes a cell again. `compatibility.rs` says which
 //! versions fit, `demand.rs` how many cells to keep ready. [`Cells`] owns all cells of the VM;
 //! where nothing can be mounted, or the operator wants no cells, it is off, and instances are
 //! created from images. `instance/runner.rs` takes cells, `reconcile.rs` removes those of an

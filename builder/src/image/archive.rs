@@ -1,5 +1,5 @@
 //! Images in the format of `docker save`, for `docker load`: configurations, a list, and layers.
-//! Layers that the engine has may be left out; see `ship/engine.rs` for when that works.
+//! Layers that the engine has may be left out; see `publish/local.rs` for when that works.
 
 use super::name::Name;
 use super::{Image, Layer};

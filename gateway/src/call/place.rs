@@ -4,15 +4,7 @@
 //! calls stay at home as long as that VM carries no more than its share, and spread along the order
 //! when they must. `docs/routing.md` explains it with a drawing.
 //!
-//! | file | what it is |
-//! |---|---|
-//! | `stable` | hashes that never change |
-//! | `ring` | home, and the order from there |
-//! | `bound` | how many calls a VM may carry |
-//! | `choice` | which VM of the order gets the call |
-//!
-//! These four are pure, and the simulation in `benches` uses them. This file applies them to the
-//! fleet. `trial` is for `benches` only.
+//! The rules are pure and in `placement/`; this file applies them to the fleet.
 
 use super::retry::Failure;
 use crate::fleet::health::{Event, Standing};

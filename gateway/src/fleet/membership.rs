@@ -1,5 +1,5 @@
 //! The members of the fleet by the store, turned into [`Member`]s with their tasks. Updated by
-//! `sync.rs` whenever the list may have changed. A member that reports is kept, even if the store
+//! `reconcile/store_sync.rs` whenever the list may have changed. A member that reports is kept, even if the store
 //! is unavailable or no longer lists it.
 
 use super::link::Identity;

@@ -10,11 +10,11 @@
 //! | `service.rs` | clone, fetch, and the first request of a push |
 //! | `receive.rs` | one push, from its first byte to its last |
 //! | `hook.rs` | pre-receive hook: all objects received, no branch moved |
-//! | `judge.rs` | in the hook: check, deploy, accept or refuse |
+//! | `pre_receive.rs` | in the hook: check, deploy, accept or refuse |
 //! | `refs.rs` | which part of a push is deployed |
-//! | `contents.rs` | commits that cannot be deployed |
+//! | `unsupported.rs` | commits that cannot be deployed |
 //! | `archive.rs` | a commit as a deployment's archive |
-//! | `remote.rs` | progress output for the pusher |
+//! | `progress.rs` | progress output for the pusher |
 
 pub(crate) mod archive;
 pub(crate) mod command;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! delivery → project → signature over the raw body → event → seen before? → 202
-//!                                                                              ╰▶ lane → fetch → deploy → status
+//!                                                                              ╰▶ queue → fetch → deploy → status
 //! ```
 //!
 //! | file | what it does |
@@ -12,10 +12,10 @@
 //! | `payload` | reads an unauthenticated body, within limits |
 //! | `signature` | whether GitHub sent it |
 //! | `event` | what the event asks for |
-//! | `lane` | one job running, one waiting; the newest replaces the waiting one |
+//! | `queue` | one job running, one waiting; the newest replaces the waiting one |
 //! | `job` | one deployment, from its turn to its end |
-//! | `source` | fetches the commit |
-//! | `host` | which hosts may be connected to (SSRF guard) |
+//! | `fetch` | fetches the commit |
+//! | `allowed_hosts` | which hosts may be connected to (SSRF guard) |
 //! | `status` | commit statuses on GitHub |
 //!
 //! GitHub waits ten seconds for an answer, so everything slow is done in the background. An
