@@ -16,8 +16,8 @@ use crate::{
     engine::{Engine, EngineError, EngineImage, Part, files},
     error::{self, Hint},
     image::archive::{Listed, header, padding},
-    runtime,
     publish::blob::Blob,
+    runtime,
 };
 use epsilon_api::{build::BuildError, chain::Chain};
 use serde::{Deserialize, Serialize};

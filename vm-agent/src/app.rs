@@ -3,6 +3,7 @@
 
 use crate::cell::refill;
 use crate::config::Config;
+use crate::context::Parts;
 use crate::drain::DrainReason;
 use crate::engine::Engine;
 use crate::engine::docker::DockerEngine;
@@ -14,8 +15,9 @@ use crate::keepalive::sweep;
 use crate::layers::Layers;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::service::VmService;
+use crate::vm::LocalVm;
 use crate::vm::census::Census;
-use crate::vm::{LocalVm, Parts, VmService};
 use crate::{layers, reconcile, shutdown};
 use epsilon_api::{
     chain::Chain,
@@ -119,7 +121,7 @@ impl Agent {
             vm.pools().iter().for_each(|pool| pool.close(true));
         }
         vm.spawn(reconcile::run(Arc::clone(&vm)));
-        vm.spawn(refill::run(Arc::clone(&vm)));
+        vm.spawn(refill::run(Arc::clone(&vm.cells)));
         vm.spawn(sweep::run(Arc::clone(&vm)));
         let images = Arc::clone(&vm);
         vm.spawn(async move { gc::run(&images).await });

@@ -25,8 +25,7 @@ pub(crate) mod refill;
 pub(crate) mod resources;
 
 use crate::{
-    config::Config,
-    engine::Engine,
+    context::VmContext,
     instance::{
         control::ControlConnection, sockets::SocketDir, start::ExitWatch, state::Moment,
         unsettled::Unsettled,
@@ -44,7 +43,10 @@ use resources::CellResources;
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+    },
 };
 use tokio::sync::Notify;
 
@@ -69,6 +71,7 @@ pub(crate) struct Cell {
 /// The cells of this VM.
 #[derive(Debug)]
 pub(crate) struct Cells {
+    pub(crate) context: Arc<VmContext>,
     root: PathBuf,
     /// `None` where nothing can be mounted, or cells are disabled.
     mounts: Option<Mounts>,
@@ -87,12 +90,13 @@ pub(crate) struct Cells {
 
 impl Cells {
     /// Checks once whether this machine can have cells, and logs the reason if not.
-    pub(crate) fn open(config: &Config, engine: &dyn Engine) -> Self {
+    pub(crate) fn open(context: Arc<VmContext>) -> Arc<Self> {
+        let config = &context.config;
         let root = config.folder.join("cells");
         let range = config.cells;
         let mounts = match range.max {
             0 => None,
-            _ if !engine.sees_mounts() => None,
+            _ if !context.engine.sees_mounts() => None,
             _ => Mounts::open(&root)
                 .inspect_err(|err| {
                     tracing::warn!(
@@ -104,7 +108,7 @@ impl Cells {
                 })
                 .ok(),
         };
-        Self {
+        Arc::new(Self {
             base: Base::open(config.folder.join("base.json")),
             mounts,
             is_off: AtomicBool::new(false),
@@ -114,7 +118,8 @@ impl Cells {
             failed_probes: AtomicU32::new(0),
             refill_wakeup: Notify::new(),
             root,
-        }
+            context,
+        })
     }
 
     /// How to mount, while cells are on.

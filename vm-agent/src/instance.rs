@@ -16,8 +16,8 @@ pub(crate) mod user_ids;
 pub(crate) mod warnings;
 
 use crate::cell::resources::CellResources;
+use crate::context::VmContext;
 use crate::engine::{ContainerName, EngineError, Freezer};
-use crate::vm::LocalVm;
 use budget::Grant;
 use connections::Connections;
 use epsilon_api::{function::Version, ids::InstanceId};
@@ -147,7 +147,7 @@ impl Instance {
     /// network.
     pub(crate) async fn run_engine_request<F, T>(
         &self,
-        vm: &LocalVm,
+        context: &VmContext,
         work: F,
     ) -> Result<T, EngineError>
     where
@@ -155,7 +155,7 @@ impl Instance {
         T: Send + 'static,
     {
         let at_work = Arc::clone(&self.engine_lock).lock_owned().await;
-        let task = vm.spawn(async move {
+        let task = context.spawn(async move {
             let done = work.await;
             drop(at_work);
             done

@@ -11,9 +11,9 @@ mod parse;
 mod rate;
 mod store;
 
-use crate::instance::Instance;
 use epsilon_api::{
-    ids::{FunctionName, RequestId},
+    function::Version,
+    ids::{FunctionName, InstanceId, RequestId},
     log::{Level, LogPosition, LogQuery, LogRecord},
     units::Bytes,
 };
@@ -105,7 +105,8 @@ impl Logs {
     /// Logs an event of the agent for the function's author.
     pub(crate) fn event(
         &self,
-        instance: &Instance,
+        version: &Version,
+        instance: &InstanceId,
         level: Level,
         request_id: Option<RequestId>,
         message: String,
@@ -113,9 +114,9 @@ impl Logs {
         self.record(LogRecord {
             time: Timestamp::now(),
             level,
-            function: instance.version.function.clone(),
-            version: instance.version.number,
-            instance: instance.id().clone(),
+            function: version.function.clone(),
+            version: version.number,
+            instance: instance.clone(),
             request_id,
             message,
             vm: None,

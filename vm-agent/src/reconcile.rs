@@ -94,7 +94,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &ContainerInfo) -> bool {
         Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}
         _ => return false,
     }
-    match AttachedOutput::open(vm, instance.container(), &instance.gone).await {
+    match AttachedOutput::open(&vm.context, instance.container(), &instance.gone).await {
         Ok(output) => output.belongs_to(&instance.version, instance.id()),
         Err(_) => return false,
     }
@@ -107,16 +107,25 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &ContainerInfo) -> bool {
     let instance = Arc::new(instance);
     vm.known.lock().insert(id);
     let key = pool.adopt(Arc::clone(&instance));
-    vm.spawn(Runner { vm: Arc::clone(vm), pool, key, instance }.adopt());
+    vm.spawn(
+        Runner {
+            context: Arc::clone(&vm.context),
+            cells: Arc::clone(&vm.cells),
+            pool,
+            key,
+            instance,
+        }
+        .adopt(),
+    );
     true
 }
 
 /// The version of an assigned cell, if its layers are still there and mounted. An unassigned cell
 /// is cheaper to boot again than to check.
 fn assigned_version(vm: &Arc<LocalVm>, id: &InstanceId) -> Option<(Arc<Version>, CellResources)> {
-    let version = assign::read(vm, id).filter(|_| vm.cells.is_mounted(id))?;
+    let version = assign::read(&vm.cells, id).filter(|_| vm.cells.is_mounted(id))?;
     let code = vm.layers.lease_present(&version)?;
-    let cell = CellResources::existing(vm, id.clone()).ok()?;
+    let cell = CellResources::existing(&vm.cells, id.clone()).ok()?;
     *cell.code.lock() = Some(code);
     vm.cells.note_version(&version);
     Some((Arc::new(version), cell))

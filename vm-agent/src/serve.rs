@@ -16,7 +16,7 @@ mod tunnel;
 mod upload;
 mod versions;
 
-use crate::vm::{LocalVm, VmService};
+use crate::{service::VmService, vm::LocalVm};
 use epsilon_api::{
     body::{self, CallBody},
     fleet::Refusal,

@@ -146,7 +146,13 @@ fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> CallE
     } else {
         format!("its answer's head is not HTTP: {cause}")
     };
-    let logs = &lease.pool().vm.logs;
-    logs.event(&lease.instance, Level::Error, Some(request_id.clone()), text);
+    let logs = &lease.pool().context.logs;
+    logs.event(
+        &lease.instance.version,
+        lease.instance.id(),
+        Level::Error,
+        Some(request_id.clone()),
+        text,
+    );
     CallError::AnswerUnreadable { function, cause }
 }

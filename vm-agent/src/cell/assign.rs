@@ -5,9 +5,10 @@
 //! No engine request stands between a call and its answer: limits that differ are set while the
 //! code loads, and may be set a moment after it.
 
-use super::Cell;
 use super::boot::CPU;
 use super::resources::CellResources;
+use super::{Cell, Cells};
+use crate::context::VmContext;
 use crate::engine::EngineError;
 use crate::instance::connections::Upstream;
 use crate::instance::control::Init;
@@ -15,7 +16,6 @@ use crate::instance::start::Started;
 use crate::instance::start::failure::{LoadFailure, StartFailure};
 use crate::instance::{Instance, start};
 use crate::layers::Code;
-use crate::vm::LocalVm;
 use epsilon_api::{function::Version, ids::InstanceId, vm::StartPhases};
 use std::{fs, io, path::Path, sync::Arc};
 use tokio::{
@@ -38,7 +38,7 @@ pub(crate) enum NotAssigned {
 
 /// `phases`: the time for the cell and the code so far; `since`: when taking the cell began.
 pub(crate) async fn assign(
-    vm: &Arc<LocalVm>,
+    cells: &Arc<Cells>,
     instance: &Instance,
     cell: Cell,
     code: Code,
@@ -48,28 +48,29 @@ pub(crate) async fn assign(
     let Cell { kind, resources, output, exit, mut control, sockets, unsettled } = cell;
     let version = &instance.version;
     output.belongs_to(version, &resources.id);
-    mount(vm, &resources, &code)?;
+    mount(cells, &resources, &code)?;
     *resources.code.lock() = Some(code);
     // Limits are set and the record is written while the code loads.
     let limits = ((version.spec.memory, version.spec.cpu) != (kind.memory, CPU))
-        .then(|| update(vm, &resources, version));
+        .then(|| update(&cells.context, &resources, version));
     let record = spawn_blocking({
-        let folder = vm.cells.folder(&resources.id);
+        let folder = cells.folder(&resources.id);
         let version = Arc::clone(version);
         move || write(&folder, &version)
     });
     let loading = Instant::now();
     phases.cell = loading - since;
     let load = async {
-        let init = Init::new(version, &resources.id, vm.engine.code());
+        let init = Init::new(version, &resources.id, cells.context.engine.code());
         control.init(&init).await?;
         sockets.close();
         Ok(Upstream::Sockets(sockets, unsettled))
     };
-    let (upstream, exit) = match start::wait_until_loaded(vm, exit, output, load).await {
+    let (upstream, exit) = match start::wait_until_loaded(&cells.context, exit, output, load).await
+    {
         Ok(settled) => settled,
         Err(LoadFailure::NotMounted) => {
-            vm.cells.note_mount_visible(false);
+            cells.note_mount_visible(false);
             return Err(NotAssigned::Cells(
                 "a container does not see what is mounted for it".into(),
             ));
@@ -79,34 +80,38 @@ pub(crate) async fn assign(
         }
     };
     phases.init = loading.elapsed();
-    vm.cells.note_mount_visible(true);
+    cells.note_mount_visible(true);
     if let Ok(Err(err)) = record.await {
         // It serves all the same; only a restarted agent will not know its version, and removes it.
         tracing::warn!(cell = %resources.id, %err, "Version of a cell could not be recorded; a restarted agent will remove the instance.");
     }
     instance.connections.set_upstream(upstream);
     instance.assign_cell(resources.hand_over_removal());
-    Ok(Started { phases, exit: start::watch_exit(vm, instance.container(), exit), limits })
+    Ok(Started {
+        phases,
+        exit: start::watch_exit(&cells.context, instance.container(), exit),
+        limits,
+    })
 }
 
-fn mount(vm: &LocalVm, resources: &CellResources, code: &Code) -> Result<(), NotAssigned> {
-    let Some(mounts) = vm.cells.mounts() else {
+fn mount(cells: &Cells, resources: &CellResources, code: &Code) -> Result<(), NotAssigned> {
+    let Some(mounts) = cells.mounts() else {
         return Err(NotAssigned::Cells("cells were turned off".into()));
     };
     mounts
-        .overlay(code.folders(), &resources.app(vm))
+        .overlay(code.folders(), &resources.app(cells))
         .map_err(|err| NotAssigned::Cells(format!("its layers could not be mounted: {err}")))
 }
 
 fn update(
-    vm: &Arc<LocalVm>,
+    context: &Arc<VmContext>,
     resources: &CellResources,
     version: &Version,
 ) -> JoinHandle<Result<(), EngineError>> {
-    let task = Arc::clone(vm);
+    let task = Arc::clone(context);
     let container = resources.container.clone();
     let (memory, cpu) = (version.spec.memory, version.spec.cpu);
-    vm.spawn(async move { task.engine.update(&container, memory, cpu).await })
+    context.spawn(async move { task.engine.update(&container, memory, cpu).await })
 }
 
 /// Writes the record atomically. It is not flushed: it is needed only while the container runs,
@@ -118,7 +123,7 @@ fn write(folder: &Path, version: &Version) -> io::Result<()> {
 }
 
 /// The version that a cell of an earlier run served, if any.
-pub(crate) fn read(vm: &LocalVm, id: &InstanceId) -> Option<Version> {
-    let bytes = fs::read(vm.cells.folder(id).join(RECORD)).ok()?;
+pub(crate) fn read(cells: &Cells, id: &InstanceId) -> Option<Version> {
+    let bytes = fs::read(cells.folder(id).join(RECORD)).ok()?;
     serde_json::from_slice(&bytes).ok()
 }

@@ -3,9 +3,9 @@
 //! Runs in a task of its own that is never cancelled, so that the engine is not left with half a
 //! container. Called by `refill.rs`, and for a start that found no ready cell.
 
-use super::Cell;
 use super::compatibility::Kind;
 use super::resources::CellResources;
+use super::{Cell, Cells};
 use crate::engine::{ContainerSpec, EngineError, SOCKETS};
 use crate::instance::budget::Grant;
 use crate::instance::control::ControlConnection;
@@ -15,7 +15,6 @@ use crate::instance::start::failure::StartFailure;
 use crate::instance::unsettled::Unsettled;
 use crate::labels::Labels;
 use crate::logs::attach::AttachedOutput;
-use crate::vm::LocalVm;
 use epsilon_api::{chain::Chain, function::Runtime, units::MilliCores, vm::StartPhases};
 use futures_util::FutureExt;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
@@ -35,40 +34,41 @@ const READABLE: u32 = 0o755;
 /// # Errors
 /// The reason, for the operator. What was made is being removed.
 pub(crate) async fn boot(
-    vm: &Arc<LocalVm>,
+    cells: &Arc<Cells>,
     kind: Kind,
     memory: Option<Grant>,
     phases: &mut StartPhases,
 ) -> Result<Cell, String> {
+    let context = &cells.context;
     let text = |err: EngineError| Chain(&err).to_string();
     let is_spare = memory.is_some();
     let began = Instant::now();
-    let image = vm.images.ensure_image(&*vm.engine, &kind.base).await.map_err(text)?;
+    let image = context.images.ensure_image(&*context.engine, &kind.base).await.map_err(text)?;
     phases.pull = began.elapsed();
     let network =
-        start::attachment(vm, kind.network, Runtime::Node).await.map_err(
-            |failure| match failure {
+        start::attachment(context, kind.network, Runtime::Node).await.map_err(|failure| {
+            match failure {
                 StartFailure::Init(text) | StartFailure::NoCapacity(text) => text,
                 StartFailure::Cancelled => "called off".to_owned(),
-            },
-        )?;
+            }
+        })?;
     let since = Instant::now();
-    let mut resources = CellResources::new(vm, memory).map_err(text)?;
-    let lease = start::lease_user(vm).await?;
+    let mut resources = CellResources::new(cells, memory).map_err(text)?;
+    let lease = start::lease_user(context).await?;
     let user = lease.user();
-    let app = resources.app(vm);
+    let app = resources.app(cells);
     let folders = || {
         fs::create_dir_all(&app)?;
         // Independent of the umask: a service's is 0077.
         fs::set_permissions(&app, fs::Permissions::from_mode(READABLE))?;
-        vm.make_sockets(&resources.id, &lease)
+        context.make_sockets(&resources.id, &lease)
     };
     let sockets = folders().map_err(|err| format!("no directory for a cell: {err}"))?;
     let spec = ContainerSpec {
         name: resources.container.clone(),
         image,
         labels: Labels {
-            vm: vm.id.clone(),
+            vm: context.id.clone(),
             instance: resources.id.clone(),
             version: None,
             user: lease.own_id(),
@@ -81,13 +81,13 @@ pub(crate) async fn boot(
         memory: kind.memory,
         cpu: CPU,
         network,
-        limits: vm.config.limits.clone(),
+        limits: context.config.limits.clone(),
     };
     resources.user = Some(lease);
     resources.note_container();
-    if let Err(err) = vm.engine.create(&spec).await {
+    if let Err(err) = context.engine.create(&spec).await {
         if matches!(err, EngineError::NotFound(_)) {
-            vm.images.invalidate(&kind.base); // it was removed without the agent: the next boot looks again
+            context.images.invalidate(&kind.base); // it was removed without the agent: the next boot looks again
         }
         return Err(text(err));
     }
@@ -95,14 +95,14 @@ pub(crate) async fn boot(
 
     let since = Instant::now();
     let output =
-        AttachedOutput::open(vm, &resources.container, &resources.gone).await.map_err(text)?;
-    if let Err(err) = vm.engine.start(&resources.container).await {
+        AttachedOutput::open(context, &resources.container, &resources.gone).await.map_err(text)?;
+    if let Err(err) = context.engine.start(&resources.container).await {
         if matches!(err, EngineError::NotFound(_)) {
-            vm.network.invalidate(); // as above
+            context.network.invalidate(); // as above
         }
         return Err(text(err));
     }
-    let mut exit = watch(vm, &resources);
+    let mut exit = watch(cells, &resources);
     let ready = async {
         let mut control = ControlConnection::wait(&sockets).await;
         // A start waits for this cell: it does not wait for the warm-up.
@@ -110,7 +110,7 @@ pub(crate) async fn boot(
         warm.map_err(|err| Chain(&err).to_string())?;
         Ok::<_, String>((control, Unsettled::open(&sockets).await))
     };
-    let limit = vm.config.start_timeout;
+    let limit = context.config.start_timeout;
     let (control, unsettled) = tokio::select! {
         // The ends first: after them, nothing else happens. All arms may be dropped.
         biased;
@@ -132,20 +132,24 @@ pub(crate) async fn boot(
 
 /// Watches for the end of the cell's container from now on, also after the cell was assigned. A
 /// ready cell is taken out of the pool.
-fn watch(vm: &Arc<LocalVm>, resources: &CellResources) -> ExitWatch {
-    let exit = start::watch_exit(vm, &resources.container, start::wait(vm, &resources.container));
+fn watch(cells: &Arc<Cells>, resources: &CellResources) -> ExitWatch {
+    let context = &cells.context;
+    let exit = start::watch_exit(
+        context,
+        &resources.container,
+        start::wait(context, &resources.container),
+    );
     let (to, from) = oneshot::channel();
-    let vm = Arc::clone(vm);
+    let cells = Arc::clone(cells);
     let id = resources.id.clone();
     let gone = resources.gone.clone();
-    let task = Arc::clone(&vm);
-    task.spawn(async move {
+    context.spawn(async move {
         tokio::select! {
             // Both arms may be dropped: the watch can be repeated, a token.
             biased;
             exit = exit => {
                 drop(to.send(exit));
-                vm.cells.remove_dead(&id);
+                cells.remove_dead(&id);
             }
             () = gone.cancelled() => {}
         }

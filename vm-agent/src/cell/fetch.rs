@@ -1,19 +1,21 @@
 //! Prewarm of a version without a start: pulls base and layers to this VM where a cell will serve
 //! it, its image otherwise.
 
-use crate::vm::LocalVm;
+use super::Cells;
 use epsilon_api::{chain::Chain, function::Version};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// # Errors
 /// Why the version cannot be pulled.
-pub(crate) async fn fetch(vm: &LocalVm, version: &Version) -> Result<(), Cause> {
-    vm.cells.note_version(version);
-    if let Some(kind) = vm.cells.kind_for(version) {
-        let base = vm.images.ensure_image(&*vm.engine, &kind.base).await.map_err(Cause::from);
+pub(crate) async fn fetch(cells: &Cells, version: &Version) -> Result<(), Cause> {
+    let context = &cells.context;
+    cells.note_version(version);
+    if let Some(kind) = cells.kind_for(version) {
+        let base =
+            context.images.ensure_image(&*context.engine, &kind.base).await.map_err(Cause::from);
         let brought = match base {
-            Ok(_) => match vm.layers.ensure(&*vm.engine, version).await {
+            Ok(_) => match context.layers.ensure(&*context.engine, version).await {
                 Err(err) if !err.allows_image() => return Err(err.into()),
                 brought => brought.map(drop).map_err(Cause::from),
             },
@@ -21,7 +23,7 @@ pub(crate) async fn fetch(vm: &LocalVm, version: &Version) -> Result<(), Cause> 
         };
         match brought {
             Ok(()) => {
-                vm.images.used(version);
+                context.images.used(version);
                 return Ok(());
             }
             Err(err) => {
@@ -29,5 +31,5 @@ pub(crate) async fn fetch(vm: &LocalVm, version: &Version) -> Result<(), Cause> 
             }
         }
     }
-    vm.images.ensure(&*vm.engine, version).await.map(drop).map_err(Cause::from)
+    context.images.ensure(&*context.engine, version).await.map(drop).map_err(Cause::from)
 }

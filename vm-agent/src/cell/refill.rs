@@ -6,8 +6,8 @@
 
 use super::compatibility::Kind;
 use super::pool::{Plan, QUIET};
-use super::{Cell, boot};
-use crate::{instance::budget::Grant, vm::LocalVm};
+use super::{Cell, Cells, boot};
+use crate::instance::budget::Grant;
 use epsilon_api::vm::StartPhases;
 use futures_util::FutureExt;
 use std::{
@@ -25,52 +25,52 @@ use tokio::{
 const EVALUATE_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs until the agent ends.
-pub(crate) async fn run(vm: Arc<LocalVm>) {
+pub(crate) async fn run(cells: Arc<Cells>) {
     loop {
-        while let Some((kind, memory)) = next(&vm) {
+        while let Some((kind, memory)) = next(&cells) {
             // Not cancelled by the shutdown of the agent: the boot itself observes it, and cleans
             // up.
-            let booted = begin(&vm, kind, Some(memory)).await;
+            let booted = begin(&cells, kind, Some(memory)).await;
             let (worked, cell) = match booted {
                 Ok(Ok((cell, _))) => (true, Some(cell)),
                 Ok(Err(_)) | Err(_) => (false, None),
             };
-            let mut pool = vm.cells.pool.lock();
-            pool.note_boot(worked, vm.now());
+            let mut pool = cells.pool.lock();
+            pool.note_boot(worked, cells.context.now());
             if let Some(cell) = cell {
                 pool.put(cell);
             }
         }
-        let pause = if vm.cells.pool.lock().is_quiet(vm.now()) { EVALUATE_EVERY } else { QUIET };
+        let pause =
+            if cells.pool.lock().is_quiet(cells.context.now()) { EVALUATE_EVERY } else { QUIET };
         tokio::select! {
             // The shutdown first. All arms may be dropped: a token, a stored notification, a timer.
             biased;
-            () = vm.closed.cancelled() => break,
-            () = vm.cells.refill_wakeup.notified() => {}
+            () = cells.context.closed.cancelled() => break,
+            () = cells.refill_wakeup.notified() => {}
             () = sleep(pause) => {}
         }
     }
-    let all = vm.cells.pool.lock().release(u64::MAX);
+    let all = cells.pool.lock().release(u64::MAX);
     drop(all);
 }
 
 /// Removes surplus cells; returns the kind to boot next, and its memory.
-fn next(vm: &LocalVm) -> Option<(Kind, Grant)> {
-    let cells = &vm.cells;
+fn next(cells: &Cells) -> Option<(Kind, Grant)> {
     let mut range = cells.range;
-    if cells.mounts().is_none() || vm.is_draining() {
+    if cells.mounts().is_none() || cells.context.is_draining() {
         range.min = 0;
         range.max = 0;
     }
     let Plan { surplus, next } =
-        cells.pool.lock().plan(cells.base.newest().as_ref(), range, vm.now());
+        cells.pool.lock().plan(cells.base.newest().as_ref(), range, cells.context.now());
     drop(surplus);
     let is_quiet = cells.engine_starts.load(Ordering::Relaxed) == 0
-        && cells.pool.lock().is_quiet(vm.now())
-        && !vm.is_engine_down.load(Ordering::Relaxed)
-        && !vm.closed.is_cancelled();
+        && cells.pool.lock().is_quiet(cells.context.now())
+        && !cells.context.is_engine_down.load(Ordering::Relaxed)
+        && !cells.context.closed.is_cancelled();
     let kind = next.filter(|_| is_quiet)?;
-    let memory = vm.budget.claim_spare(kind.memory)?;
+    let memory = cells.context.budget.claim_spare(kind.memory)?;
     Some((kind, memory))
 }
 
@@ -78,11 +78,11 @@ fn next(vm: &LocalVm) -> Option<(Kind, Grant)> {
 pub(crate) type Booted = oneshot::Receiver<Result<(Cell, StartPhases), String>>;
 
 /// Boots a cell in a task of its own. If the receiver is dropped, the cell is removed.
-pub(crate) fn begin(vm: &Arc<LocalVm>, kind: Kind, memory: Option<Grant>) -> Booted {
+pub(crate) fn begin(cells: &Arc<Cells>, kind: Kind, memory: Option<Grant>) -> Booted {
     let (to, from) = oneshot::channel();
-    let task = Arc::clone(vm);
-    vm.cells.pool.lock().count_boot(true);
-    vm.spawn(async move {
+    let task = Arc::clone(cells);
+    cells.pool.lock().count_boot(true);
+    cells.context.spawn(async move {
         let began = Instant::now();
         let mut phases = StartPhases::default();
         let boot = boot::boot(&task, kind.clone(), memory, &mut phases);
@@ -90,16 +90,16 @@ pub(crate) fn begin(vm: &Arc<LocalVm>, kind: Kind, memory: Option<Grant>) -> Boo
             tracing::error!(%kind, "Boot of a cell panicked (a bug).");
             Err("a bug of the agent".to_owned())
         });
-        task.cells.pool.lock().count_boot(false);
+        task.pool.lock().count_boot(false);
         match &booted {
             Ok(cell) => tracing::debug!(
                 cell = %cell.resources.id, %kind, took_ms = began.elapsed().as_millis() as u64, "Cell is ready."
             ),
-            Err(_) if task.closed.is_cancelled() => {}
+            Err(_) if task.context.closed.is_cancelled() => {}
             Err(why) => {
                 tracing::warn!(%kind, why, "Cell could not be booted; the refill tries again after a pause.");
                 if is_unshared(why) {
-                    task.cells.turn_off(why);
+                    task.turn_off(why);
                 }
             }
         }

@@ -2,12 +2,11 @@
 //! memory, user id. Dropping them removes the cell; an instance that was assigned the cell owns
 //! them and is removed by its own runner.
 
-use super::Kind;
+use super::{Cells, Kind};
 use crate::{
     engine::{ContainerName, EngineError},
     instance::{budget::Grant, user_ids::UserIdLease},
     layers::Code,
-    vm::LocalVm,
 };
 use epsilon_api::{chain::Chain, ids::InstanceId};
 use parking_lot::Mutex;
@@ -38,44 +37,44 @@ pub(crate) struct CellResources {
     pub(crate) user: Option<UserIdLease>,
     /// The engine was requested to create a container.
     has_container: bool,
-    /// `None` once another owner removes it, or it is removed. Weak, because the VM owns the ready
+    /// `None` once another owner removes it, or it is removed. Weak, because they own the ready
     /// cells.
-    vm: Option<Weak<LocalVm>>,
+    cells: Option<Weak<Cells>>,
 }
 
 impl CellResources {
     /// A new cell's resources: from here on, its id is known on the VM.
-    pub(crate) fn new(vm: &Arc<LocalVm>, memory: Option<Grant>) -> Result<Self, EngineError> {
+    pub(crate) fn new(cells: &Arc<Cells>, memory: Option<Grant>) -> Result<Self, EngineError> {
         let id = InstanceId::random();
-        let resources = Self::at(vm, id, memory)?;
-        vm.known.lock().insert(resources.id.clone());
+        let resources = Self::at(cells, id, memory)?;
+        cells.context.known.lock().insert(resources.id.clone());
         Ok(resources)
     }
 
     /// The resources of a cell of an earlier run.
-    pub(crate) fn existing(vm: &Arc<LocalVm>, id: InstanceId) -> Result<Self, EngineError> {
-        let mut resources = Self::at(vm, id, None)?;
-        resources.vm = None;
+    pub(crate) fn existing(cells: &Arc<Cells>, id: InstanceId) -> Result<Self, EngineError> {
+        let mut resources = Self::at(cells, id, None)?;
+        resources.cells = None;
         resources.has_container = true;
         Ok(resources)
     }
 
-    fn at(vm: &Arc<LocalVm>, id: InstanceId, memory: Option<Grant>) -> Result<Self, EngineError> {
+    fn at(cells: &Arc<Cells>, id: InstanceId, memory: Option<Grant>) -> Result<Self, EngineError> {
         Ok(Self {
             container: ContainerName::parse(&format!("epsilon-cell-{id}"))?,
-            stop: vm.closed.child_token(),
+            stop: cells.context.closed.child_token(),
             gone: CancellationToken::new(),
             code: Mutex::new(None),
             memory,
             user: None,
             has_container: false,
-            vm: Some(Arc::downgrade(vm)),
+            cells: Some(Arc::downgrade(cells)),
             id,
         })
     }
 
-    pub(crate) fn app(&self, vm: &LocalVm) -> PathBuf {
-        vm.cells.app(&self.id)
+    pub(crate) fn app(&self, cells: &Cells) -> PathBuf {
+        cells.app(&self.id)
     }
 
     /// Records that its container is about to be requested from the engine.
@@ -85,23 +84,23 @@ impl CellResources {
 
     /// Hands the removal over to another owner.
     pub(crate) fn hand_over_removal(mut self) -> Self {
-        self.vm = None;
+        self.cells = None;
         self
     }
 
     /// Releases all but the container, once that is removed.
-    pub(crate) fn clear(&self, vm: &LocalVm) {
+    pub(crate) fn clear(&self, cells: &Cells) {
         self.gone.cancel();
-        vm.cells.clear(&self.id);
+        cells.clear(&self.id);
         drop(self.code.lock().take());
-        vm.remove_sockets(&self.id);
-        vm.known.lock().remove(&self.id);
+        cells.context.remove_sockets(&self.id);
+        cells.context.known.lock().remove(&self.id);
     }
 }
 
 impl Drop for CellResources {
     fn drop(&mut self) {
-        let Some(vm) = self.vm.take().and_then(|vm| vm.upgrade()) else { return };
+        let Some(cells) = self.cells.take().and_then(|cells| cells.upgrade()) else { return };
         self.stop.cancel();
         let mut memory = self.memory.take();
         if let Some(memory) = &mut memory {
@@ -116,21 +115,21 @@ impl Drop for CellResources {
             memory,
             user: self.user.take(),
             has_container: self.has_container,
-            vm: None,
+            cells: None,
         };
-        let task = Arc::clone(&vm);
-        vm.spawn(async move { remove(&task, resources).await });
+        let task = Arc::clone(&cells);
+        cells.context.spawn(async move { remove(&task, resources).await });
     }
 }
 
 /// Removes the container, retrying until the engine does it or the agent ends; then the rest.
-async fn remove(vm: &LocalVm, resources: CellResources) {
+async fn remove(cells: &Cells, resources: CellResources) {
     let mut pause = FIRST_REMOVE;
     let mut is_first = true;
     while resources.has_container
-        && let Err(err) = vm.engine.remove(&resources.container).await
+        && let Err(err) = cells.context.engine.remove(&resources.container).await
     {
-        if vm.closed.is_cancelled() {
+        if cells.context.closed.is_cancelled() {
             resources.gone.cancel();
             return; // the shutdown of the agent removes by label what is left
         }
@@ -140,7 +139,7 @@ async fn remove(vm: &LocalVm, resources: CellResources) {
         sleep(pause).await;
         pause = (pause * 2).min(SLOW_REMOVE);
     }
-    resources.clear(vm);
+    resources.clear(cells);
 }
 
 impl std::fmt::Debug for CellResources {

@@ -91,7 +91,7 @@ pub(crate) async fn take(
         Admission::Later(waiting) => waiting,
     };
     let began = Instant::now();
-    let give_up = began + pool.vm.config.queue_wait;
+    let give_up = began + pool.context.config.queue_wait;
     let outcome = loop {
         let next_check = give_up.min(Instant::now() + RECHECK_PAUSE);
         match timeout_at(next_check, &mut waiting.slot).await {
@@ -105,13 +105,13 @@ pub(crate) async fn take(
             }
             Err(_) => {
                 drop(waiting);
-                pool.vm.metrics.queue_wait.observe(began.elapsed().as_secs_f64());
+                pool.context.metrics.queue_wait.observe(began.elapsed().as_secs_f64());
                 return Err(busy(pool));
             }
         }
     };
     let waited = began.elapsed();
-    pool.vm.metrics.queue_wait.observe(waited.as_secs_f64());
+    pool.context.metrics.queue_wait.observe(waited.as_secs_f64());
     match outcome {
         Ok(Ok(QueuedLease { lease, started })) => {
             let start = started.map_or_else(Default::default, |phases| phases.total());
@@ -270,7 +270,13 @@ impl Lease {
     }
 
     fn log_event(&self, level: Level, request_id: RequestId, text: String) {
-        self.pool.vm.logs.event(&self.instance, level, Some(request_id), text);
+        self.pool.context.logs.event(
+            &self.instance.version,
+            self.instance.id(),
+            level,
+            Some(request_id),
+            text,
+        );
     }
 
     fn end(&mut self, how: Event) {
@@ -299,7 +305,7 @@ impl Drop for Lease {
                     phase: running,
                     upload: None,
                 };
-                self.pool.vm.spawn(abandoned::settle(abandoned::Abandoned::new(lease)));
+                self.pool.context.spawn(abandoned::settle(abandoned::Abandoned::new(lease)));
             }
         }
     }

@@ -17,11 +17,12 @@ use super::Instance;
 use super::lease::{Lease, QueuedLease};
 use super::start::failure::StartFailure;
 use super::state::{Event, Moment, Policy, State, StopReason};
+use crate::cell::Cells;
+use crate::context::VmContext;
 use crate::keepalive::cost::{EvictionClock, Rate};
 use crate::keepalive::history::History;
 use crate::keepalive::policy::Choice;
 use crate::keepalive::{cost, policy};
-use crate::vm::LocalVm;
 use epsilon_api::{
     error::CallError,
     function::{Isolation, Version},
@@ -76,11 +77,31 @@ const SHORTEST_CHECK: Duration = Duration::from_millis(10);
 /// Longest pause: an instance without timers is checked all the same, in case its state changes.
 const LONGEST_CHECK: Duration = Duration::from_secs(3600);
 
+/// What a pool needs of its VM beyond what all of them share: the task of an instance, and memory
+/// that other pools could give back. Implemented by `vm.rs`.
+pub(crate) trait PoolHost: Send + Sync {
+    /// Runs a new instance in a task of its own.
+    fn start_instance(&self, pool: &Arc<Pool>, key: Key, instance: Arc<Instance>);
+
+    /// Removes a pool that is empty and unwanted.
+    fn forget(&self, pool: &Arc<Pool>);
+
+    /// Whether idle instances of other versions have `shortage` bytes.
+    fn can_evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool;
+
+    /// Evicts idle instances of other versions, the one of lowest value first (Greedy-Dual,
+    /// `keepalive/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns whether
+    /// they are. Evicts nothing for a prewarm.
+    fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool;
+}
+
 pub(crate) struct Pool {
     pub(crate) version: Arc<Version>,
     /// Value of every call's deadline header at hand-over: the whole timeout.
     pub(crate) deadline_ms: HeaderValue,
-    pub(crate) vm: Arc<LocalVm>,
+    pub(crate) context: Arc<VmContext>,
+    cells: Arc<Cells>,
+    pub(crate) host: Arc<dyn PoolHost>,
     policy: Policy,
     /// How long an instance is idle before its processes are frozen; `None`: never.
     freeze_after: Option<Duration>,
@@ -142,20 +163,27 @@ impl Waiting {
 }
 
 impl Pool {
-    pub(crate) fn new(vm: Arc<LocalVm>, version: Arc<Version>) -> Arc<Self> {
+    pub(crate) fn new(
+        context: Arc<VmContext>,
+        cells: Arc<Cells>,
+        host: Arc<dyn PoolHost>,
+        version: Arc<Version>,
+    ) -> Arc<Self> {
         let spec = &version.spec;
         let policy = Policy { timeout: spec.timeout, one_call: spec.isolation == Isolation::Call };
         let freeze_after = match spec.idle {
-            epsilon_api::function::Idle::Freeze => vm.config.freeze_after,
+            epsilon_api::function::Idle::Freeze => context.config.freeze_after,
             epsilon_api::function::Idle::Run => None,
         };
-        let history = vm.histories.of(&version.function);
+        let history = context.histories.of(&version.function);
         let deadline_ms =
             HeaderValue::from(u64::try_from(spec.timeout.as_millis()).unwrap_or(u64::MAX));
         Arc::new(Self {
             version,
             deadline_ms,
-            vm,
+            context,
+            cells,
+            host,
             policy,
             freeze_after,
             history,
@@ -192,7 +220,7 @@ impl Pool {
             drop(pool_state);
             return Ok(Admission::Now(self.lease(slot)));
         }
-        let now = self.vm.now();
+        let now = self.context.now();
         // The function's pause ends here, not when the start is done.
         if pool_state.running == 0 {
             self.history.call_arrived(now);
@@ -202,7 +230,7 @@ impl Pool {
         if let Some(failure) = pool_state.remembered(now) {
             return Err(failure.to_error(function));
         }
-        if pool_state.waiters.len() >= self.vm.config.queue_depth {
+        if pool_state.waiters.len() >= self.context.config.queue_depth {
             let function = function.clone();
             let limit = self.limit();
             return Err(CallError::ConcurrencyLimit { function, limit });
@@ -225,7 +253,7 @@ impl Pool {
 
     /// One call ended; its slot is free again, or its instance has to stop.
     pub(crate) fn end(self: &Arc<Self>, key: Key, call: u64, how: Event) {
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut pool_state = self.state.lock();
         let Some(entry) = pool_state.entries.get_mut(&key) else { return };
         let Some(at) = entry.calls.iter().position(|(number, _)| *number == call) else { return };
@@ -244,7 +272,7 @@ impl Pool {
 
     /// An event of an instance that does not end one call.
     pub(crate) fn event(self: &Arc<Self>, key: Key, event: Event) {
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut pool_state = self.state.lock();
         let mut actions = pool_state.event(self, key, event, now);
         actions.append(pool_state.dispatch(self, now, None));
@@ -258,14 +286,14 @@ impl Pool {
         let mut pool_state = self.state.lock();
         let Some(entry) = pool_state.entries.get_mut(&key) else { return };
         entry.waits_for_memory = waits_for_memory;
-        let actions = pool_state.dispatch(self, self.vm.now(), None);
+        let actions = pool_state.dispatch(self, self.context.now(), None);
         drop(pool_state);
         self.carry_out(actions);
     }
 
     /// The instance's start succeeded.
     pub(crate) fn ready(self: &Arc<Self>, key: Key, phases: StartPhases) {
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut pool_state = self.state.lock();
         pool_state.failure = None;
         pool_state.no_start_before = None;
@@ -283,7 +311,7 @@ impl Pool {
 
     /// The instance's start failed. Returns whether the failure differs from the one before.
     pub(crate) fn start_failed(self: &Arc<Self>, key: Key, failure: StartFailure) -> bool {
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut pool_state = self.state.lock();
         let is_new =
             pool_state.failure.as_ref().is_none_or(|remembered| remembered.failure != failure);
@@ -310,7 +338,7 @@ impl Pool {
     /// calls that ran in it.
     pub(crate) fn exited(self: &Arc<Self>, key: Key, is_known: bool) -> Vec<RequestId> {
         let calls = self.calls(key);
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut pool_state = self.state.lock();
         if is_known {
             let is_early = pool_state.entries.get(&key).is_some_and(Entry::is_early);
@@ -334,7 +362,7 @@ impl Pool {
 
     /// The container is removed.
     pub(crate) fn gone(self: &Arc<Self>, key: Key) {
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut pool_state = self.state.lock();
         if let Some(entry) = pool_state.entries.remove(&key) {
             pool_state.calls_ended(self, entry.calls.len(), now);
@@ -346,13 +374,13 @@ impl Pool {
         self.carry_out(actions);
         self.pulse.send_replace(());
         if is_removable {
-            self.vm.forget(self);
+            self.host.forget(self);
         }
     }
 
     /// Applies the instance's timers; returns when to check them again.
     pub(crate) fn tick(self: &Arc<Self>, key: Key) -> TimerCheck {
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut pool_state = self.state.lock();
         let idle = pool_state.idle(self, key);
         let is_spare = pool_state.live() > pool_state.min_live(self);
@@ -365,7 +393,7 @@ impl Pool {
             // An instance that becomes idle later has its whole idle time ahead, which may have
             // changed by then.
             Some(State::Idle { .. } | State::Busy { .. }) => {
-                now + idle.min(self.vm.config.keep.default)
+                now + idle.min(self.context.config.keep.default)
             }
             Some(State::Draining { kill_at, .. }) => kill_at,
             Some(State::Starting | State::Stopping { .. } | State::Gone { .. }) | None => {
@@ -445,23 +473,23 @@ impl Pool {
 
     /// Whether instances of the function end so often that it has to boot its own cells.
     pub(crate) fn is_crash_looping(&self) -> bool {
-        self.history.is_crash_looping(self.vm.now())
+        self.history.is_crash_looping(self.context.now())
     }
 
     /// Whether they end before they have served much.
     pub(crate) fn crashes_early(&self) -> bool {
-        self.history.crashes_early(self.vm.now())
+        self.history.crashes_early(self.context.now())
     }
 
     /// Whether one more instance fits without an eviction, except of unassigned cells.
     fn has_memory(&self) -> bool {
-        self.vm.budget.shortage(self.version.spec.memory) <= self.vm.cells.spare_bytes()
+        self.context.budget.shortage(self.version.spec.memory) <= self.cells.spare_bytes()
     }
 
     /// The keep-alive decision for idle instances, and when the last call of the function ended if
     /// none runs.
     fn choice(&self) -> (Choice, Option<Moment>) {
-        let settings = &self.vm.config.keep;
+        let settings = &self.context.config.keep;
         match self.version.spec.idle_timeout {
             Some(idle) => (Choice { idle, ready: None, why: policy::Reason::Set }, None),
             None if self.policy.one_call => {
@@ -483,7 +511,7 @@ impl Pool {
     /// Prewarms: starts an instance shortly before a call is expected, if there is none and memory
     /// is free. Called on a timer; returns whether it did.
     pub(crate) fn start_prewarm(self: &Arc<Self>) -> bool {
-        let now = self.vm.now();
+        let now = self.context.now();
         let Some((from, until)) = self.expected() else { return false };
         if now < from || now >= until || !self.has_memory() {
             return false;
@@ -493,7 +521,7 @@ impl Pool {
         drop(pool_state);
         let starts = !actions.starts.is_empty();
         if starts {
-            self.vm.metrics.prewarms.inc();
+            self.context.metrics.prewarms.inc();
         }
         self.carry_out(actions);
         starts
@@ -520,7 +548,7 @@ impl Pool {
     /// date.
     pub(crate) fn note_uses(&self, clock: EvictionClock) -> f64 {
         let Uses { calls, instances } = std::mem::take(&mut self.state.lock().uses);
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut value = self.value.lock();
         if calls + instances > 0 {
             value.rate.add(calls, now);
@@ -537,7 +565,7 @@ impl Pool {
         let seen = {
             let mut pool_state = self.state.lock();
             pool_state.wanted = true;
-            pool_state.closing = self.vm.is_draining();
+            pool_state.closing = self.context.is_draining();
             pool_state.ready_waiters += 1;
             // An explicit request: try again at once.
             pool_state.failure = None;
@@ -552,7 +580,7 @@ impl Pool {
                 if pool_state.live() >= want {
                     return Ok(());
                 }
-                if pool_state.closing || self.vm.closed.is_cancelled() {
+                if pool_state.closing || self.context.closed.is_cancelled() {
                     return Err(StartFailure::Cancelled.to_error(&self.version.function));
                 }
                 // A start failed since this request began, and no other one is in progress.
@@ -562,10 +590,10 @@ impl Pool {
                     let failure = failure.unwrap_or(StartFailure::Cancelled);
                     return Err(failure.to_error(&self.version.function));
                 }
-                pool_state.dispatch(self, self.vm.now(), None)
+                pool_state.dispatch(self, self.context.now(), None)
             };
             self.carry_out(actions);
-            let limit = self.vm.config.pull_timeout + 2 * self.vm.config.start_timeout;
+            let limit = self.context.config.pull_timeout + 2 * self.context.config.start_timeout;
             if tokio::time::timeout(limit, pulse.changed()).await.is_err() {
                 let cause = format!("no instance became ready within {limit:?}");
                 return Err(StartFailure::NoCapacity(cause).to_error(&self.version.function));
@@ -575,14 +603,14 @@ impl Pool {
 
     /// Starts what the minimum and the waiting calls need: called on timers.
     pub(crate) fn ensure(self: &Arc<Self>) {
-        let now = self.vm.now();
+        let now = self.context.now();
         let mut pool_state = self.state.lock();
         let actions = pool_state.dispatch(self, now, None);
         let is_removable = pool_state.is_removable(self, now);
         drop(pool_state);
         self.carry_out(actions);
         if is_removable {
-            self.vm.forget(self);
+            self.host.forget(self);
         }
     }
 
@@ -624,7 +652,7 @@ impl Pool {
     pub(crate) fn adopt(self: &Arc<Self>, instance: Arc<Instance>) -> Key {
         let mut pool_state = self.state.lock();
         let key = pool_state.next_number();
-        let state = State::Idle { since: self.vm.now() };
+        let state = State::Idle { since: self.context.now() };
         pool_state.entries.insert(key, Entry::new(instance, state));
         pool_state.uses.instances += 1;
         pool_state.update_available(key, self.concurrency());
@@ -672,7 +700,7 @@ impl Pool {
             .is_some_and(|entry| matches!(entry.state, State::Idle { .. }));
         if idle {
             let actions =
-                pool_state.event(self, key, Event::Stop(StopReason::Evicted), self.vm.now());
+                pool_state.event(self, key, Event::Stop(StopReason::Evicted), self.context.now());
             drop(pool_state);
             self.carry_out(actions);
         }
@@ -726,7 +754,7 @@ impl Pool {
             drop(to.send(Err(why)));
         }
         for (key, instance) in actions.starts {
-            self.vm.start_instance(self, key, instance);
+            self.host.start_instance(self, key, instance);
         }
     }
 }

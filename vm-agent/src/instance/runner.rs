@@ -17,8 +17,9 @@ use super::start::{ExitWatch, Started};
 use super::state::{Event, StopReason};
 use super::{Instance, StartProgress, start};
 use crate::{
+    cell::Cells,
+    context::VmContext,
     engine::{EngineError, Exit},
-    vm::LocalVm,
 };
 use epsilon_api::{chain::Chain, log::Level};
 use futures_util::FutureExt;
@@ -36,9 +37,10 @@ const SLOW_REMOVE: Duration = Duration::from_secs(5);
 /// How long to wait for the exit status of a process that stopped listening.
 const LAST_EXIT: Duration = Duration::from_secs(2);
 
-/// One instance, with its VM and pool.
+/// One instance, with its pool and what it shares with the others.
 pub(crate) struct Runner {
-    pub(crate) vm: Arc<LocalVm>,
+    pub(crate) context: Arc<VmContext>,
+    pub(crate) cells: Arc<Cells>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) key: Key,
     pub(crate) instance: Arc<Instance>,
@@ -53,7 +55,8 @@ impl Runner {
     /// Supervises an adopted instance.
     pub(crate) async fn adopt(self) {
         let container = self.instance.container();
-        let exit = start::watch_exit(&self.vm, container, start::wait(&self.vm, container));
+        let exit =
+            start::watch_exit(&self.context, container, start::wait(&self.context, container));
         self.run_to_removal(self.supervise(exit)).await;
     }
 
@@ -78,7 +81,7 @@ impl Runner {
         };
         match outcome {
             Ok(Started { phases, exit, limits }) => {
-                self.vm.metrics.started(&self.instance.version.function, &phases);
+                self.context.metrics.started(&self.instance.version.function, &phases);
                 tracing::info!(
                     function = %self.instance.version.function,
                     version = %self.instance.version.number,
@@ -101,7 +104,7 @@ impl Runner {
         let pool = Arc::clone(&self.pool);
         let key = self.key;
         let instance = Arc::clone(&self.instance);
-        self.vm.spawn(async move {
+        self.context.spawn(async move {
             if let Ok(Err(err)) = limits.await
                 && !instance.stop.is_cancelled()
             {
@@ -113,11 +116,17 @@ impl Runner {
 
     fn report(&self, failure: StartFailure) {
         let is_new = self.pool.start_failed(self.key, failure.clone());
-        self.vm.metrics.start_failed(&self.instance.version.function, &failure);
+        self.context.metrics.start_failed(&self.instance.version.function, &failure);
         match &failure {
             StartFailure::Init(detail) => {
                 let text = format!("could not be loaded: {detail}");
-                self.vm.logs.event(&self.instance, Level::Error, None, text);
+                self.context.logs.event(
+                    &self.instance.version,
+                    self.instance.id(),
+                    Level::Error,
+                    None,
+                    text,
+                );
                 self.warn("Code could not be loaded.", None);
             }
             StartFailure::NoCapacity(cause) if is_new => {
@@ -157,7 +166,7 @@ impl Runner {
             // The stop first; an exit is reported by the watch right after. Both may be dropped.
             biased;
             () = self.instance.stop.cancelled() => {}
-            found = self.vm.engine.freezer(self.instance.container()) => {
+            found = self.context.engine.freezer(self.instance.container()) => {
                 self.instance.set_freezer(found.unwrap_or_default());
             }
         }
@@ -180,15 +189,27 @@ impl Runner {
             Ok(exit) => exit.to_string(),
             Err(err) => Chain(&err).to_string(),
         };
-        self.vm.metrics.crashed(&self.instance.version.function);
+        self.context.metrics.crashed(&self.instance.version.function);
         let cause = format!("{how}; calls in it: {}", calls.len());
         self.warn("Instance ended by itself.", Some(&cause));
         let text = format!("the instance ended by itself: {how}");
         if calls.is_empty() {
-            self.vm.logs.event(&self.instance, Level::Error, None, text);
+            self.context.logs.event(
+                &self.instance.version,
+                self.instance.id(),
+                Level::Error,
+                None,
+                text,
+            );
         } else {
             for call in calls {
-                self.vm.logs.event(&self.instance, Level::Error, Some(call), text.clone());
+                self.context.logs.event(
+                    &self.instance.version,
+                    self.instance.id(),
+                    Level::Error,
+                    Some(call),
+                    text.clone(),
+                );
             }
         }
     }
@@ -204,22 +225,22 @@ impl Runner {
         }
         self.instance.gone.cancel();
         if let Some(cell) = self.instance.cell() {
-            cell.clear(&self.vm);
+            cell.clear(&self.cells);
         }
-        self.vm.remove_sockets(self.instance.original_id());
-        self.vm.known.lock().remove(self.instance.original_id());
+        self.context.remove_sockets(self.instance.original_id());
+        self.context.known.lock().remove(self.instance.original_id());
         self.instance.release_memory();
         self.pool.gone(self.key);
     }
 
     async fn remove_container(&self) {
-        self.instance.wait_for_engine(self.vm.config.engine_timeout).await;
+        self.instance.wait_for_engine(self.context.config.engine_timeout).await;
         match self.instance.progress() {
             StartProgress::Nothing => {}
             // One attempt. It never ran, so it may be left to `reconcile.rs`, which removes unknown
             // containers.
             StartProgress::Container => {
-                drop(self.vm.engine.remove(self.instance.container()).await);
+                drop(self.context.engine.remove(self.instance.container()).await);
             }
             StartProgress::Process => self.remove_process().await,
         }
@@ -232,15 +253,17 @@ impl Runner {
         let mut pause = FIRST_REMOVE;
         let mut is_new = true;
         let mut has_ended = false;
-        while let Err(err) = self.vm.engine.remove(name).await {
-            if self.vm.closed.is_cancelled() {
+        while let Err(err) = self.context.engine.remove(name).await {
+            if self.context.closed.is_cancelled() {
                 return; // the shutdown of the agent removes by label what is left
             }
             if std::mem::take(&mut is_new) {
                 tracing::warn!(container = %name, cause = %Chain(&err), "Container could not be removed; trying again.");
             }
             let next = Instant::now() + pause;
-            if !has_ended && matches!(timeout(pause, self.vm.engine.wait(name)).await, Ok(Ok(_))) {
+            if !has_ended
+                && matches!(timeout(pause, self.context.engine.wait(name)).await, Ok(Ok(_)))
+            {
                 has_ended = true;
                 self.instance.release_memory();
             }

@@ -10,9 +10,9 @@ pub(crate) mod image;
 use super::{connections::Upstream, user_ids::UserIdLease};
 use crate::instance::start::failure::{LoadFailure, StartFailure};
 use crate::{
+    context::VmContext,
     engine::{Attachment, EngineError, Exit},
     logs::attach::AttachedOutput,
-    vm::LocalVm,
 };
 use epsilon_api::{
     chain::Chain,
@@ -41,7 +41,7 @@ pub(crate) struct Started {
 /// Waits within the limit until a running container has loaded its code or exits. On success
 /// returns its upstream and the exit watch.
 pub(crate) async fn wait_until_loaded(
-    vm: &Arc<LocalVm>,
+    context: &Arc<VmContext>,
     mut exit: ExitWatch,
     output: AttachedOutput,
     load: impl Future<Output = Result<Upstream, LoadFailure>>,
@@ -50,7 +50,7 @@ pub(crate) async fn wait_until_loaded(
     let failure = tokio::select! {
         biased;
         exit = &mut exit => failure_of_exit(exit, output).await,
-        loaded = timeout(vm.config.start_timeout, load) => match loaded {
+        loaded = timeout(context.config.start_timeout, load) => match loaded {
             Ok(Ok(upstream)) => return Ok((upstream, exit)),
             Ok(Err(LoadFailure::NotMounted)) => return Err(LoadFailure::NotMounted),
             Ok(Err(LoadFailure::Start(failure))) => failure,
@@ -60,20 +60,20 @@ pub(crate) async fn wait_until_loaded(
             },
             Err(_) => StartFailure::Init(format!(
                 "the code was not loaded within {}{}",
-                humantime::format_duration(vm.config.start_timeout),
+                humantime::format_duration(context.config.start_timeout),
                 output.last_lines(),
             )),
         },
     };
     Err(LoadFailure::Start(match failure {
-        StartFailure::Init(_) => or_engine_down(vm, failure).await,
+        StartFailure::Init(_) => or_engine_down(context, failure).await,
         StartFailure::NoCapacity(_) | StartFailure::Cancelled => failure,
     }))
 }
 
 /// Takes a user id for one instance. The error is for the operator.
-pub(crate) async fn lease_user(vm: &Arc<LocalVm>) -> Result<UserIdLease, String> {
-    let of = Arc::clone(vm);
+pub(crate) async fn lease_user(context: &Arc<VmContext>) -> Result<UserIdLease, String> {
+    let of = Arc::clone(context);
     let leased = tokio::task::spawn_blocking(move || of.users.lease()).await;
     match leased {
         Ok(leased) => leased.map_err(|err| Chain(&err).to_string()),
@@ -83,7 +83,7 @@ pub(crate) async fn lease_user(vm: &Arc<LocalVm>) -> Result<UserIdLease, String>
 
 /// The network to attach, if any; refuses combinations that cannot be isolated.
 pub(crate) async fn attachment(
-    vm: &LocalVm,
+    context: &VmContext,
     network: Network,
     runtime: Runtime,
 ) -> Result<Attachment, StartFailure> {
@@ -92,9 +92,9 @@ pub(crate) async fn attachment(
         (Network::None, Runtime::Container) => Err(StartFailure::Init(
             "`runtime: container` is called over the network and needs `network: egress`".into(),
         )),
-        (Network::Egress, Runtime::Node | Runtime::Container) => vm
+        (Network::Egress, Runtime::Node | Runtime::Container) => context
             .network
-            .attachment(&vm.engine)
+            .attachment(&context.engine)
             .await
             .map_err(|err| StartFailure::NoCapacity(Chain(&err).to_string())),
     }
@@ -122,8 +122,8 @@ async fn failure_of_exit(exit: Result<Exit, EngineError>, output: AttachedOutput
 }
 
 /// Replaces the failure by the engine's, if the container ended because its engine is down.
-async fn or_engine_down(vm: &LocalVm, failure: StartFailure) -> StartFailure {
-    match timeout(PROBE, vm.engine.ping()).await {
+async fn or_engine_down(context: &VmContext, failure: StartFailure) -> StartFailure {
+    match timeout(PROBE, context.engine.ping()).await {
         Ok(Ok(_)) => failure,
         Ok(Err(err)) => err.into(),
         Err(_) => StartFailure::NoCapacity("the container engine does not answer".into()),

@@ -4,7 +4,7 @@
 
 use super::file;
 use super::file::write_atomically;
-use crate::vm::{LocalVm, history_file};
+use crate::{context::history_file, vm::LocalVm};
 use epsilon_api::{chain::Chain, vm::Keep};
 use futures_util::FutureExt;
 use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration};

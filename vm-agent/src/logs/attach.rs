@@ -8,8 +8,8 @@ use super::{
     rate::{Quota, ReadRate},
 };
 use crate::{
+    context::VmContext,
     engine::{ContainerName, EngineError, Output},
-    vm::LocalVm,
 };
 use epsilon_api::{
     function::Version,
@@ -79,21 +79,21 @@ impl AttachedOutput {
     /// Attaches to the container and reads until its output ends, at the latest a moment after it
     /// is `gone`.
     pub(crate) async fn open(
-        vm: &Arc<LocalVm>,
+        context: &Arc<VmContext>,
         container: &ContainerName,
         gone: &CancellationToken,
     ) -> Result<Self, EngineError> {
-        let output = vm.engine.attach(container).await?;
+        let output = context.engine.attach(container).await?;
         let last = LastLines::default();
         let owner = Owner::default();
         let pump = Pump {
-            vm: Arc::clone(vm),
+            context: Arc::clone(context),
             owner: Arc::clone(&owner),
             container: container.clone(),
             gone: gone.clone(),
             last: Arc::clone(&last),
         };
-        Ok(Self { last, owner, logs: vm.logs.clone(), pump: vm.spawn(pump.run(output)) })
+        Ok(Self { last, owner, logs: context.logs.clone(), pump: context.spawn(pump.run(output)) })
     }
 
     /// From now on, output goes to this version's log.
@@ -127,7 +127,7 @@ impl AttachedOutput {
 }
 
 struct Pump {
-    vm: Arc<LocalVm>,
+    context: Arc<VmContext>,
     /// The function; fills in the rest of each line's record.
     owner: Owner,
     container: ContainerName,
@@ -151,7 +151,7 @@ impl Pump {
                 return;
             }
             output = loop {
-                match self.vm.engine.attach(&self.container).await {
+                match self.context.engine.attach(&self.container).await {
                     Ok(output) => break output,
                     Err(EngineError::Down(_)) => sleep(REATTACH_PAUSE).await,
                     Err(
@@ -167,7 +167,7 @@ impl Pump {
     }
 
     async fn pump(&self, mut output: BoxStream<'static, Output>) {
-        let limit = self.vm.config.log_line;
+        let limit = self.context.config.log_line;
         let mut stdout = Lines::new(Level::Info, limit);
         let mut stderr = Lines::new(Level::Error, limit);
         let mut rate = ReadRate::new();
@@ -204,7 +204,7 @@ impl Pump {
         let Some(author) = self.owner.get() else { return };
         if let Some(message) = author.quota.report(Instant::now()) {
             let (time, level) = (author.time(None), Level::Warn);
-            self.vm.logs.record(LogRecord { time, level, message, ..author.record.clone() });
+            self.context.logs.record(LogRecord { time, level, message, ..author.record.clone() });
         }
     }
 
@@ -221,10 +221,10 @@ impl Pump {
             last.push_back(line.message.clone());
         }
         if !author.quota.admits(line.message.len(), Instant::now()) {
-            self.vm.logs.count_dropped(&author.record.function);
+            self.context.logs.count_dropped(&author.record.function);
             return;
         }
-        self.vm.logs.record(LogRecord {
+        self.context.logs.record(LogRecord {
             time: author.time(line.time),
             level: line.level,
             request_id: line.request_id,

@@ -5,7 +5,7 @@
 //! Inputs of the task: time, [`Drain::changed`](crate::drain::Drain::changed), new readers. Output: the
 //! newest line. Ends when the listener closes, and with it all streams.
 
-use crate::vm::VmService;
+use crate::service::VmService;
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, CallBody},

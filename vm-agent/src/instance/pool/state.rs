@@ -224,13 +224,13 @@ impl PoolState {
                         self.available.pop();
                     }
                     if entry.prewarm.take().is_some() {
-                        pool.vm.metrics.prewarms_used.inc();
+                        pool.context.metrics.prewarms_used.inc();
                     }
                     entry.instance.thaw();
                     self.uses.calls += 1;
                     self.running += 1;
                     if is_first {
-                        pool.history.call_began(pool.vm.now());
+                        pool.history.call_began(pool.context.now());
                     }
                     return Some(Slot { key, call, instance: Arc::clone(&entry.instance) });
                 }
@@ -332,8 +332,8 @@ impl PoolState {
     /// Adds one starting instance. Returns whether it did.
     fn start(&mut self, pool: &Pool, prewarm: Option<Prewarm>, actions: &mut Actions) -> bool {
         let id = InstanceId::random();
-        let idle = pool.vm.config.connection_idle;
-        match Instance::new(id, Arc::clone(&pool.version), idle, &pool.vm.closed) {
+        let idle = pool.context.config.connection_idle;
+        match Instance::new(id, Arc::clone(&pool.version), idle, &pool.context.closed) {
             Ok(instance) => {
                 let key = self.next_number();
                 let instance = Arc::new(instance);
@@ -356,7 +356,7 @@ impl PoolState {
             || self.crash_backoff.is_some_and(|(until, _)| now < until)
             || self.failure.is_some();
         let idle = self.entries.is_empty() && self.waiters.is_empty();
-        if idle && !is_pausing && !self.closing && !pool.vm.closed.is_cancelled() {
+        if idle && !is_pausing && !self.closing && !pool.context.closed.is_cancelled() {
             self.start(pool, Some(Prewarm { until }), &mut actions);
         }
         actions
@@ -383,7 +383,7 @@ impl PoolState {
         let (choice, _) = pool.choice();
         let is_last = self.live() <= 1;
         let is_set = choice.why == policy::Reason::Set;
-        if is_last || is_set { choice.idle } else { pool.vm.config.keep.default }
+        if is_last || is_set { choice.idle } else { pool.context.config.keep.default }
     }
 
     /// Refuses calls that may not wait and that no start in progress would serve.
@@ -416,9 +416,9 @@ impl PoolState {
     pub(super) fn needs_start(&self, pool: &Pool, now: Moment) -> bool {
         let starting = self.starting();
         let live = self.live();
-        if pool.vm.closed.is_cancelled()
+        if pool.context.closed.is_cancelled()
             || starting + live >= pool.version.spec.max_instances.get()
-            || starting as usize >= pool.vm.config.starts_per_version
+            || starting as usize >= pool.context.config.starts_per_version
         {
             return false;
         }

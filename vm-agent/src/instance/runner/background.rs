@@ -21,7 +21,7 @@ impl Runner {
         &self,
     ) -> Result<Option<BackgroundTurn>, StartFailure> {
         let mut changes = self.pool.changes();
-        let turn = self.vm.background_starts.clone().acquire_owned();
+        let turn = self.context.background_starts.clone().acquire_owned();
         tokio::pin!(turn);
         loop {
             if self.pool.has_waiting_calls() {

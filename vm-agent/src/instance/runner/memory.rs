@@ -15,9 +15,9 @@ impl Runner {
     /// Reports to the pool that there is no memory, before anything that takes long, such as a
     /// pull.
     pub(super) fn report_memory_shortage(&self) {
-        let shortage = self.vm.budget.shortage(self.instance.version.spec.memory);
-        let shortage = shortage.saturating_sub(self.vm.cells.spare_bytes());
-        if shortage > 0 && !self.vm.can_evict(shortage, &self.pool) {
+        let shortage = self.context.budget.shortage(self.instance.version.spec.memory);
+        let shortage = shortage.saturating_sub(self.cells.spare_bytes());
+        if shortage > 0 && !self.pool.host.can_evict(shortage, &self.pool) {
             self.pool.report_memory_wait(self.key, true);
         }
     }
@@ -34,7 +34,7 @@ impl Runner {
     /// calls end. Between two attempts nothing is claimed, so that a smaller request may be served
     /// first.
     pub(super) async fn take_memory(&self) -> Result<(), StartFailure> {
-        let give_up = Instant::now() + self.vm.config.queue_wait;
+        let give_up = Instant::now() + self.context.config.queue_wait;
         loop {
             if self.try_take_memory().await? {
                 return Ok(());
@@ -54,16 +54,16 @@ impl Runner {
     /// Memory that is free or about to be; `None` while all of it is in use.
     async fn claim_memory(&self) -> Result<Option<Grant>, StartFailure> {
         let memory = self.instance.version.spec.memory;
-        match self.vm.budget.claim(memory) {
+        match self.context.budget.claim(memory) {
             Claim::Granted(grant) => Ok(Some(grant)),
             Claim::Later { shortage, grant } => {
                 if shortage > 0 && !self.evict_for(shortage) {
                     return Ok(None);
                 }
-                Ok(timeout(self.vm.config.start_timeout, grant.granted()).await.ok().flatten())
+                Ok(timeout(self.context.config.start_timeout, grant.granted()).await.ok().flatten())
             }
             Claim::Never => {
-                let total = self.vm.budget.total();
+                let total = self.context.budget.total();
                 let text =
                     format!("it needs {memory}, and instances of this VM have {total} in all");
                 Err(StartFailure::NoCapacity(text))
@@ -75,15 +75,15 @@ impl Runner {
     /// memory all the same. For a start that no call waits for, cells are evicted last: the next
     /// call that finds no instance needs them more.
     fn evict_for(&self, shortage: u64) -> bool {
-        if !self.pool.has_waiting_calls() && self.vm.evict(shortage, &self.pool) {
+        if !self.pool.has_waiting_calls() && self.pool.host.evict(shortage, &self.pool) {
             return true;
         }
-        let cells = self.vm.cells.spare_bytes().min(shortage);
+        let cells = self.cells.spare_bytes().min(shortage);
         let instances = shortage - cells;
-        if instances > 0 && !self.vm.evict(instances, &self.pool) {
+        if instances > 0 && !self.pool.host.evict(instances, &self.pool) {
             return false;
         }
         // A cell may have been taken meanwhile; then the next attempt gets the memory.
-        cells == 0 || self.vm.cells.release(cells) >= cells
+        cells == 0 || self.cells.release(cells) >= cells
     }
 }

@@ -69,15 +69,15 @@ impl Drop for CrashLoopTurn {
 impl Runner {
     pub(super) async fn start(&self) -> Result<Started, StartFailure> {
         let mut held = StartResources::default();
-        if let Some(kind) = self.vm.cells.kind_for(&self.instance.version) {
+        if let Some(kind) = self.cells.kind_for(&self.instance.version) {
             match self.start_in_cell(kind, &mut held).await {
                 Ok(started) => {
-                    self.vm.images.used(&self.instance.version);
+                    self.context.images.used(&self.instance.version);
                     return Ok(started);
                 }
                 Err(NotAssigned::Start(failure)) => return Err(failure),
                 Err(NotAssigned::Cells(why)) => {
-                    self.vm.metrics.assigned("image");
+                    self.context.metrics.assigned("image");
                     self.warn(
                         "No cell can serve the version; starting from its image.",
                         Some(&why),
@@ -93,11 +93,11 @@ impl Runner {
         kind: Kind,
         held: &mut StartResources<'a>,
     ) -> Result<Started, NotAssigned> {
-        let cells = &self.vm.cells;
+        let cells = &self.cells;
         // The demand of such a function must not size the pool of cells.
         let is_calm = !self.pool.is_crash_looping();
         if is_calm {
-            cells.note_demand(&kind, self.vm.now());
+            cells.note_demand(&kind, self.context.now());
         }
         let mut phases = StartPhases::default();
         let began = Instant::now();
@@ -127,7 +127,7 @@ impl Runner {
         if !cells.is_on() {
             return Err(NotAssigned::Cells("cells were turned off".into()));
         }
-        let booted = refill::begin(&self.vm, kind, None).await;
+        let booted = refill::begin(&self.cells, kind, None).await;
         let (cell, boot) = match booted {
             Ok(Ok(booted)) => booted,
             Ok(Err(why)) => return Err(NotAssigned::Cells(why)),
@@ -143,7 +143,7 @@ impl Runner {
     /// up its turns: what follows is the loading of code, which may take any time.
     fn take_cell(&self, kind: &Kind, held: &mut StartResources<'_>) -> Option<Cell> {
         let min_left = if self.pool.has_waiting_calls() { 0 } else { 1 };
-        let cell = self.vm.cells.take(kind, min_left)?;
+        let cell = self.cells.take(kind, min_left)?;
         held.turn = None;
         held.background = None;
         Some(cell)
@@ -157,10 +157,10 @@ impl Runner {
         since: Instant,
         how: &str,
     ) -> Result<Started, NotAssigned> {
-        let assigned = assign(&self.vm, &self.instance, cell, code, phases, since).await;
+        let assigned = assign(&self.cells, &self.instance, cell, code, phases, since).await;
         match &assigned {
-            Ok(_) => self.vm.metrics.assigned(how),
-            Err(NotAssigned::Start(failure)) => self.vm.metrics.assigned(failure.outcome()),
+            Ok(_) => self.context.metrics.assigned(how),
+            Err(NotAssigned::Start(failure)) => self.context.metrics.assigned(failure.outcome()),
             Err(NotAssigned::Cells(_)) => {}
         }
         assigned
@@ -168,7 +168,7 @@ impl Runner {
 
     async fn layers(&self) -> Result<Code, NotAssigned> {
         let version = &self.instance.version;
-        let found = self.vm.layers.ensure(&*self.vm.engine, version).await;
+        let found = self.context.layers.ensure(&*self.context.engine, version).await;
         found.map_err(|err| match (err.allows_image(), Chain(&err).to_string()) {
             (true, why) => NotAssigned::Cells(why),
             (false, why) => NotAssigned::Start(StartFailure::NoCapacity(why)),
@@ -180,10 +180,10 @@ impl Runner {
     fn claim_extra_memory(&self, kind: &Kind) -> bool {
         let memory = self.instance.version.spec.memory;
         let beyond = memory.get().saturating_sub(kind.memory.get());
-        if beyond == 0 || !self.vm.cells.has(kind) {
+        if beyond == 0 || !self.cells.has(kind) {
             return beyond == 0;
         }
-        match self.vm.budget.claim(Bytes(beyond)) {
+        match self.context.budget.claim(Bytes(beyond)) {
             Claim::Granted(grant) => {
                 self.instance.add_memory(grant);
                 true
@@ -204,20 +204,21 @@ impl Runner {
         if !self.pool.is_start_needed() {
             return Err(StartFailure::Cancelled);
         }
-        let image = self.vm.images.ensure(&*self.vm.engine, &self.instance.version).await?;
+        let image =
+            self.context.images.ensure(&*self.context.engine, &self.instance.version).await?;
         let pull = began.elapsed();
         if held.background.is_none() {
             held.background = self.take_background_turn().await?;
         }
         self.take_turn(held).await?;
-        image::start(&self.vm, &self.instance, image, pull).await
+        image::start(&self.context, &self.instance, image, pull).await
     }
 
     /// Waits for the turn no longer than a call waits for a slot: a start whose code never finishes
     /// loading may hold it.
     async fn take_crash_loop_turn(&self) -> Result<CrashLoopTurn, StartFailure> {
-        let starts = Arc::clone(&self.vm.crash_loop_starts);
-        match timeout(self.vm.config.queue_wait, starts.acquire_owned()).await {
+        let starts = Arc::clone(&self.context.crash_loop_starts);
+        match timeout(self.context.config.queue_wait, starts.acquire_owned()).await {
             Ok(Ok(permit)) => Ok(CrashLoopTurn {
                 permit: Some(permit),
                 began: Instant::now(),
@@ -249,12 +250,12 @@ impl Runner {
             } else {
                 None
             };
-            let permit = self.vm.starts.acquire().await.map_err(closed)?;
+            let permit = self.context.starts.acquire().await.map_err(closed)?;
             if let Some(turn) = &mut crash_loop {
                 turn.began = Instant::now(); // the wait for the permit does not count
             }
             let is_waited_for = crash_loop.is_none() && self.pool.has_waiting_calls();
-            let engine_start = is_waited_for.then(|| self.vm.cells.begin_engine_start());
+            let engine_start = is_waited_for.then(|| self.cells.begin_engine_start());
             held.turn = Some(Turn {
                 _permit: permit,
                 _engine_start: engine_start,

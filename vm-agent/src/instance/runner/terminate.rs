@@ -21,7 +21,7 @@ impl Runner {
         }
         self.instance.thaw(); // frozen processes get no signal
         let sent_at = Instant::now();
-        if let Err(err) = self.vm.engine.terminate(self.instance.container()).await {
+        if let Err(err) = self.context.engine.terminate(self.instance.container()).await {
             tracing::debug!(instance = %self.instance.id(), cause = %Chain(&err), "SIGTERM could not be sent to the instance.");
             return; // it ended before, or its engine is down
         }
@@ -32,7 +32,7 @@ impl Runner {
             () = sleep_until(sent_at + grace) => {
                 let grace = humantime::format_duration(grace);
                 let text = format!("the instance did not end within {grace} of SIGTERM and was killed; `stopGrace` sets this time");
-                self.vm.logs.event(&self.instance, Level::Warn, None, text);
+                self.context.logs.event(&self.instance.version, self.instance.id(), Level::Warn, None, text);
             }
         }
     }
@@ -42,7 +42,9 @@ impl Runner {
         match self.pool.why_stopping(self.key) {
             // At shutdown containers, networks and mounts have to be removed as well, within a
             // limit.
-            _ if self.vm.closed.is_cancelled() => grace.min(self.vm.config.remove_timeout / 2),
+            _ if self.context.closed.is_cancelled() => {
+                grace.min(self.context.config.remove_timeout / 2)
+            }
             Some(StopReason::IdleTooLong | StopReason::Requested) | None => grace,
             Some(StopReason::Evicted) => grace.min(EVICTED),
             // Broken code must not run on; and after an only call, an engine request is not worth

@@ -2,8 +2,8 @@
 //! and for adopted containers.
 
 use crate::{
+    context::VmContext,
     engine::{ContainerName, EngineError, Exit},
-    vm::LocalVm,
 };
 use futures_util::future::BoxFuture;
 use std::{sync::Arc, time::Duration};
@@ -14,19 +14,19 @@ pub(crate) type ExitWatch = BoxFuture<'static, Result<Exit, EngineError>>;
 
 /// Waits at the engine for the end of the container. A refused request is repeated; a missing
 /// container is a result.
-pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
-    let vm = Arc::clone(vm);
+pub(crate) fn wait(context: &Arc<VmContext>, container: &ContainerName) -> ExitWatch {
+    let context = Arc::clone(context);
     let container = container.clone();
     Box::pin(async move {
         loop {
-            match vm.engine.wait(&container).await {
+            match context.engine.wait(&container).await {
                 Err(
                     EngineError::Refused(_)
                     | EngineError::Registry(_)
                     | EngineError::NotHere(_)
                     | EngineError::Shared(_),
                 ) => {
-                    pause(&vm).await;
+                    pause(&context).await;
                 }
                 end @ (Ok(_) | Err(EngineError::NotFound(_) | EngineError::Down(_))) => return end,
             }
@@ -36,24 +36,24 @@ pub(crate) fn wait(vm: &Arc<LocalVm>, container: &ContainerName) -> ExitWatch {
 
 /// Keeps waiting when `answer` says that the engine is down: a container may outlive that.
 pub(crate) fn watch_exit(
-    vm: &Arc<LocalVm>,
+    context: &Arc<VmContext>,
     container: &ContainerName,
     mut answer: ExitWatch,
 ) -> ExitWatch {
-    let vm = Arc::clone(vm);
+    let context = Arc::clone(context);
     let container = container.clone();
     Box::pin(async move {
         loop {
             match answer.await {
-                Err(EngineError::Down(_)) => pause(&vm).await,
+                Err(EngineError::Down(_)) => pause(&context).await,
                 end => return end,
             }
-            answer = wait(&vm, &container);
+            answer = wait(&context, &container);
         }
     })
 }
 
 /// Pause between two requests to an unhealthy engine.
-async fn pause(vm: &LocalVm) {
-    sleep(vm.config.reconcile_every.min(Duration::from_secs(1))).await;
+async fn pause(context: &VmContext) {
+    sleep(context.config.reconcile_every.min(Duration::from_secs(1))).await;
 }

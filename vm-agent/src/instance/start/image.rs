@@ -6,6 +6,7 @@
 use super::failure::{LoadFailure, StartFailure};
 use super::{PROBE, Started, attachment, wait, wait_until_loaded, watch_exit};
 use crate::{
+    context::VmContext,
     engine::{ContainerSpec, EngineError, LocalImage, SOCKETS},
     instance::{
         Instance, StartProgress,
@@ -15,7 +16,6 @@ use crate::{
     },
     labels::Labels,
     logs::attach::AttachedOutput,
-    vm::LocalVm,
 };
 use epsilon_api::{function::Runtime, vm::StartPhases};
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(4);
 
 /// `pull`: how long it took to have `image`.
 pub(crate) async fn start(
-    vm: &Arc<LocalVm>,
+    context: &Arc<VmContext>,
     instance: &Instance,
     image: LocalImage,
     pull: Duration,
@@ -44,15 +44,16 @@ pub(crate) async fn start(
         took
     };
 
-    let network = attachment(vm, spec.network, spec.runtime).await?;
+    let network = attachment(context, spec.network, spec.runtime).await?;
     if let Some(why) = image.unfit() {
         return Err(StartFailure::Init(why));
     }
-    let lease = super::lease_user(vm).await.map_err(StartFailure::NoCapacity)?;
+    let lease = super::lease_user(context).await.map_err(StartFailure::NoCapacity)?;
     let (user, own_id) = (lease.user(), lease.own_id());
     let folder = match spec.runtime {
         Runtime::Node => Some(
-            vm.make_sockets(instance.id(), &lease)
+            context
+                .make_sockets(instance.id(), &lease)
                 .map_err(|err| StartFailure::NoCapacity(format!("no socket directory: {err}")))?,
         ),
         Runtime::Container => None,
@@ -72,7 +73,7 @@ pub(crate) async fn start(
         name: instance.container().clone(),
         image,
         labels: Labels {
-            vm: vm.id.clone(),
+            vm: context.id.clone(),
             instance: instance.id().clone(),
             version: Some(Arc::clone(version)),
             user: own_id,
@@ -85,30 +86,30 @@ pub(crate) async fn start(
         memory: spec.memory,
         cpu: spec.cpu,
         network,
-        limits: vm.config.limits.clone(),
+        limits: context.config.limits.clone(),
     };
     instance.note_progress(StartProgress::Container);
-    if let Err(err) = create(vm, instance, &container).await {
+    if let Err(err) = create(context, instance, &container).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
         // The image was removed without the agent: look again, once.
-        vm.images.mark_removed(&version.image);
-        container.image = vm.images.ensure(&*vm.engine, version).await?;
-        create(vm, instance, &container).await?;
+        context.images.mark_removed(&version.image);
+        container.image = context.images.ensure(&*context.engine, version).await?;
+        create(context, instance, &container).await?;
     }
     phases.create = lap();
 
     // Attached before the start, or the first lines are lost.
-    let output = AttachedOutput::open(vm, instance.container(), &instance.gone).await?;
+    let output = AttachedOutput::open(context, instance.container(), &instance.gone).await?;
     output.belongs_to(version, instance.id());
     instance.note_progress(StartProgress::Process);
-    if let Err(err) = run(vm, instance).await {
+    if let Err(err) = run(context, instance).await {
         let EngineError::NotFound(_) = err else { return Err(err.into()) };
         // The network was removed without the agent: create it, once.
-        vm.network.invalidate();
-        attachment(vm, spec.network, spec.runtime).await?;
-        run(vm, instance).await?;
+        context.network.invalidate();
+        attachment(context, spec.network, spec.runtime).await?;
+        run(context, instance).await?;
     }
-    let exit = wait(vm, instance.container());
+    let exit = wait(context, instance.container());
 
     let load = async {
         match folder {
@@ -116,12 +117,12 @@ pub(crate) async fn start(
                 let mut control = ControlConnection::wait(&folder).await;
                 phases.start = lap();
                 let unsettled = Unsettled::open(&folder).await;
-                control.init(&Init::new(version, instance.id(), vm.engine.code())).await?;
+                control.init(&Init::new(version, instance.id(), context.engine.code())).await?;
                 folder.close();
                 Ok(Upstream::Sockets(folder, unsettled))
             }
             None => {
-                let address = vm.engine.address(instance.container()).await;
+                let address = context.engine.address(instance.container()).await;
                 let address = address.map_err(|err| LoadFailure::Silent(err.into()))?;
                 let address = SocketAddr::new(address, PORT);
                 wait_for_server(address).await;
@@ -130,7 +131,7 @@ pub(crate) async fn start(
             }
         }
     };
-    let (upstream, exit) = match wait_until_loaded(vm, exit, output, load).await {
+    let (upstream, exit) = match wait_until_loaded(context, exit, output, load).await {
         Ok(settled) => settled,
         Err(LoadFailure::Start(failure) | LoadFailure::Silent(failure)) => return Err(failure),
         Err(LoadFailure::NotMounted) => {
@@ -141,23 +142,23 @@ pub(crate) async fn start(
         phases.init = lap();
     }
     instance.connections.set_upstream(upstream);
-    Ok(Started { phases, exit: watch_exit(vm, instance.container(), exit), limits: None })
+    Ok(Started { phases, exit: watch_exit(context, instance.container(), exit), limits: None })
 }
 
 async fn create(
-    vm: &Arc<LocalVm>,
+    context: &Arc<VmContext>,
     instance: &Instance,
     container: &ContainerSpec,
 ) -> Result<(), EngineError> {
-    let engine = Arc::clone(&vm.engine);
+    let engine = Arc::clone(&context.engine);
     let container = container.clone();
-    instance.run_engine_request(vm, async move { engine.create(&container).await }).await
+    instance.run_engine_request(context, async move { engine.create(&container).await }).await
 }
 
-async fn run(vm: &Arc<LocalVm>, instance: &Instance) -> Result<(), EngineError> {
-    let engine = Arc::clone(&vm.engine);
+async fn run(context: &Arc<VmContext>, instance: &Instance) -> Result<(), EngineError> {
+    let engine = Arc::clone(&context.engine);
     let name = instance.container().clone();
-    instance.run_engine_request(vm, async move { engine.start(&name).await }).await
+    instance.run_engine_request(context, async move { engine.start(&name).await }).await
 }
 
 /// Waits until the server accepts a connection and sends at least one byte.
