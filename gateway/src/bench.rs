@@ -1,7 +1,7 @@
 //! The real lookup and placement over a fleet without traffic, to measure their cost. Used by
 //! `benches` only.
 
-use crate::call::place::place;
+use crate::invoke::place::place;
 use crate::placement::bounded_load::Balance;
 use crate::{
     call::lookup::{self, Target},

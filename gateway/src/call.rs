@@ -1,11 +1,10 @@
 //! One call, from its head to the last byte of its answer. [`Calls::handle`] names the phases in
-//! the order in which they run; each has a file in `call/`. [`Calls::relay`] holds the only retry
-//! loop of the program.
+//! the order in which they run; each has a file in `call/`, but the last but one: `invoke.rs`
+//! chooses the VM and calls it.
 //!
 //! ```text
-//! accept → caller_address → http_rules → lookup → version → buffer → place ⇄ relay → reply
-//!                                          │                    retry: may it go to another VM?
-//!                                          │                    retry/budget: how often
+//! accept → caller_address → http_rules → lookup → version → buffer → invoke → reply
+//!                                          │                    place ⇄ attempt, retry: may it go to another VM?
 //!                                          which one, if the function's calls are split
 //! ```
 //! A call has no task of its own: it runs inside its connection's future. When the caller hangs up,
@@ -18,16 +17,14 @@ pub(crate) mod caller_address;
 pub(crate) mod header_value;
 pub(crate) mod http_rules;
 pub(crate) mod lookup;
-pub(crate) mod place;
 pub(crate) mod relay;
 pub(crate) mod reply;
 
-pub(crate) mod retry;
 mod version;
 pub(crate) mod version_addresses;
 
-use crate::placement::bounded_load::Balance;
-use crate::reconcile::prewarm::Prewarmer;
+use crate::invoke::outgoing::Outgoing;
+use crate::invoke::{Invoked, Invoker};
 use crate::{
     config::Config,
     fleet::{Fleet, load::InFlightGuard},
@@ -55,11 +52,10 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use lookup::negative_lookup::NegativeLookup;
 use lookup::version_cache::VersionCache;
 use lookup::{Addressed, Target};
-use place::Placed;
-use relay::{Outgoing, limited::Limited, pace::PaceLimits, upgrade::Tunnel};
+use relay::limited::Limited;
+use relay::pace::PaceLimits;
+use relay::upgrade::Tunnel;
 use reply::{CallRecord, ReplyBody};
-use retry::budget::Budget;
-use retry::{Attempts, Failure};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -79,12 +75,8 @@ pub(crate) struct Calls {
     version_addresses: VersionAddresses,
     /// Read-through of unknown names; set only where several gateways share the store.
     negative_lookup: Option<Arc<NegativeLookup>>,
-    fleet: Arc<Fleet>,
     health: Arc<Health>,
-    balance: Balance,
-    max_tries: usize,
-    budget: Budget,
-    prewarmer: Prewarmer,
+    invoker: Invoker,
     metrics: Arc<Metrics>,
     domain: Option<String>,
     trusted_proxies: Networks,
@@ -114,12 +106,13 @@ impl Calls {
             version_cache,
             version_addresses,
             negative_lookup,
-            fleet: Arc::clone(&health.fleet),
+            invoker: Invoker::new(
+                config,
+                Arc::clone(&health.fleet),
+                Arc::clone(&metrics),
+                stop.clone(),
+            ),
             health,
-            balance: config.balance,
-            max_tries: config.max_tries,
-            budget: Budget::new(config.retries, Instant::now()),
-            prewarmer: Prewarmer::new(stop.clone()),
             metrics,
             domain: config.domain.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
@@ -218,8 +211,8 @@ impl Calls {
         let request_id = record.request_id().clone();
         let call = Outgoing::new(Arc::clone(&route.version), request_id, request, upload)
             .with_interim(connection.interim(addressed));
-        let mut response = match self.relay(&route, call).await {
-            Ok(Relayed { answer, in_flight }) => {
+        let mut response = match self.invoker.invoke(&route, call).await {
+            Ok(Invoked { answer, in_flight }) => {
                 record.in_flight = Some(in_flight);
                 self.reply(answer, caller, &route, addressed, record, connection)
             }
@@ -282,74 +275,6 @@ impl Calls {
         (request, caller.filter(|_| upgrade.is_some()))
     }
 
-    /// Sends the call to one VM after the other until one answers. `retry.rs` and the budget decide
-    /// whether there is another attempt; an attempt after a possible execution gets only the rest
-    /// of the function's `timeout`.
-    async fn relay(&self, route: &Arc<Route>, mut call: Outgoing) -> Result<Relayed, CallError> {
-        self.budget.call();
-        let mut tries = Attempts::new(route, call.method());
-        let upload = call.upload().cloned();
-        let mut failed: Option<CallError> = None;
-        loop {
-            let (placed, is_only_vm) = {
-                let fleet = self.fleet.snapshot();
-                let placed =
-                    place::place(&fleet, route, &tries.vms, &self.balance, &self.metrics.placement);
-                (placed, fleet.members().len() == 1)
-            };
-            let Some(Placed { member, in_flight, more, prewarm }) = placed else {
-                return Err(failed.map_or_else(|| no_vm(route), relay::map_error));
-            };
-            if let Some((prewarm, member)) = prewarm {
-                self.prewarmer.begin(prewarm, member, route, &self.metrics.placement);
-            }
-            let is_last = is_only_vm || tries.vms.len() + 1 >= self.max_tries;
-            let (sent, rest) = if is_last {
-                (call.last().ok_or_else(body_used_up)?, None)
-            } else {
-                let (lent, rest) = call.lend(!more).ok_or_else(body_used_up)?;
-                (lent, Some(rest))
-            };
-            let result = tries.in_time(route, member.vm.call(sent)).await;
-            let err = match result {
-                Ok(answer) => {
-                    if let Some(upload) = upload {
-                        upload.answered();
-                    }
-                    place::record_outcome(&member, route, None);
-                    return Ok(Relayed { answer, in_flight: in_flight.answered() });
-                }
-                Err(err) => err,
-            };
-            // The call stops counting on this VM before the error is recorded there: `record_outcome` judges
-            // the VM by the load of its other calls.
-            drop(in_flight);
-            place::record_outcome(&member, route, Some(&err));
-            // A VM that could have queued the call has already done so; another one would only
-            // queue it again.
-            let waited = !more && Failure::of(&err) == Failure::Refused;
-            let rest = rest.filter(|_| !waited);
-            let whole = rest.as_ref().is_none_or(Outgoing::is_whole);
-            match (tries.again(&err, whole, rest.is_some(), &self.budget), rest) {
-                (Some(Ok(retry)), Some(rest)) => {
-                    self.metrics.placement.retried(retry);
-                    let function = &route.version.function;
-                    let vm = &member.id;
-                    let cause = Chain(&err);
-                    tracing::debug!(%function, %vm, %cause, "Call failed on a VM; retrying on the next one.");
-                    tries.vms.push(member);
-                    (call, failed) = (rest, Some(err));
-                }
-                (verdict, _) => {
-                    if let Some(Err(denied)) = verdict.filter(|_| !is_only_vm) {
-                        self.metrics.placement.denied(denied);
-                    }
-                    return Err(relay::map_error(err));
-                }
-            }
-        }
-    }
-
     fn reply(
         &self,
         mut answer: Answer,
@@ -383,12 +308,6 @@ impl Calls {
     }
 }
 
-/// An answer, and the guard that counts its call in the VM's load.
-struct Relayed {
-    answer: Answer,
-    in_flight: InFlightGuard,
-}
-
 /// The path prefix that the gateway removed, as the caller wrote it. Stored with a function's
 /// route; built for a version, which is called rarely.
 fn prefix(
@@ -404,17 +323,6 @@ fn prefix(
             Some(header_value::header(&format!("/{name}{}{number}", lookup::IN_PATH)))
         }
     }
-}
-
-fn no_vm(route: &Route) -> CallError {
-    CallError::NoCapacity {
-        function: route.version.function.clone(),
-        cause: "no VM takes calls".into(),
-    }
-}
-
-fn body_used_up() -> CallError {
-    CallError::Internal("a VM consumed the body and then refused the call".into())
 }
 
 impl Handler for Arc<Calls> {

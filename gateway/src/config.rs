@@ -3,12 +3,12 @@
 
 use crate::autoscale::config as autoscale;
 use crate::call::relay::pace::PaceLimits;
-use crate::call::retry::budget;
 pub use crate::call::version_addresses::Setting as VersionAddresses;
 use crate::config::invalid::ConfigError;
 use crate::deploy::prebuilt::ceilings;
 use crate::fleet::member::HealthPolicy;
 use crate::fleet::{breaker, health};
+use crate::invoke::retry::budget;
 use crate::networks::Networks;
 use crate::placement::bounded_load::Balance;
 use crate::reconcile::retention::Keep;

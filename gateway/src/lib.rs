@@ -33,6 +33,7 @@ mod control;
 mod deploy;
 mod fleet;
 mod health;
+mod invoke;
 mod keys;
 mod networks;
 mod observe;

@@ -1,7 +1,7 @@
 //! `epsilon_placement_*` and `epsilon_retries_*`: where calls go, why VMs are passed over, what is
 //! retried. The handles of all label values are created once: counting is one atomic operation.
 
-use crate::call::retry::outcome::{Denied, Retry};
+use crate::invoke::retry::outcome::{Denied, Retry};
 use crate::placement::choice::{Choice, Penalty, Prewarm};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 

@@ -21,7 +21,7 @@ const MAX_STORED: usize = MAX_BUFFERED;
 const PIECES: usize = 32;
 
 /// A body that can be lent to several VMs, one at a time.
-pub(super) struct Lender {
+pub(crate) struct Lender {
     shared: Arc<Mutex<Shared>>,
     /// Size hint of the untouched body.
     hint: SizeHint,
@@ -47,7 +47,7 @@ enum State {
 }
 
 impl Lender {
-    pub(super) fn new(body: CallBody) -> Self {
+    pub(crate) fn new(body: CallBody) -> Self {
         let hint = body.size_hint();
         let empty = body.is_end_stream();
         let state = if empty { State::Ended } else { State::Going };
@@ -56,7 +56,7 @@ impl Lender {
     }
 
     /// Whether the body can be sent from its first byte.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         let shared = self.shared.lock();
         match shared.state {
             State::Going => shared.rest.is_some(),
@@ -66,12 +66,12 @@ impl Lender {
     }
 
     /// The body from its first byte, for a VM; `None` if that is not possible.
-    pub(super) fn lend(&self) -> Option<CallBody> {
+    pub(crate) fn lend(&self) -> Option<CallBody> {
         self.is_whole().then(|| body::boxed(self.borrowed()))
     }
 
     /// The body for the last VM: no more of it is stored.
-    pub(super) fn give(self) -> Option<CallBody> {
+    pub(crate) fn give(self) -> Option<CallBody> {
         {
             let mut shared = self.shared.lock();
             if shared.state != State::Lost && shared.stored.is_empty() && shared.rest.is_some() {

@@ -1,4 +1,4 @@
-//! Which calls may be sent to a second VM: rules without I/O. [`super::Calls::relay`] is the only
+//! Which calls may be sent to a second VM: rules without I/O. [`super::Invoker::invoke`] is the only
 //! loop that applies them.
 //!
 //! | what happened | what was executed | retried |
@@ -14,7 +14,6 @@
 pub(crate) mod budget;
 pub(crate) mod outcome;
 
-use crate::call::retry::outcome::{Denied, Retry};
 use crate::fleet::Member;
 use crate::fleet::link::error::LinkError;
 use crate::routes::Route;
@@ -24,6 +23,7 @@ use epsilon_api::{
     vm::Answer,
 };
 use http::Method;
+use outcome::{Denied, Retry};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn who_may_be_tried_again() {
-        use Denied::{BodyRead, CrashedAgain, NotRepeatable};
+        use super::outcome::Denied::{BodyRead, CrashedAgain, NotRepeatable};
         use Failure::{Crashed, Own, Platform, Refused, Unsent, VmLost};
         for (failure, whole, repeatable, crashes, want) in [
             (Refused, true, false, 0, Some(Ok(Retry::Refused))),
