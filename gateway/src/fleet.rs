@@ -1,5 +1,5 @@
 //! The VMs that this gateway can send calls to. VMs join and leave; a call reads one [`Snapshot`]
-//! without a lock and keeps it for all of its attempts. `call/place.rs` chooses the VM of a call
+//! without a lock and keeps it for all of its attempts. `invoke/place.rs` chooses the VM of a call
 //! from the state kept here.
 //!
 //! | file | what it is |

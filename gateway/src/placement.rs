@@ -1,6 +1,6 @@
 //! Which VM should serve a function: consistent hashing with bounded loads (arXiv 1608.01350). Pure
 //! data structures and arithmetic; they know functions and VM ids, nothing of calls or connections.
-//! The fleet's view (`fleet`) and the call path (`call/place.rs`) both build on it.
+//! The fleet's view (`fleet`) and the call path (`invoke/place.rs`) both build on it.
 //!
 //! | file | what it is |
 //! |---|---|

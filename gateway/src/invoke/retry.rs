@@ -9,7 +9,7 @@
 //! | everything else: an error of the function, a timeout, the caller's fault | – | never |
 //!
 //! A body can be sent again as long as everything that was read of it is stored: see
-//! `relay/replay.rs`.
+//! `replay.rs`.
 
 pub(crate) mod budget;
 pub(crate) mod outcome;
