@@ -222,6 +222,39 @@ pub enum VmState {
     EngineDown,
 }
 
+/// What an instance does, as listings and metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceState {
+    /// Its container is made, or its code loads.
+    Starting,
+    /// Runs no call.
+    Idle,
+    /// Runs calls.
+    Busy,
+    /// Ends its calls and takes no new ones.
+    Draining,
+    /// Its container is being removed.
+    Stopping,
+    /// Of a newer agent; counts as none of the others.
+    #[serde(other)]
+    Unknown,
+}
+
+impl InstanceState {
+    /// The word in listings and the metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Busy => "busy",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// One instance in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceStatus {
@@ -231,8 +264,8 @@ pub struct InstanceStatus {
     pub function: FunctionName,
     /// The version it serves.
     pub version: VersionNumber,
-    /// `starting`, `idle`, `busy`, `draining` or `stopping`.
-    pub state: String,
+    /// What it does now.
+    pub state: InstanceState,
     /// Running calls.
     pub calls_active: u32,
     /// Calls that may run in it at once.

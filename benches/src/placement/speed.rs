@@ -9,7 +9,7 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName, InstanceId, ProjectName, VersionId, VersionNumber, VmId},
     log::{LogQuery, LogRecord},
     units::{Bytes, MilliCores},
-    vm::{Answer, Call, InstanceStatus, Vm, VmState, VmStatus},
+    vm::{Answer, Call, InstanceState, InstanceStatus, Vm, VmState, VmStatus},
 };
 use epsilon_gateway::bench::{Running, Trial};
 use epsilon_gateway::placement::{
@@ -127,7 +127,7 @@ fn status(id: &str, size: Bytes, functions: &[usize]) -> VmStatus {
         id: InstanceId::random(),
         function: name(*function),
         version: VersionNumber::FIRST,
-        state: "idle".to_owned(),
+        state: InstanceState::Idle,
         calls_active: 0,
         concurrency: 1,
         started_at: Timestamp::UNIX_EPOCH,

@@ -12,7 +12,7 @@
 use super::config::Config;
 use epsilon_api::{
     units::Bytes,
-    vm::{InstanceStatus, VmState, VmStatus},
+    vm::{InstanceState, InstanceStatus, VmState, VmStatus},
 };
 
 /// The fleet in one second.
@@ -96,8 +96,8 @@ fn load(vm: &VmStatus, memory: impl Fn(&InstanceStatus) -> Option<Bytes>, config
     for instance in &vm.instances {
         sizes += takes(instance);
         concurrency += instance.concurrency.max(1);
-        match instance.state.as_str() {
-            "starting" => starting += takes(instance),
+        match instance.state {
+            InstanceState::Starting => starting += takes(instance),
             _ if instance.calls_active > 0 => busy += takes(instance),
             _ => idle += 1,
         }

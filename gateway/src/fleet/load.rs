@@ -9,7 +9,7 @@ use super::view::{VersionKey, Warm};
 use crate::placement::bounded_load::{Balance, Totals};
 use epsilon_api::{
     units::{Bytes, MilliCores},
-    vm::VmStatus,
+    vm::{InstanceState, VmStatus},
 };
 use std::{
     sync::{
@@ -259,7 +259,7 @@ fn startable_memory(status: &VmStatus) -> u64 {
     }
     let used = status.memory_used_bytes.get();
     let free = status.memory_bytes.get().saturating_sub(used);
-    let idle = status.instances.iter().filter(|instance| instance.state == "idle").count() as u64;
+    let idle = status.instances.iter().filter(|instance| instance.state == InstanceState::Idle).count() as u64;
     let each = used.checked_div(status.instances.len() as u64).unwrap_or(0);
     free.saturating_add(each.saturating_mul(idle))
 }
@@ -288,7 +288,7 @@ mod tests {
             id: InstanceId::random(),
             function: version.function,
             version: version.number,
-            state: state.to_owned(),
+            state: serde_json::from_value(state.into()).unwrap(),
             calls_active: 0,
             concurrency: 1,
             started_at: Timestamp::UNIX_EPOCH,

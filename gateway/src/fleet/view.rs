@@ -6,7 +6,7 @@ use epsilon_api::{
     function::Version,
     ids::{FunctionName, VersionNumber, VmId},
     units::{Bytes, MilliCores},
-    vm::{VmState, VmStatus},
+    vm::{InstanceState, VmState, VmStatus},
 };
 use rapidhash::v3::rapidhash_v3;
 use std::{
@@ -93,13 +93,13 @@ impl View {
             let entry =
                 warm.entry(VersionKey::of(&instance.function, instance.version)).or_default();
             entry.instances += 1;
-            match instance.state.as_str() {
-                "idle" | "busy" => {
+            match instance.state {
+                InstanceState::Idle | InstanceState::Busy => {
                     entry.slots += instance.concurrency;
                     entry.taken += instance.calls_active.min(instance.concurrency);
                 }
-                "starting" => entry.starting += 1,
-                _ => {}
+                InstanceState::Starting => entry.starting += 1,
+                InstanceState::Draining | InstanceState::Stopping | InstanceState::Unknown => {}
             }
         }
         warm.shrink_to_fit();
@@ -188,7 +188,7 @@ mod tests {
                 id: InstanceId::random(),
                 function,
                 version: number,
-                state: (*state).to_owned(),
+                state: serde_json::from_value((*state).into()).unwrap(),
                 calls_active: *calls,
                 concurrency: *slots,
                 started_at: Timestamp::UNIX_EPOCH,

@@ -13,7 +13,7 @@ use epsilon_api::{
     },
     log::{Level, LogQuery, LogRecord},
     units::{Bytes, MilliCores},
-    vm::{Answer, Call, ImageRemoval, InstanceStatus, Spent, Vm, VmState, VmStatus},
+    vm::{Answer, Call, ImageRemoval, InstanceState, InstanceStatus, Spent, Vm, VmState, VmStatus},
 };
 use futures_util::{
     StreamExt,
@@ -239,7 +239,7 @@ impl Vm for FakeVm {
             id: InstanceId::parse("0123456789ab").unwrap(),
             function: id.function.clone(),
             version: id.number,
-            state: "idle".into(),
+            state: InstanceState::Idle,
             calls_active: 0,
             concurrency: 1,
             started_at: Timestamp::UNIX_EPOCH,

@@ -727,7 +727,7 @@ impl Pool {
             id: entry.instance.id().clone(),
             function: self.version.function.clone(),
             version: self.version.number,
-            state: entry.state.name().into(),
+            state: entry.state.reported(),
             calls_active: entry.state.active(),
             concurrency: self.version.spec.concurrency.get(),
             started_at: entry.instance.requested_at,

@@ -8,6 +8,7 @@
 //! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is
 //! given back on `Gone`, never on `Stopping`: until the container is removed, it is in use.
 
+use epsilon_api::vm::InstanceState;
 use std::{num::NonZeroU32, time::Duration};
 
 /// Time since the agent started, without a clock: tests write it as plain numbers.
@@ -158,20 +159,17 @@ impl State {
         }
     }
 
-    /// The state's name in listings and metrics.
-    pub(crate) fn name(self) -> &'static str {
+    /// The state in listings and metrics.
+    pub(crate) fn reported(self) -> InstanceState {
         match self {
-            Self::Starting => "starting",
-            Self::Idle { .. } => "idle",
-            Self::Busy { .. } => "busy",
-            Self::Draining { .. } => "draining",
-            Self::Stopping { .. } | Self::Gone { .. } => "stopping",
+            Self::Starting => InstanceState::Starting,
+            Self::Idle { .. } => InstanceState::Idle,
+            Self::Busy { .. } => InstanceState::Busy,
+            Self::Draining { .. } => InstanceState::Draining,
+            Self::Stopping { .. } | Self::Gone { .. } => InstanceState::Stopping,
         }
     }
 }
-
-/// All names that [`State::name`] returns.
-pub(crate) const STATE_NAMES: [&str; 5] = ["starting", "idle", "busy", "draining", "stopping"];
 
 fn one_less(n: NonZeroU32) -> Option<NonZeroU32> {
     NonZeroU32::new(n.get() - 1)

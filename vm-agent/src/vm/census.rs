@@ -1,8 +1,7 @@
 //! Counts instances, calls and memory of this VM when `/metrics` is read.
 
-use crate::instance::state::STATE_NAMES;
 use crate::vm::LocalVm;
-use epsilon_api::ids::FunctionName;
+use epsilon_api::{ids::FunctionName, vm::InstanceState};
 use prometheus::Error;
 use prometheus::Gauge;
 use prometheus::IntGaugeVec;
@@ -62,13 +61,12 @@ impl Collector for Census {
     fn collect(&self) -> Vec<MetricFamily> {
         let Some(vm) = self.vm.upgrade() else { return Vec::new() };
         self.instances.reset();
-        let mut counts: HashMap<(FunctionName, &str), i64> = HashMap::new();
+        let mut counts: HashMap<(FunctionName, InstanceState), i64> = HashMap::new();
         for instance in vm.pools().iter().flat_map(|pool| pool.statuses()) {
-            let state = STATE_NAMES.iter().find(|name| **name == instance.state).copied();
-            *counts.entry((instance.function, state.unwrap_or("unknown"))).or_default() += 1;
+            *counts.entry((instance.function, instance.state)).or_default() += 1;
         }
         for ((function, state), count) in counts {
-            self.instances.with_label_values(&[function.as_str(), state]).set(count);
+            self.instances.with_label_values(&[function.as_str(), state.as_str()]).set(count);
         }
         let cells = vm.cells.count();
         for (state, count) in [("ready", cells.ready), ("booting", cells.booting)] {

@@ -34,7 +34,7 @@ async fn first_calls_to_one_and_many_functions_are_answered() {
     let codes = call_all(&world, std::iter::repeat_n(&one, 50)).await;
     assert!(codes.iter().all(|code| *code == "OK"), "{codes:?}");
     let is_starting =
-        |world: &World| world.status().instances.iter().any(|i| i.state == "starting");
+        |world: &World| world.status().instances.iter().any(|i| i.state.as_str() == "starting");
     until(|| is_starting(&world), |some| !some).await;
     let through_cells = |world: &World| world.assigned("ready") + world.assigned("booted");
     let before = through_cells(&world);

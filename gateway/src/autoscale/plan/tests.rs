@@ -4,7 +4,7 @@ use super::*;
 use epsilon_api::{
     ids::{FunctionName, InstanceId, VersionNumber},
     units::{Bytes, MilliCores},
-    vm::InstanceStatus,
+    vm::InstanceState, InstanceStatus,
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ fn vm(line: &str) -> (GroupInstance, Option<VmStatus>, bool, bool) {
         id: InstanceId::random(),
         function: FunctionName::parse("pay").unwrap(),
         version: VersionNumber::FIRST,
-        state: "idle".into(),
+        state: InstanceState::Idle,
         calls_active: 0,
         concurrency: 1,
         started_at: Timestamp::UNIX_EPOCH,

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use epsilon_api::{
     ids::{FunctionName, InstanceId, VersionNumber},
     units::{Bytes, MilliCores},
-    vm::{InstanceStatus, VmState},
+    vm::{InstanceState, InstanceStatus, VmState},
 };
 use parking_lot::Mutex;
 use prometheus::Registry;
@@ -215,7 +215,7 @@ pub(super) fn status(id: &VmId, vm: &ScriptedVm) -> VmStatus {
         id: InstanceId::random(),
         function: FunctionName::parse("pay").unwrap(),
         version: VersionNumber::FIRST,
-        state: "busy".into(),
+        state: InstanceState::Busy,
         calls_active: 1,
         concurrency: 1,
         started_at: Timestamp::UNIX_EPOCH,

@@ -32,7 +32,7 @@ fn instance(state: &str, calls_active: u32) -> InstanceStatus {
         id: InstanceId::random(),
         function: FunctionName::parse("pay").unwrap(),
         version: VersionNumber::FIRST,
-        state: state.into(),
+        state: serde_json::from_value(state.into()).unwrap(),
         calls_active,
         concurrency: 1,
         started_at: Timestamp::UNIX_EPOCH,

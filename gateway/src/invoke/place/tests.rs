@@ -82,7 +82,7 @@ fn instance(route: &Route, state: &str, calls: u32, concurrency: u32) -> Instanc
         id: InstanceId::random(),
         function: route.version.function.clone(),
         version: route.version.number,
-        state: state.to_owned(),
+        state: serde_json::from_value(state.into()).unwrap(),
         calls_active: calls,
         concurrency,
         started_at: Timestamp::UNIX_EPOCH,
