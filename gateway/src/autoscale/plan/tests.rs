@@ -4,7 +4,7 @@ use super::*;
 use epsilon_api::{
     ids::{FunctionName, InstanceId, VersionNumber},
     units::{Bytes, MilliCores},
-    vm::InstanceState, InstanceStatus,
+    vm::{InstanceState, InstanceStatus},
 };
 use jiff::Timestamp;
 use proptest::prelude::*;
