@@ -203,7 +203,7 @@ impl KeyKind {
             Self::Admin => "control API",
             Self::Fleet => "joining as a VM",
             Self::Builder => "joining as a builder",
-            Self::Member => "a member's doors",
+            Self::Member => "a member's heartbeats",
         }
     }
 }
@@ -218,7 +218,7 @@ pub struct KeyInfo {
     /// The gateway that has it in its file; none in stores of the first release.
     #[serde(default)]
     pub gateway: Option<GatewayId>,
-    /// When that gateway was heard last; none when it is not known any more.
+    /// Time of that gateway's last heartbeat; none when it is not known any more.
     #[serde(default)]
     pub gateway_seen_at: Option<Timestamp>,
     /// When it was entered.

@@ -92,7 +92,7 @@ macro_rules! text_id {
 pub const NAME_MAX: usize = 63;
 
 text_id!(
-    /// The name of a function, as exported and as called; case is kept.
+    /// The name of a function, as exported and as called; case-sensitive.
     FunctionName,
     "function name",
     "a letter, then up to 62 letters, digits, `-` or `_`",

@@ -1,5 +1,5 @@
 //! One VM as the gateway sees it. In `epsilon up` the agent itself implements this trait; in a
-//! fleet, a client of the agent's listener does. The gateway cannot tell which.
+//! fleet, a client of the agent's listener does. The gateway cannot see which.
 
 use crate::{
     body::{BodyProgress, CallBody},
@@ -138,7 +138,7 @@ pub struct VmStatus {
     /// When the first of the certificates ends that its agent loaded at its start; none where the fleet has no TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ends_at: Option<Timestamp>,
-    /// Processors of the machine.
+    /// CPUs of the machine.
     #[serde(default)]
     pub cpu_millicores: MilliCores,
     /// Memory for instances in all.

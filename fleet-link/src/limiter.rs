@@ -7,7 +7,7 @@
 //! too many altogether?      ─ yes ─▶ close idle ones, else a slot of the reserve, else wait
 //! ```
 //! A connection to be closed is asked to ([`Occupant::close`]) and is not counted any more; if a
-//! request reached it meanwhile, it goes on and counts again ([`Slot::keep`]). IPv6 addresses count
+//! request reached it meanwhile, it stays open and counts again ([`Slot::keep`]). IPv6 addresses count
 //! by their /64, because one caller has all of it. Used by `listen.rs`; whether a connection is
 //! idle is known by its server.
 
@@ -227,7 +227,7 @@ impl Table {
     }
 
     /// Asks up to `most` connections to close: unauthenticated ones first, then those idle for
-    /// longest. Returns how many were asked.
+    /// longest. Returns their number.
     fn close_idle(
         &mut self,
         most: usize,

@@ -1,7 +1,7 @@
 //! A member's metrics listener, for collectors, which have no gateway token: `GET /metrics`, `GET
 //! /healthz`, nothing else. Off unless its address is set. Metrics contain names and load, so they
 //! are served to this machine only, and to clients with the key that the operator has set; health
-//! is served to anybody.
+//! is served without authentication.
 
 use crate::{
     door::{AuthenticatedListener, Limits, Shutdown},

@@ -203,7 +203,7 @@ impl Maker {
                 BackupError::Store(_) | BackupError::File(_) => failure,
             }
         })?;
-        let ago = copied.last_beat.map(|beat| Timestamp::now().duration_since(beat).unsigned_abs());
+        let ago = copied.last_heartbeat.map(|at| Timestamp::now().duration_since(at).unsigned_abs());
         if lock::is_taken(&self.data) && ago.is_none_or(|ago| ago > STALE) {
             let message = format!(
                 "no backup was made: the gateway that runs on `{}` does not write `{shown}`, so it keeps its state elsewhere",

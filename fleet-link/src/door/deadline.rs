@@ -1,4 +1,4 @@
-//! The time limit of a connection: the moment at which it is closed unless something happens, kept
+//! The time limit of a connection: the moment at which it is closed unless something happens, held
 //! in one atomic word that costs a request a few nanoseconds and is checked by the connection's own
 //! timer. This replaces a timer per request.
 //!

@@ -63,7 +63,7 @@ impl LostKeys {
         }
         let lost_before = silent_before(now, LOST_AFTER);
         let (keys, gateways) = self.lost(lost_before).await?;
-        let heard = keys.iter().map(|one| (one.key.id.clone(), one.heard_at()));
+        let heard = keys.iter().map(|one| (one.key.id.clone(), one.last_seen_at()));
         let seen = gateways.iter().map(|gateway| (gateway.id.to_string(), gateway.seen_at));
         self.suspect(heard.chain(seen), at);
         if !self.store.lead(&self.me, ROLE, LEASE, now).await? {
@@ -98,7 +98,7 @@ impl LostKeys {
             keys.extend(
                 part.items
                     .into_iter()
-                    .filter(|one| one.heard_at() < before && one.owner.as_ref() != Some(&self.me)),
+                    .filter(|one| one.last_seen_at() < before && one.owner.as_ref() != Some(&self.me)),
             );
             page.cursor = part.next;
             if page.cursor.is_none() {

@@ -545,7 +545,7 @@ mod suite {
         let told: Vec<_> =
             keys.iter().map(|one| (one.key.id.as_str(), one.owner_seen_at)).collect();
         assert_eq!(told, [("a", Some(silent.seen_at)), ("b", None)], "members' are not listed");
-        assert_eq!(keys[1].heard_at(), fresh.created_at);
+        assert_eq!(keys[1].last_seen_at(), fresh.created_at);
         let part = store.keys(&first(1)).await.unwrap();
         let rest = store.keys(&Page { cursor: part.next, limit: 1 }).await.unwrap();
         assert_eq!((rest.items.len(), rest.next), (1, None));

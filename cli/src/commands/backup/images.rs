@@ -11,7 +11,7 @@ use epsilon_builder::{
     config::Config,
     images::{Image, Images, LayoutFile, names_a_registry},
 };
-use epsilon_store::KeptVersion;
+use epsilon_store::BackedUpVersion;
 use std::{collections::BTreeMap, path::Path};
 
 /// What came of it.
@@ -33,7 +33,7 @@ struct Found {
 /// Takes the images of these versions out of the engine. Asks it nothing where a registry has all of them.
 pub(super) async fn take(
     config: &Config,
-    versions: &[KeptVersion],
+    versions: &[BackedUpVersion],
     work: &Path,
     shown: &Shown,
 ) -> Result<Taken, Failure> {
@@ -69,7 +69,7 @@ pub(super) async fn take(
 
 async fn look(
     engine: &Images,
-    versions: &[&KeptVersion],
+    versions: &[&BackedUpVersion],
     bases: &[String],
 ) -> Result<Found, BuildError> {
     let mut found = Found::default();
@@ -113,7 +113,7 @@ async fn save_what_stays(
     Ok((again, files))
 }
 
-fn left_out(version: &KeptVersion, why: Why) -> LeftOut {
+fn left_out(version: &BackedUpVersion, why: Why) -> LeftOut {
     LeftOut {
         version: version.id.to_string(),
         image: version.image.reference.clone(),
