@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_news_is_refused() {
+    fn what_is_no_message_is_refused() {
         for wrong in ["", "null", "{}", r#""dead""#, r#"{"failed":{"code":"X","status":42}}"#] {
             assert!(serde_json::from_str::<BuildMessage>(wrong).is_err(), "{wrong}");
         }

@@ -315,7 +315,7 @@ mod tests {
 
     names! {
         plain: "hello" => true;
-        case_is_kept: "sendMail_2-b" => true;
+        case_is_significant: "sendMail_2-b" => true;
         sixty_three: &"a".repeat(63) => true;
         sixty_four: &"a".repeat(64) => false;
         three_hundred: &"a".repeat(300) => false;

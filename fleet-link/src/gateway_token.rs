@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_not_meant_or_not_trusted_stays_outside() {
+    fn tokens_of_strangers_and_for_others_are_refused() {
         let (ours, stranger) = (signer(), signer());
         let verifier = verifier(&[&ours]);
         assert!(

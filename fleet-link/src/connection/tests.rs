@@ -53,7 +53,7 @@ async fn waiting_caller_drives_the_connection_without_a_task() {
 }
 
 #[tokio::test]
-async fn from_its_detachment_on_it_goes_on_by_itself() {
+async fn a_detached_connection_runs_by_itself() {
     let (mut connection, mut server) = pair().await;
     let serve = async {
         read_head(&mut server).await;

@@ -110,7 +110,7 @@ async fn a_gateway_gets_in_and_keeps_its_connection() {
 }
 
 #[tokio::test]
-async fn nobody_else_learns_more_than_that_somebody_is_here() {
+async fn without_a_token_the_listener_reveals_nothing() {
     let site = Site::open(limits());
     let good = site.token();
     let last = if good.ends_with('0') { '1' } else { '0' };

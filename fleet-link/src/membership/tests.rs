@@ -235,7 +235,7 @@ async fn until<T: std::fmt::Debug>(look: impl Fn() -> T, good: impl Fn(&T) -> bo
 }
 
 #[tokio::test]
-async fn a_member_joins_beats_and_leaves() {
+async fn a_member_joins_sends_heartbeats_and_leaves() {
     let (gateway, member) = (FakeGateway::new().await, Member::new());
     assert!(!member.verify(&gateway));
     let mut life = member.live(&gateway.url());

@@ -34,7 +34,7 @@ pub(super) const MAX_BUFFERED: usize = 256 << 10;
 const MAX_TOTAL: usize = 64 << 20;
 /// Bytes per semaphore permit.
 const PERMIT_BYTES: usize = 4 << 10;
-/// How long the sender of a body of unknown length may pause before the call goes on.
+/// How long the sender of a body of unknown length may pause before the call continues.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Memory for bodies that are read ahead.

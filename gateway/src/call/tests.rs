@@ -255,7 +255,7 @@ async fn a_vm_that_refuses_connections_is_out_at_once() {
 }
 
 #[tokio::test]
-async fn the_last_vm_is_asked_though_it_is_out() {
+async fn the_last_vm_is_tried_although_it_is_out() {
     let world = World::new(1).await;
     let calls = fails(&world.vms[0], refused);
     for _ in 0..3 {

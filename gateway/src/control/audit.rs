@@ -19,7 +19,7 @@ use std::{net::IpAddr, sync::Arc};
 const MAX_PATH: usize = 200;
 
 /// The same of the path of a key: as much as an id needs.
-const KEY_TOLD: usize = "/v1/keys/0123456789ab".len();
+const KEY_PATH_LEN: usize = "/v1/keys/0123456789ab".len();
 
 /// A deployment that began with the request; an answer that has one says so.
 #[derive(Clone, Debug)]
@@ -36,8 +36,8 @@ pub(super) async fn record(
         return next.run(request).await;
     };
     // Who takes a key's text for its id does not get the secret into the log.
-    let told = if action == Action::RemoveKey { KEY_TOLD } else { MAX_PATH };
-    let path: String = request.uri().path().chars().take(told).collect();
+    let length = if action == Action::RemoveKey { KEY_PATH_LEN } else { MAX_PATH };
+    let path: String = request.uri().path().chars().take(length).collect();
     let (Some(KeyId(key)), Some(Peer { address: peer, .. })) =
         (request.extensions().get().cloned(), request.extensions().get().copied())
     else {

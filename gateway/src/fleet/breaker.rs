@@ -200,8 +200,8 @@ mod tests {
     fn opening_is_reported_once() {
         let breakers = Breakers::new(POLICY);
         let now = Instant::now();
-        let told: Vec<bool> = (0..5).map(|_| breakers.failed(key("pay"), now)).collect();
-        assert_eq!(told, [false, false, true, false, false]);
+        let opened: Vec<bool> = (0..5).map(|_| breakers.failed(key("pay"), now)).collect();
+        assert_eq!(opened, [false, false, true, false, false]);
     }
 
     #[test]

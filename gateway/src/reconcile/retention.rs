@@ -35,7 +35,7 @@ const TIMES: usize = 16;
 pub(crate) struct Keep {
     /// Newest versions of each function.
     pub(crate) versions: NonZeroU32,
-    /// How long an image is kept after the last version that used it.
+    /// How long an image is stored after the last version that used it.
     pub(crate) grace: Duration,
 }
 
