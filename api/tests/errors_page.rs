@@ -68,7 +68,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::AnswerUnreadable { function: function.clone(), cause: "parse".into() },
-            "The instance's answer was not valid HTTP, or its head had more than 1,024 fields or 400 KiB. The log tells the author which.",
+            "The instance's answer was not valid HTTP, or its head had more than 1,024 fields or 400 KiB. The log shows the author which.",
         ),
         (
             CallError::VmLost { function: function.clone(), cause: "connection reset".into() },

@@ -37,7 +37,7 @@ class Settings:
     log_gb: float = setting(0.50, "a GB of logs taken in")
     lambda_request: float = setting(0.20e-6, "one request to Lambda")
     lambda_gb_second: float = setting(0.0000166667, "Lambda's GB-second, x86, first tier")
-    http_api_request: float = setting(1.00e-6, "one request through API Gateway's HTTP API, where Lambda stands behind one")
+    http_api_request: float = setting(1.00e-6, "one request through API Gateway's HTTP API, where Lambda is called through one")
     commitment: float = setting(0.27, "what a year's commitment takes off EC2's price (Savings Plan, nothing up front)")
     # Assumptions about the fleet.
     gateways: float = setting(2, "gateways")
