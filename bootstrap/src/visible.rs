@@ -15,7 +15,8 @@ pub fn visible(text: &str) -> String {
         }
         match first {
             '\n' | '\t' => shown.push(first),
-            // Not only controls in the sense of Unicode: marks, embeddings and isolates for the direction of writing.
+            // Not only controls in the sense of Unicode: marks, embeddings and isolates for the
+            // direction of writing.
             c if c.is_control()
                 || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
             {
@@ -35,8 +36,8 @@ fn after_colour(text: &str) -> Option<&str> {
     codes[end..].strip_prefix('m')
 }
 
-/// Like [`visible`], for text after a label of our own such as `error:`: further lines are indented,
-/// so that none looks like our output.
+/// Like [`visible`], for text after a label of our own such as `error:`: further lines are
+/// indented, so that none looks like our output.
 pub fn visible_block(text: &str) -> String {
     visible(text.trim_end()).replace('\n', "\n    ")
 }

@@ -236,7 +236,8 @@ impl Open<'_> {
                 Ok::<_, Infallible>(busy.answer(response))
             }
         });
-        // hyper's own limit on heads would be a timer per request, and cannot distinguish idle from slow.
+        // hyper's own limit on heads would be a timer per request, and cannot distinguish idle from
+        // slow.
         let http = http1::Builder::new()
             .header_read_timeout(None)
             // The fields that a gateway lets through, and those that it adds.

@@ -174,8 +174,8 @@ impl Verifier {
         Self { member, known: RwLock::default(), clock }
     }
 
-    /// Takes over the time that a trusted gateway reported. Differences below [`TIME_RESOLUTION`] are
-    /// ignored: reports are in seconds.
+    /// Takes over the time that a trusted gateway reported. Differences below [`TIME_RESOLUTION`]
+    /// are ignored: reports are in seconds.
     pub fn note_time(&self, now: Timestamp) {
         if self.clock.lag_to(now).abs() > TIME_RESOLUTION {
             self.clock.set(now);

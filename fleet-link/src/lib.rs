@@ -1,10 +1,10 @@
 //! How the parts of a fleet talk to each other: pooled HTTP/1.1 connections ([`connection`]),
-//! signed gateway tokens ([`gateway_token`]), the listener where members check them ([`door`]), how a member
-//! joins and stays ([`membership`]), one attempt for all who need the same ([`single_flight`]), the clock of
-//! the tokens ([`clock`]), TLS from an operator's PEM files ([`tls`]) and their expiry
-//! ([`certificate`]), interim answers to a caller ([`interim`]), a metrics listener ([`metrics`]),
-//! and the listening port under all of these ([`listen`]) with its limit on connections
-//! ([`limiter`]).
+//! signed gateway tokens ([`gateway_token`]), the listener where members check them ([`door`]), how
+//! a member joins and stays ([`membership`]), one attempt for all who need the same
+//! ([`single_flight`]), the clock of the tokens ([`clock`]), TLS from an operator's PEM files
+//! ([`tls`]) and their expiry ([`certificate`]), interim answers to a caller ([`interim`]), a
+//! metrics listener ([`metrics`]), and the listening port under all of these ([`listen`]) with its
+//! limit on connections ([`limiter`]).
 //!
 //! The messages themselves are in `epsilon_api::fleet`; gateway, vm-agent and builder send them.
 

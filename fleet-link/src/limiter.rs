@@ -7,9 +7,9 @@
 //! too many altogether?      ─ yes ─▶ close idle ones, else a slot of the reserve, else wait
 //! ```
 //! A connection to be closed is asked to ([`Occupant::close`]) and is not counted any more; if a
-//! request reached it meanwhile, it stays open and counts again ([`Slot::keep`]). IPv6 addresses count
-//! by their /64, because one caller has all of it. Used by `listen.rs`; whether a connection is
-//! idle is known by its server.
+//! request reached it meanwhile, it stays open and counts again ([`Slot::keep`]). IPv6 addresses
+//! count by their /64, because one caller has all of it. Used by `listen.rs`; whether a connection
+//! is idle is known by its server.
 
 use parking_lot::Mutex;
 use std::{

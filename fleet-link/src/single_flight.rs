@@ -40,9 +40,9 @@ impl<K, E> fmt::Debug for SingleFlight<K, E> {
 }
 
 impl<K: Hash + Eq + Clone, E> SingleFlight<K, E> {
-    /// Makes the thing unless it exists. `existing` returns it if it exists; `make` makes it, and its
-    /// success must show in `existing`. An attempt whose future is dropped has no outcome: the next
-    /// waiting caller makes its own.
+    /// Makes the thing unless it exists. `existing` returns it if it exists; `make` makes it, and
+    /// its success must show in `existing`. An attempt whose future is dropped has no outcome: the
+    /// next waiting caller makes its own.
     ///
     /// # Errors
     /// The error of the attempt, for all callers that waited for it.

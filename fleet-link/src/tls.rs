@@ -1,5 +1,5 @@
-//! TLS between the parts of a fleet, from three PEM files of the operator: an own certificate, its key, and the
-//! authority that signed the certificates of everybody else in the fleet. Both sides present theirs; a
+//! TLS between the parts of a fleet, from three PEM files of the operator: an own certificate, its
+//! key, and the authority that signed all certificates of the fleet. Both sides present theirs; a
 //! peer without a certificate of that authority is refused. Only the gateway's control listener
 //! also accepts clients without one (people, collectors, git), and knows of each connection whether
 //! a certificate was presented. Its public listener, where it uses TLS, requests none.

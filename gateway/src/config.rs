@@ -115,10 +115,12 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// The authority that signed the certificates of the fleet, in PEM.
     pub tls_authority: Option<PathBuf>,
-    /// `listen` speaks TLS as well, with `tls_certificate`, for a load balancer that speaks TLS with its targets; then plain HTTP
-    /// is for this machine only. Clients need no certificate there. Default `false`.
+    /// `listen` speaks TLS as well, with `tls_certificate`, for a load balancer that speaks TLS
+    /// with its targets; then plain HTTP is for this machine only. Clients need no certificate
+    /// there. Default `false`.
     pub listen_tls: bool,
-    /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to the next VM.
+    /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to
+    /// the next VM.
     #[serde(deserialize_with = "serde_text::duration")]
     pub member_connect_timeout: Duration,
     /// How long a connection to a VM stays open between two requests. Default `15s`: shorter than
@@ -203,9 +205,9 @@ pub struct Settings {
     /// version can be reached there until the old version is retired (`epsilon versions NAME
     /// --retire N`) or removed.
     pub version_addresses: VersionAddresses,
-    /// How long an image is stored after the last version with it was removed. Default `10m`: after a
-    /// function is deleted or a failed deployment is fixed, deploying the same code again needs no
-    /// build.
+    /// How long an image is stored after the last version with it was removed. Default `10m`: after
+    /// a function is deleted or a failed deployment is fixed, deploying the same code again needs
+    /// no build.
     #[serde(deserialize_with = "serde_text::duration")]
     pub image_grace: Duration,
     /// Limits for functions whose images were built elsewhere: a mapping of its own, see

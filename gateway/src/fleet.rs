@@ -193,7 +193,7 @@ impl Fleet {
         });
     }
 
-    /// Removes a VM. Calls that run on it go on.
+    /// Removes a VM. Calls that run on it continue.
     pub(crate) fn forget(&self, id: &VmId) -> Option<Arc<Member>> {
         self.change(|members| {
             let found = members.iter().position(|member| member.id == *id)?;

@@ -38,7 +38,7 @@ pub enum KeyError {
     /// The file cannot be read or written.
     #[error("`{}` cannot be read or written", path.display())]
     File {
-        /// The file.
+        /// Path of the key's file.
         path: PathBuf,
         /// The cause.
         #[source]
@@ -97,7 +97,8 @@ pub(crate) async fn ensure(
         Err(err) => return Err(file(err)),
     }
     let (key, text) = make(role);
-    // The hash first: a crash in between leaves no file, or an old one, and the next start comes here again.
+    // The hash first: a crash in between leaves no file, or an old one, and the next start
+    // creates a key again.
     store.replace_key(gateway, &key, silent_before).await.map_err(store_error)?;
     write_private(path, text.reveal()).map_err(file)?;
     tracing::info!(path = %path.display(), "New key was written to this file.");

@@ -1,5 +1,5 @@
-//! Background loops that bring the fleet and the tables in memory to what the store says. Each is one
-//! task with its own pace; no call waits for any of them.
+//! Background loops that bring the fleet and the tables in memory to what the store says. Each is
+//! one task with its own pace; no call waits for any of them.
 //!
 //! | file | what it brings in line |
 //! |---|---|

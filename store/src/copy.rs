@@ -256,8 +256,8 @@ pub async fn copy(
     }
     target.commit(write, Change::Resync).await.map_err(CopyError::Target)?;
     drop(read);
-    // In this order: the last connection to a file brings what its log holds into the file itself, so that moving
-    // the file moves everything; a connection that only reads leaves the log.
+    // In this order: the last connection to a file writes its log into the file itself, so that
+    // moving the file moves everything; a connection that only reads leaves the log.
     for pool in [source.read, source.write, target.read, target.write] {
         pool.close().await;
     }

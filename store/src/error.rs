@@ -88,7 +88,7 @@ pub enum StoreError {
         /// The owning project.
         owner: ProjectName,
     },
-    /// A later deployment is already active; going on would undo it.
+    /// A later deployment is already active; continuing would undo it.
     #[error("deployment `{by}` is newer, and `{function}` already serves its version")]
     Superseded {
         /// The function.

@@ -443,8 +443,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Result<(), StoreError>;
 
     /// Takes at most `limit` images that no version has needed since `before`, to be removed
-    /// everywhere. Until [`Store::record_removals`] reports the outcome, a deployment that uses one of them
-    /// is refused.
+    /// everywhere. Until [`Store::record_removals`] reports the outcome, a deployment that uses one
+    /// of them is refused.
     async fn claim_unneeded_images(
         &self,
         before: Timestamp,
@@ -459,9 +459,10 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Makes this the gateway's key of its role, in place of the one that it had before. Keys of other gateways stay valid:
-    /// each gateway has its own, and every gateway accepts all of them. A key that several gateways have in their files belongs
-    /// to the first of them until that one has been silent since `silent_before`. Returns whether it was not known before.
+    /// Makes this the gateway's key of its role, in place of the one that it had before. Keys of
+    /// other gateways stay valid: each gateway has its own, and every gateway accepts all of them.
+    /// A key that several gateways have in their files belongs to the first of them until that one
+    /// has been silent since `silent_before`. Returns whether the key was not known before.
     async fn replace_key(
         &self,
         gateway: &GatewayId,
@@ -514,7 +515,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Records a gateway's heartbeat, public key and address.
     async fn gateway_heartbeat(&self, gateway: &Gateway) -> Result<(), StoreError>;
 
-    /// The gateways by id. One that has been silent for a month is removed when a new one sends its first heartbeat.
+    /// The gateways by id. One that has been silent for a month is removed when a new one sends its
+    /// first heartbeat.
     async fn gateways(&self) -> Result<Vec<Gateway>, StoreError>;
 
     /// Removes a gateway that has been silent since `silent_before`: members no longer accept its
@@ -525,8 +527,9 @@ pub trait Store: Send + Sync + fmt::Debug {
         silent_before: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Whether this gateway is the one that does `role` from `now` for the length of `lease`. It stays so as
-    /// long as it requests again before that; when it does not, the next one that requests it takes over.
+    /// Whether this gateway is the one that does `role` from `now` for the length of `lease`. It
+    /// stays so as long as it requests the lease again before that; otherwise the next one that
+    /// does takes over.
     ///
     /// Clocks of gateways may differ by as much as `lease`. A lease that ends later than that
     /// allows was given by a clock that had jumped, and counts as expired.

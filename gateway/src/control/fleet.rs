@@ -3,8 +3,8 @@
 //! credential that joining returns.
 //!
 //! Each of these writes to the store, so their concurrency is limited; the others wait a moment or
-//! get an answer that says to retry. A slot is taken only after the key was checked and the body was read, so
-//! unauthenticated and slow clients occupy none.
+//! get an answer that says to retry. A slot is taken only after the key was checked and the body
+//! was read, so unauthenticated and slow clients occupy none.
 
 use super::{
     Control, Shared,

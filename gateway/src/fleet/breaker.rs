@@ -9,8 +9,8 @@
 //!    └────────────── answered ───────────────────────┴─────────────────────────────┘
 //! ```
 //! An open breaker only changes the placement and refuses nothing: if it is open on all VMs, calls
-//! are placed as if there were none. Only functions that failed have an entry, at most [`MAX_ENTRIES`] per
-//! VM; on a VM without failures a call costs one atomic read.
+//! are placed as if there were none. Only functions that failed have an entry, at most
+//! [`MAX_ENTRIES`] per VM; on a VM without failures a call costs one atomic read.
 
 use super::view::VersionKey;
 use parking_lot::Mutex;

@@ -54,8 +54,8 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// Whether this member must not be used: it speaks plain HTTP from another machine, although
-    /// this gateway has certificates. Calls and gateway tokens must not travel unencrypted because the
-    /// settings of one machine are incomplete.
+    /// this gateway has certificates. Calls and gateway tokens must not travel unencrypted because
+    /// the settings of one machine are incomplete.
     pub(crate) fn refuses(&self, join: &Join) -> bool {
         let host = || join.address.rsplit_once(':').map_or("", |(host, _)| host);
         let is_here = |host: &str| {
@@ -182,8 +182,8 @@ impl Link {
     }
 
     /// A member's listener answers 401 without our headers to a token that it does not accept,
-    /// before it reads the request. A gateway that was suspended for a while has an expired token: a
-    /// new one is signed at once.
+    /// before it reads the request. A gateway that was suspended for a while has an expired token:
+    /// a new one is signed at once.
     fn answered(&self, response: Response<Incoming>, connection: Connection) -> Sent {
         let ours = |name: &HeaderName| name.as_str().starts_with(RESERVED_PREFIX);
         if response.status() == StatusCode::UNAUTHORIZED && !response.headers().keys().any(ours) {

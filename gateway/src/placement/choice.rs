@@ -114,9 +114,9 @@ pub enum Prewarm {
     StartInstance,
 }
 
-/// Chooses a VM. `walk` yields each VM once, home first; `has_other_vms`: more than one VM takes calls;
-/// `look` returns the state of a VM; `on_passed_over` is called with each reason for which a VM was passed
-/// over.
+/// Chooses a VM. `walk` yields each VM once, home first; `has_other_vms`: more than one VM takes
+/// calls; `look` returns the state of a VM; `on_passed_over` is called with each reason for which a
+/// VM was passed over.
 ///
 /// A warm home is the usual case, and then no other VM is looked at: each look reads memory that is
 /// not in the CPU's caches.

@@ -27,8 +27,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// Longest wait for one query of the store. No call waits for it.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The clock of gateway tokens approaches the wall clock by at most this much per heartbeat: members
-/// receive it as often, and one that has missed ten of its own heartbeats still accepts our tokens.
+/// The clock of gateway tokens approaches the wall clock by at most this much per heartbeat:
+/// members receive it as often, and one that has missed ten of its own heartbeats still accepts our
+/// tokens.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
 /// Reading all routes takes at most this fraction of the time, if no change is announced.
 const ROUTES_SHARE: u32 = 200;
@@ -153,7 +154,7 @@ impl Sync {
             Ok(Err(StoreError::Unavailable(_))) | Err(_) => self.watch.mark_unavailable(),
             Ok(Err(StoreError::Full(_))) => self.watch.mark_full(),
             Ok(Err(error)) => {
-                tracing::error!(error = %Chain(error), "Store query failed; going on with the known state.");
+                tracing::error!(error = %Chain(error), "Store query failed; using the known state.");
             }
         }
         answer.map_err(|_| StoreUnavailable)?.map_err(|_| StoreUnavailable)

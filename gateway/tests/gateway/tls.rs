@@ -1,6 +1,6 @@
-//! The control listener with certificates: it requires TLS of all clients but those on this machine,
-//! which may use plain HTTP, and a certificate of members of the fleet. The public listener with
-//! `listen_tls`.
+//! The control listener with certificates: it requires TLS of all clients but those on this
+//! machine, which may use plain HTTP, and a certificate of members of the fleet. The public
+//! listener with `listen_tls`.
 
 use crate::{
     fake,

@@ -49,8 +49,8 @@ pub struct BackedUpVersion {
     pub serves: bool,
 }
 
-/// Copies a store to a new file: one consistent state, whatever is written meanwhile. Only its owner
-/// can read the copy.
+/// Copies a store to a new file: one consistent state, whatever is written meanwhile. Only its
+/// owner can read the copy.
 ///
 /// # Errors
 /// [`BackupError`]; what is left of the copy is the caller's to remove.

@@ -48,7 +48,7 @@ pub(super) async fn upsert(tx: &mut Tx, gateway: &Gateway) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Answers whether it was silent for so long.
+/// Removes a gateway that has been silent since `silent_before`. Returns whether it did.
 pub(super) async fn forget(
     tx: &mut Tx,
     id: &GatewayId,

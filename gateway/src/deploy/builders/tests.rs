@@ -212,7 +212,8 @@ async fn without_a_builder_there_is_none() {
     assert_eq!(build(&builders, body::empty()).await.0, Err("503 NO_BUILDER".into()));
 }
 
-/// An image whose removal was not requested still exists; a builder that joins later gets the request.
+/// An image whose removal was not requested still exists; a builder that joins later gets the
+/// request.
 #[tokio::test]
 async fn without_a_builder_no_image_is_removed() {
     let builders = builders(&signer(), TEST_TIMEOUT, &[]);
