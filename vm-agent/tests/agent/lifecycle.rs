@@ -1,4 +1,4 @@
-//! Instances over time: kept ready, idle, retired, drained.
+//! Instances over time: ready, idle, retired, drained.
 
 use crate::{
     support::{World, code, one, until},
