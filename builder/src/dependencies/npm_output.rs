@@ -108,8 +108,8 @@ pub(super) fn failed(exit: Exit, words: &NpmOutput, verb: &str, limits: Limits) 
 
 /// The package that npm did not find: `npm error 404  '@acme/shared@*' is not in this registry.`
 fn not_in_registry(text: &str) -> Option<String> {
-    let told = text.lines().filter_map(|line| line.strip_prefix("npm error 404"));
-    let wanted = told.filter_map(|line| line.split('\'').nth(1)).next()?;
+    let lines = text.lines().filter_map(|line| line.strip_prefix("npm error 404"));
+    let wanted = lines.filter_map(|line| line.split('\'').nth(1)).next()?;
     let name = match wanted.get(1..)?.find('@') {
         Some(at) => &wanted[..=at],
         None => wanted,

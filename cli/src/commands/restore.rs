@@ -21,7 +21,7 @@ use epsilon_api::{build::BuildError, function::ImageRef, units::Bytes};
 use epsilon_bootstrap::{lock, log, signals::ShutdownSignals};
 use epsilon_builder::{
     config::Config,
-    images::{Chosen, Image, Images, belongs_in_backup},
+    images::{Image, Images, LayoutSelection, belongs_in_backup},
 };
 use serde_json::json;
 use std::{
@@ -169,7 +169,7 @@ impl Restorer {
         });
         if !lacking.is_empty() {
             let listed = manifest.images.iter().map(|image| &*image.reference).collect();
-            let chosen = Chosen::new(&draft.join(IMAGES), &listed, &lacking)
+            let chosen = LayoutSelection::new(&draft.join(IMAGES), &listed, &lacking)
                 .map_err(|err| self.unfit().with_cause(&err))?;
             engine.load(chosen).await.map_err(failed)?;
         }
