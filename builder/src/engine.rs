@@ -442,7 +442,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_are_told_from_ports_and_digests() {
+    fn tags_are_distinguished_from_ports_and_digests() {
         for (text, want) in [
             ("node:24-bookworm-slim", ("node", "24-bookworm-slim")),
             ("localhost:5000/a/b", ("localhost:5000/a/b", "latest")),

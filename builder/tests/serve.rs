@@ -357,7 +357,7 @@ async fn silent_connections_are_closed() {
 }
 
 #[tokio::test]
-async fn a_gateway_is_told_its_version_and_its_builds() {
+async fn the_status_has_version_and_builds() {
     let site = Site::open();
     let _build = site.ask(body::full("archive")).await;
     eventually("a build", || site.at_work() == 1).await;

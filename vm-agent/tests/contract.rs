@@ -422,7 +422,7 @@ async fn a_name_is_used_once<E: Engine>(bench: Bench<E>) {
 }
 
 async fn the_unknown_is_not_found<E: Engine>(bench: Bench<E>) {
-    let name = ContainerName::parse("epsilon-contract-nobody").unwrap();
+    let name = ContainerName::parse("epsilon-contract-missing").unwrap();
     let engine = &bench.engine;
     assert!(matches!(engine.start(&name).await, Err(EngineError::NotFound(_))));
     assert!(matches!(engine.wait(&name).await, Err(EngineError::NotFound(_))));

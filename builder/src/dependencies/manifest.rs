@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_developer_is_told_what_is_not_honoured() {
+    async fn what_is_not_honoured_is_reported() {
         assert_eq!(notes(&[A, ("package-lock.json", "{}")]).await, [""; 0]);
         assert!(notes(&[A]).await[0].contains("no lockfile"));
         for lock in ["yarn.lock", "pnpm-lock.yaml", "bun.lock"] {

@@ -117,7 +117,7 @@ async fn load_error_is_reported_with_its_stack() {
 }
 
 #[tokio::test]
-async fn a_package_that_is_asked_for_and_missing_is_to_be_installed() {
+async fn a_listed_package_that_is_missing_is_installed() {
     let package = r#"{"dependencies":{"redis":"*","@a/b":"*"},"devDependencies":{"dev":"*"}}"#;
     for (module, want) in [
         ("redis", "`redis` is in package.json and not installed: `npm install` in"),

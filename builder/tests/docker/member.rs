@@ -176,7 +176,7 @@ async fn a_joined_builder_builds_for_its_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_hangs_up_leaves_no_container_behind() {
+async fn a_gateway_that_hangs_up_leaves_no_container() {
     let gateway = Gateway::open().await;
     let lab = Lab::with(&gateway.settings()).await;
     let mut running = Member::build(lab.member(), lab.app(), &Registry::new()).unwrap().spawn();

@@ -120,7 +120,7 @@ async fn an_image_of_a_dockerfile_is_pushed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_not_there_is_told() {
+async fn a_missing_registry_is_reported() {
     let lab = Lab::with("{registry: '127.0.0.1:1', registry_timeout: 5s}").await;
     let err = lab.build(&[("epsilon.yaml", "project: lab-nowhere\n"), CODE]).await.unwrap_err();
     assert_eq!(err.code, "REGISTRY_FAILED");

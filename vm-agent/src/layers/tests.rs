@@ -299,7 +299,7 @@ async fn full_disk_removes_unused_layers() {
 }
 
 #[tokio::test]
-async fn layers_stay_within_size_mounted_ones_are_kept() {
+async fn layers_stay_within_size_mounted_ones_stay() {
     let cache = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", cache.path()));
     let tars: Vec<_> = (0..4).map(|n| layer("x.js", &n.to_string().repeat(400 << 10))).collect();

@@ -76,7 +76,7 @@ async fn function_sees_no_headers_of_the_fleet() {
 }
 
 #[tokio::test]
-async fn bodies_stream_both_ways_and_the_connection_is_kept() {
+async fn bodies_stream_both_ways_and_the_connection_stays() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.send_version(&hello).await;

@@ -150,7 +150,7 @@ async fn repositories_are_assumed_without_permission_to_check() {
 }
 
 #[tokio::test]
-async fn aws_and_registry_are_told_apart() {
+async fn aws_and_registry_errors_are_distinguished() {
     let (ecr, aws) = (LikeEcr::start(MOTO_TOKEN).await, Aws::scripted().await);
     aws.answers("GetAuthorizationToken", 400, r#"{"__type":"AccessDeniedException"}"#);
     let (remote, _folder) = ecr.remote(aws.endpoint());
