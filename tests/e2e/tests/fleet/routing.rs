@@ -79,7 +79,7 @@ async fn new_vm_gets_its_share_and_few_others_move() {
     call_all(&fleet.gateways[0], 2).await;
     all_reported_since(&fleet.gateways[0], Instant::now()).await;
     let before = homes(&fleet.gateways[0]).await;
-    let before = avoidances(&fleet.gateways[0]).await;
+    let avoidances_before = avoidances(&fleet.gateways[0]).await;
     let new = fleet.add_agent().await.id().to_owned();
     // From before its first report until it has taken its share.
     let came = Instant::now();
@@ -97,7 +97,7 @@ async fn new_vm_gets_its_share_and_few_others_move() {
     assert!(moved.len() <= 7, "{moved:?} moved: {before:?}");
     // On a machine so busy that reports of a second arrive after three, VMs are skipped for a
     // while.
-    let is_at_ease = avoidances(&fleet.gateways[0]).await == before;
+    let is_at_ease = avoidances(&fleet.gateways[0]).await == avoidances_before;
     let most = if is_at_ease { 0 } else { 2 };
     assert!(elsewhere.len() <= most, "{elsewhere:?} went elsewhere: {before:?}");
     eprintln!("{} of {FUNCTIONS} moved, {} elsewhere", moved.len(), elsewhere.len());
