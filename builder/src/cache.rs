@@ -273,7 +273,7 @@ impl WorkDir {
 impl Drop for WorkDir {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.path);
-        // Removing a `node_modules` takes long enough to be kept off the runtime's own threads.
+        // Removing a `node_modules` takes long: not on the runtime's own threads.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(self.tasks.spawn_blocking_on(move || remove(&path), &runtime)),
             Err(_) => remove(&path),

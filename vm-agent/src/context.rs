@@ -1,5 +1,5 @@
 //! What every part of the agent on a VM shares: settings, engine, images, layers, network, memory,
-//! logs, metrics, the shutdown. It lies below cells, instances and pools and knows none of them;
+//! logs, metrics, the shutdown. Cells, instances and pools use it; it knows none of them;
 //! `vm.rs` puts those on top.
 
 use crate::{

@@ -265,13 +265,14 @@ pub enum EngineError {
     /// The engine works, but a registry did not provide the image.
     #[error(transparent)]
     Registry(Box<ImageUnavailable>),
-    /// It is well, but has no such image, and the image's name does not say where one could be had.
+    /// The engine works but does not have this image, and the image's name names no registry to
+    /// pull it from.
     #[error(
         "the image `{0}` is not on this VM, and its name names no registry to pull it from; deploy \
          its function again, or bring it back from a backup with `epsilon restore`"
     )]
     NotHere(String),
-    /// What somebody else met who asked for the same, and for whom this one waited.
+    /// The error of a concurrent request for the same image, which this one shared.
     #[error(transparent)]
     Shared(std::sync::Arc<EngineError>),
 }

@@ -3,7 +3,7 @@
 //! which does not know whether its gateway is in this process.
 //!
 //! ```text
-//! door: token? ─▶ x-epsilon-version? ─ yes ─▶ serve/calls.rs ═▶ call.rs
+//! listener: token? ─▶ x-epsilon-version? ─ yes ─▶ serve/calls.rs ═▶ call.rs
 //!                        │ no                    │ serve/versions.rs: versions that gateways sent
 //!                        └─▶ serve/orders.rs     └ serve/upload.rs, serve/tunnel.rs: request bodies, upgrades
 //!                              └─▶ serve/reports.rs: the VM's state, each second

@@ -114,7 +114,7 @@ impl Kernel {
         kernel
     }
 
-    /// Waits until the kernel says so: it tells in `cgroup.events` when the last process has stopped.
+    /// Waits until the kernel says so: `cgroup.events` has it once the last process has stopped.
     fn until(&self, line: &str) {
         let mut seen = String::new();
         for _ in 0..1000 {
@@ -157,7 +157,7 @@ fn version_two_on_this_kernel() {
         freezer.thaw().unwrap();
         kernel.until("frozen 0");
     }
-    // One that is stopped dies all the same, and its group tells that it is gone.
+    // A frozen process can be killed, and the group's events say that it is gone.
     freezer.freeze().unwrap();
     kernel.until("frozen 1");
     kernel.process.kill().unwrap();

@@ -62,7 +62,7 @@ pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, 
         metrics: s.metrics,
         metrics_key_file: s.metrics_key_file.clone(),
         limits: Limits {
-            door: door::Limits {
+            connections: door::Limits {
                 connections: s.max_connections,
                 head: s.head_timeout,
                 idle: s.idle_timeout,

@@ -14,9 +14,9 @@ pub(super) fn package(err: &BuildError, source: &Source) -> Option<String> {
     let name = name_of(module)?;
     let package: Value =
         serde_json::from_slice(&source.read("package.json", PACKAGE_MAX).ok()??).ok()?;
-    let asked = ["dependencies", "optionalDependencies"].into_iter();
-    let is_asked = asked.filter_map(|part| package.get(part)).any(|part| part.get(name).is_some());
-    is_asked.then(|| name.to_owned())
+    let parts = ["dependencies", "optionalDependencies"].into_iter();
+    let is_listed = parts.filter_map(|part| package.get(part)).any(|part| part.get(name).is_some());
+    is_listed.then(|| name.to_owned())
 }
 
 /// `redis/lib` is a file of `redis`, `@a/b/c` one of `@a/b`.

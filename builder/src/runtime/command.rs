@@ -1,5 +1,6 @@
-//! The three commands of this machine that a base without a hub takes: `apt-get` (for debootstrap where
-//! it is missing), `debootstrap`, `tar`. Whoever stops waiting for one ends it, with all that it started.
+//! The three commands of this machine that make a base without a registry: `apt-get` (for
+//! debootstrap where it is missing), `debootstrap`, `tar`. Dropping a command's future kills the
+//! command and its children.
 
 use super::{mirror::Repository, step::LastLine};
 use crate::{
@@ -23,20 +24,21 @@ const LOOK: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Commands<'a> {
     pub(super) work: &'a Arc<WorkDir>,
-    /// What is told while one goes on.
+    /// The last line that a running command printed, for progress.
     pub(super) last_line: &'a LastLine,
 }
 
-/// A command and its children, a process group of their own. Dropped before its end was waited for, all are killed.
+/// A command and its children, in a process group of their own. All are killed when this is dropped
+/// before the command's end.
 #[derive(Debug)]
 struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Its id stays its own until it was waited for; then there is none.
+        // The id cannot be reused before it was waited for; after that there is none.
         let id = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(group) = id {
-            // Whoever is gone already needs no end.
+            // Fails only if all of its processes are gone already.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -198,7 +200,7 @@ mod tests {
         fn report(&self, _: BuildEvent) {}
     }
 
-    /// Whether it is there; nobody has waited for a zombie yet.
+    /// Whether the process runs; a zombie, which was not waited for yet, does not.
     fn lives(pid: &str) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
@@ -250,6 +252,6 @@ mod tests {
         );
         assert!(err.message.ends_with("line 30"), "{}", err.message);
         let err = commands.run(Command::new("epsilon-has-no-such-command")).await.unwrap_err();
-        assert!(err.message.contains("is not on this machine"), "{}", err.message);
+        assert!(err.message.contains("is not installed on this machine"), "{}", err.message);
     }
 }

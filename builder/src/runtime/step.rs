@@ -1,5 +1,6 @@
-//! One step of making the runtime base: what it does, what it needs for that, how long it may take. While it goes on it
-//! says what is waited for; when its time is over it is given up, and with it the commands and containers that it runs.
+//! One step of making the runtime base: what it does, what it needs for that, how long it may take.
+//! While it runs, it reports what it waits for; when its time is over it is cancelled, with the
+//! commands and containers that it runs.
 //!
 //! Called by `runtime`, `packages` and `layer`, through `RuntimeContext::step`.
 
@@ -13,16 +14,16 @@ use std::{
 };
 use tokio::time::{Instant, interval_at, sleep_until};
 
-/// Between two lines of a step that goes on.
-const EVERY: Duration = Duration::from_secs(10);
+/// Interval of the progress lines of a step.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Most characters of a program's line that are shown.
 const LINE_MAX: usize = 200;
 
 /// What a step needs, and so what it most likely waits for when it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// A hub of images. Pulls have limits of their own, `hub_patience` and `pull_timeout`.
-    Hub,
+    /// A registry of images. Pulls have limits of their own, `hub_patience` and `pull_timeout`.
+    Registry,
     /// The distribution's mirror: about 50 MB.
     Mirror,
     /// The mirror and Python's package index: about 120 MB.
@@ -36,20 +37,20 @@ pub(super) enum Needs {
 }
 
 impl Needs {
-    /// Its share of the time for all steps together: who gives those more time, for a slow line, gives it to each.
+    /// The step's share of the time for all steps together: more time for all is more time for each.
     fn limit(self, whole: Duration) -> Duration {
         match self {
-            Self::Hub | Self::AnotherProcess => whole,
+            Self::Registry | Self::AnotherProcess => whole,
             Self::Mirror | Self::PackageIndex => whole / 2,
             Self::Machine => whole / 4,
             Self::NpmRegistry => whole / 10,
         }
     }
 
-    /// Why it hangs, most likely, and what to do.
+    /// Why the step most likely hangs, and what to do.
     fn hint(self) -> String {
         let whom = match self {
-            Self::Hub => "the registry of that image",
+            Self::Registry => "the registry of that image",
             Self::Mirror => "the mirror in apt's settings",
             Self::PackageIndex => "the mirror in apt's settings or Python's package index",
             Self::NpmRegistry => "npm's registry",
@@ -72,7 +73,7 @@ impl Needs {
 /// One step.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
-    /// For people: `the wrapper's packages`.
+    /// What it makes, for people: `the wrapper's packages`.
     pub(super) doing: String,
     pub(super) needs: Needs,
 }
@@ -121,10 +122,10 @@ impl LastLine {
 }
 
 impl Step {
-    /// Does it and tells how long it took.
+    /// Runs the work and reports how long it took.
     ///
     /// # Errors
-    /// The work's own, or that its time was over; the work is dropped then.
+    /// The work's own, or `RUNTIME_FAILED` when its time is over; the work is dropped then.
     pub(super) async fn run<T>(
         &self,
         allowed: Allowed,
@@ -133,35 +134,35 @@ impl Step {
         work: impl Future<Output = Result<T, BuildError>>,
     ) -> Result<T, BuildError> {
         let (doing, limit, begun) = (&self.doing, allowed.limit(self.needs), Instant::now());
-        let tell = |text: String| log.report(BuildEvent::Line(text));
+        let report = |text: String| log.report(BuildEvent::Line(text));
         last_line.clear();
-        tell(format!("{doing} …"));
+        report(format!("{doing} …"));
         let mut work = pin!(work);
         let mut end = pin!(sleep_until(begun + limit));
-        let mut look = interval_at(begun + EVERY, EVERY);
+        let mut look = interval_at(begun + REPORT_INTERVAL, REPORT_INTERVAL);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => {
                     let done = done?;
-                    tell(format!("{doing}: {:.1} s", begun.elapsed().as_secs_f64()));
+                    report(format!("{doing}: {:.1} s", begun.elapsed().as_secs_f64()));
                     return Ok(done);
                 }
                 () = &mut end => {
                     let at = last_line.in_brackets();
-                    let text = format!("{doing}: not done within {} and given up{at}", written(limit));
+                    let text = format!("{doing}: not done within {} and given up{at}", rounded(limit));
                     return Err(error::runtime_failed(text).hint(self.needs.hint()));
                 }
                 _ = look.tick() => {
-                    let (so_far, at) = (written(begun.elapsed()), last_line.in_brackets());
-                    tell(format!("{doing}: {so_far} of at most {} so far{at}", written(limit)));
+                    let (so_far, at) = (rounded(begun.elapsed()), last_line.in_brackets());
+                    report(format!("{doing}: {so_far} of at most {} so far{at}", rounded(limit)));
                 }
             }
         }
     }
 }
 
-fn written(time: Duration) -> String {
+fn rounded(time: Duration) -> String {
     let whole = Duration::from_secs(time.as_secs());
     humantime::format_duration(if whole.is_zero() { time } else { whole }).to_string()
 }

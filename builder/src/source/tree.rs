@@ -1,4 +1,4 @@
-//! The rules of a source's tree, kept in memory while it is written: valid paths, nothing below a
+//! The rules of a source's tree, in memory while it is written: valid paths, nothing below a
 //! file or a link, nothing twice, and where links lead. No I/O.
 //!
 //! The folder on disk is new and written by one task only, so this tree mirrors it exactly.

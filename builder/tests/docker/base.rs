@@ -72,7 +72,7 @@ async fn base_contains_only_what_functions_and_installs_need() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operators_image_that_cannot_be_had_is_told() {
+async fn a_missing_operators_image_is_reported() {
     let lab = Lab::with("{runtime_image: 'localhost:1/nothing:1', pull_timeout: 5s}").await;
     let err = lab.app().ensure_runtime(lab.log()).await.unwrap_err();
     assert_eq!(err.code, "RUNTIME_FAILED");

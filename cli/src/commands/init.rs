@@ -57,7 +57,7 @@ impl Init {
             template.iter().find(|(name, _)| self.dir.join(name).symlink_metadata().is_ok());
         if let Some((name, _)) = existing {
             let path = self.dir.join(name);
-            let refused = Failure::usage(format!("`{}` is there already", path.display()));
+            let refused = Failure::usage(format!("`{}` already exists", path.display()));
             return Err(refused.hint(match is_project(&self.dir) {
                 true => format!(
                     "this is a project already: `epsilon deploy {}` takes it as it is; for a new one name another folder",
@@ -86,7 +86,7 @@ impl Init {
     }
 }
 
-/// Whether what lies there may be deployed without a word from us.
+/// Whether the folder is a project that can be deployed as it is.
 fn is_project(dir: &Path) -> bool {
     ["package.json", "epsilon.yaml", "index.js"].iter().any(|name| dir.join(name).is_file())
 }

@@ -122,7 +122,7 @@ mod tests {
             text("starting", "", "its certificate has expired"),
             "starting (its certificate has expired)"
         );
-        assert_eq!(text("out", "silent", "nobody listens"), "out (silent: nobody listens)");
+        assert_eq!(text("out", "silent", "connection refused"), "out (silent: connection refused)");
         assert_eq!(text("out", "failing", ""), "out (failing)");
         assert_eq!(text("draining", "", "the connection to the member broke"), "draining");
     }
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_that_boot_are_told_apart() {
+    fn booting_cells_are_distinguished() {
         assert_eq!(cells(CellCount { ready: 2, booting: 0 }), "2");
         assert_eq!(cells(CellCount { ready: 0, booting: 3 }), "0 (+3)");
     }

@@ -34,7 +34,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A data folder, with the store of a gateway that said so long ago that it is there.
+/// A data folder, with the store of a gateway whose last heartbeat is `silent_for` old.
 async fn platform(dir: &TempDir, silent_for: SignedDuration) {
     let data = dir.path().join("data");
     fs::create_dir_all(data.join("vm")).unwrap();
@@ -43,13 +43,13 @@ async fn platform(dir: &TempDir, silent_for: SignedDuration) {
     let store = epsilon_store::open(data.join("epsilon.db").to_str().unwrap()).await.unwrap();
     let gateway = GatewayId::random();
     store.begin_deployment(&DeploymentId::random(), &gateway, Timestamp::now()).await.unwrap();
-    let beat = Gateway {
+    let heartbeat = Gateway {
         id: gateway,
         public_key: "ab".repeat(32),
         control_url: "http://127.0.0.1:8081".into(),
         seen_at: Timestamp::now() - silent_for,
     };
-    store.gateway_heartbeat(&beat).await.unwrap();
+    store.gateway_heartbeat(&heartbeat).await.unwrap();
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_store_in_a_data_base_is_named_and_not_pretended() {
     assert!(restored.stdout.contains("pg_restore"), "{}", restored.stdout);
     assert_eq!(names(&dir.path().join("new")), ["admin.key"]);
     drop(lock);
-    // Of a gateway that stands still nobody can say it.
+    // Without a running gateway this cannot be known.
     assert_eq!(run(dir.path(), &["backup", "c.tar", "--data-dir", "data"]).code, 0);
 }
 
@@ -122,10 +122,10 @@ async fn what_cannot_be_meant_is_refused() {
     for (file, data, word) in [
         ("b.tar", "empty", "no gateway keeps its data"),
         ("b.tar", "nowhere", "no gateway keeps its data"),
-        ("data/b.tar", "data", "would lie in the data folder"),
-        ("there.tar", "data", "there already"),
+        ("data/b.tar", "data", "inside of the data folder"),
+        ("there.tar", "data", "already exists"),
         ("empty", "data", "it is a folder"),
-        ("nowhere/b.tar", "data", "its folder is not there"),
+        ("nowhere/b.tar", "data", "its folder does not exist"),
     ] {
         let ran = run(dir.path(), &["backup", file, "--data-dir", data]);
         assert!(ran.code > 0 && ran.golden().contains(word), "{word}: {}", ran.golden());

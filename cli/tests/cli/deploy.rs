@@ -101,12 +101,12 @@ fn a_failure_shows_what_the_tools_said_last() {
 }
 
 #[test]
-fn a_story_without_an_end_is_a_failure() {
+fn a_stream_without_an_end_is_a_failure() {
     assert_snapshot!(deploy(&[ACCEPTED, STARTED], &[]).1.golden());
 }
 
 #[test]
-fn a_refusal_before_the_story_is_told() {
+fn a_refusal_before_any_event() {
     let dir = project();
     let error = r#"{"error":{"type":"platform","code":"NO_BUILDER","message":"no builder has joined",
         "hint":"start one","request_id":null}}"#;

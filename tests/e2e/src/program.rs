@@ -48,7 +48,7 @@ for tenths in $(seq 0 200); do
 done
 [ "$ended" != itself ] || grep -oE " $1/data/vm/[^ ]*" /proc/mounts >>"$2"
 if vm=$(cat "$1/data/vm/id" 2>/dev/null); then
-  # More than once: what the engine was asked for just before a program was killed is there only after a while.
+  # More than once: what was requested of the engine just before a kill appears only after a while.
   for _ in $(seq 0 9); do
     docker ps -aq --filter "label=epsilon.vm=$vm" | xargs -r docker rm -f
     for network in $(docker network ls -q --filter "label=epsilon.vm=$vm"); do

@@ -147,7 +147,7 @@ async fn a_vm_fetches_code_and_not_the_image() {
 }
 
 /// During the builder's push, its last step, and the VM's pull: the deployment fails with a clear
-/// error, what serves goes on, and the next attempt succeeds.
+/// error, serving versions continue, and the next attempt succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registry_loss_fails_only_the_deployment() {
     let registry = DebianRegistry::start().await;
@@ -295,7 +295,7 @@ async fn images_are_pushed_to_and_pulled_from_registry() {
 
     assert_eq!(up.deploy(&project).await.changed(), [], "unchanged");
 
-    // Without the registry a push fails with a clear error, and what serves goes on.
+    // Without the registry a push fails with a clear error, and serving versions continue.
     registry.stop().await;
     project.write("index.js", "exports.remote = (req, res) => res.send('2')");
     let failed = up.try_deploy(&project).await;

@@ -407,7 +407,7 @@ impl Engine for FakeEngine {
         self.enter(Verb::EnsureImage).await?;
         match self.0.lock().images.contains_key(&image.reference) {
             true => Ok(LocalImage::new(&image.reference)),
-            // It has no registry; but it says which names it would have asked one for.
+            // The fake has no registry, but distinguishes names that name one.
             false => Err(match Host::named_in(&image.reference) {
                 Some(_) => EngineError::NotFound(image.reference.clone()),
                 None => EngineError::NotHere(image.reference.clone()),

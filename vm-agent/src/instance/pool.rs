@@ -193,9 +193,9 @@ impl Pool {
         })
     }
 
-    /// A line of the agent's own log about one of its instances.
+    /// Logs a warning about one of the pool's instances in the agent's own log.
     pub(crate) fn warn(&self, instance: &Instance, what: &'static str, cause: Option<&str>) {
-        self.history.warnings.tell(instance, what, cause);
+        self.history.warnings.log(instance, what, cause);
     }
 
     fn concurrency(&self) -> usize {

@@ -18,7 +18,7 @@ use std::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-/// Lines that a follower may lag behind.
+/// Lines that are buffered for a slow follower.
 const FOLLOW_DEPTH: usize = 1024;
 /// A function's limit is split into this many files, so that a quarter of it is removed at once.
 const SEGMENTS: u64 = 4;

@@ -65,7 +65,7 @@ async fn a_missing_image_is_no_fault_of_the_code() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     let mut other = (*version).clone();
-    other.image.reference = "nobody-has-it".into();
+    other.image.reference = "missing-image".into();
     assert_eq!(code(&world.get(&Arc::new(other), "/").await), "NO_CAPACITY");
 }
 

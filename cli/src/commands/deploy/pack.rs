@@ -131,9 +131,9 @@ impl Read for Exactly<'_> {
             }
             Err(err) if err.kind() == io::ErrorKind::Interrupted => Err(err),
             Err(err) => {
-                let told = io::Error::new(err.kind(), err.to_string());
+                let copy = io::Error::new(err.kind(), err.to_string());
                 self.failed = Some(err);
-                Err(told)
+                Err(copy)
             }
         }
     }

@@ -1,5 +1,5 @@
 //! The data folder of one run: state, sockets, keys. In the system's temporary folder, because
-//! nothing of it needs to be kept and a socket's path must be short. Removed at the end; leftovers
+//! nothing of it is needed later and a socket's path must be short. Removed at the end; leftovers
 //! of a kill -9 are removed by the next start.
 //!
 //! Any user may write to the temporary folder, and a folder made by another user could come with

@@ -33,7 +33,7 @@ const inside = (req, res) => {
     word: process.env.WORD, environment: Object.keys(process.env).filter((name) => name !== "NODE_OPTIONS").sort(),
   });
 };
-const config = { memory: "300MiB", env: { WORD: "heard" } };
+const config = { memory: "300MiB", env: { WORD: "read" } };
 exports.celled = { config, func: inside };
 exports.imaged = { config: { ...config, env: { ...config.env, NODE_OPTIONS: "--no-deprecation" } }, func: inside };
 "#;
@@ -116,7 +116,7 @@ async fn code_sees_the_same_in_cell_and_image() {
 
     assert_eq!(but_for_who_it_is(&in_cell), but_for_who_it_is(&from_image));
     assert_ne!(in_cell.json()["user"], from_image.json()["user"], "each is a user of its own");
-    assert_eq!(in_cell.json()["word"], "heard");
+    assert_eq!(in_cell.json()["word"], "read");
     assert_eq!(in_cell.json()["capabilities"], "0000000000000000");
     assert_eq!(in_cell.json()["writes"], json!(["EROFS", "EROFS", "EROFS", "EROFS"]));
     let want = rights(&up.container("imaged").await);

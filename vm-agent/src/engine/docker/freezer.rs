@@ -60,7 +60,7 @@ impl Freezer for CgroupFreezer {
 }
 
 /// The file in a list as of `/proc/PID/cgroup`. A path without the container's id is that of another group: the process
-/// is gone and its number another's, or the engine does not tell.
+/// is gone and its number another's, or the engine does not say.
 fn find(groups: &str, cgroups: &Path, container: &str) -> Option<(PathBuf, Words)> {
     let of = |line: &str| {
         let mut parts = line.splitn(3, ':');

@@ -1,4 +1,4 @@
-//! The state of a pool, kept under its lock: instances, waiting calls, remembered failures. Each
+//! The state of a pool, under its lock: instances, waiting calls, remembered failures. Each
 //! change returns its side effects as [`Actions`]; nothing here carries them out. Used only by
 //! `pool.rs`.
 

@@ -70,7 +70,7 @@ fn links_inside_the_tree_stay_links() {
     let tree = Tree::read(dir.path(), LIMIT).unwrap();
     let links = tree.entries.iter().filter(|entry| matches!(entry.kind, Kind::Link { .. }));
     assert_eq!(links.count(), 3);
-    assert_eq!(tree.files(), 4, "what is behind a linked folder is not packed twice");
+    assert_eq!(tree.files(), 4, "the content of a linked folder is not packed twice");
 }
 
 #[test]
