@@ -48,7 +48,10 @@ mod tests {
     #[test]
     fn what_a_cause_repeats_is_said_once() {
         for (texts, want) in [
-            (&["the store is unavailable", "no connection"][..], "the store is unavailable: no connection"),
+            (
+                &["the store is unavailable", "no connection"][..],
+                "the store is unavailable: no connection",
+            ),
             (
                 &["in the store: refused", "refused", "os error 111"],
                 "in the store: refused: os error 111",

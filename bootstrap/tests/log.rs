@@ -81,7 +81,10 @@ fn stalled_reader_blocks_nothing_and_gets_loss_count() {
     let losses = messages(&text, "Log lines were lost: standard error is not read fast enough.");
     let lost = losses.last().unwrap()["lost_total"].as_u64().unwrap();
     // The reports of losses may be lost themselves, one a second.
-    assert!((FLOOD..FLOOD + 20).contains(&(logged + lost as usize)), "{logged} logged, {lost} lost");
+    assert!(
+        (FLOOD..FLOOD + 20).contains(&(logged + lost as usize)),
+        "{logged} logged, {lost} lost"
+    );
 }
 
 #[test]

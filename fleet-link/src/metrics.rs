@@ -4,7 +4,7 @@
 //! is served without authentication.
 
 use crate::{
-    door::{AuthenticatedListener, Limits, Shutdown},
+    authenticated_listener::{AuthenticatedListener, Limits, Shutdown},
     limiter::Slot,
 };
 use aws_lc_rs::constant_time::verify_slices_are_equal;

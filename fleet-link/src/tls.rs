@@ -471,7 +471,10 @@ pub(crate) mod tests {
         let (answered, served) = tokio::join!(ask, server.accept(far));
         assert!(served.is_err());
         let error = explain(&answered.unwrap_err());
-        assert!(error.is_some_and(|error| error.contains("our certificate has expired")), "{error:?}");
+        assert!(
+            error.is_some_and(|error| error.contains("our certificate has expired")),
+            "{error:?}"
+        );
         assert_eq!(explain(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
     }
 

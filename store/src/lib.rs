@@ -32,7 +32,7 @@ pub mod testing;
 
 pub use copy::{Copied, CopyError, Progress, copy};
 pub use error::StoreError;
-pub use sql::backup::{BackedUp, BackupError, BackedUpVersion, back_up, rename_images};
+pub use sql::backup::{BackedUp, BackedUpVersion, BackupError, back_up, rename_images};
 pub use store::{
     Change, Delivery, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, OwnedKey, Page,
     Paged, Prepared, SplitRequest, Store, StoredVersion, Traffic,

@@ -47,7 +47,8 @@ async fn waiting_caller_drives_the_connection_without_a_task() {
         let (answer, ()) = tokio::join!(call(&mut connection), serve);
         assert_eq!(answer, "Hello");
         idle.keep(connection);
-        connection = idle.reuse().expect("an idle connection").ready().await.expect("ready for the next");
+        connection =
+            idle.reuse().expect("an idle connection").ready().await.expect("ready for the next");
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
     }
 }

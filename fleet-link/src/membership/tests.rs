@@ -277,7 +277,8 @@ async fn a_member_that_the_fleet_forgot_joins_again() {
     let mut life = member.live(&gateway.url());
     life.joined().await;
     gateway.set(|state| state.credential = None);
-    until(|| member.credential(), |credential| credential.as_deref() == Some("credential-2\n")).await;
+    until(|| member.credential(), |credential| credential.as_deref() == Some("credential-2\n"))
+        .await;
     life.end().await;
 }
 

@@ -56,7 +56,8 @@ pub(super) async fn join(
         // A heartbeat or leave with an unknown credential is not audited: the member joins again
         // after it.
         if let Some(key) = bearer(&headers) {
-            KeyRefused { entrance: Entrance::Fleet, key: keys::id_of(key), peer }.emit(&control.audit);
+            KeyRefused { entrance: Entrance::Fleet, key: keys::id_of(key), peer }
+                .emit(&control.audit);
         }
         return Err(unauthorized("joining requires a token of the fleet"));
     }

@@ -74,7 +74,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_retried_until_recorded_or_expired() {
         assert_eq!(recording_of(&[|| Ok(())]).await, (1, 1, true));
-        assert_eq!(recording_of(&[unavailable, unavailable, unavailable, || Ok(())]).await, (4, 15, true));
+        assert_eq!(
+            recording_of(&[unavailable, unavailable, unavailable, || Ok(())]).await,
+            (4, 15, true)
+        );
         assert_eq!(recording_of(&[unavailable, over]).await, (2, 3, true));
         let (attempts, seconds, recorded) = recording_of(&[unavailable]).await;
         assert!((1440..1450).contains(&attempts) && seconds >= 24 * 3600 && !recorded);

@@ -102,9 +102,9 @@ impl LostKeys {
         for _ in 0..MAX_PAGES {
             let part = self.store.keys(&page).await?;
             keys.extend(
-                part.items
-                    .into_iter()
-                    .filter(|one| one.last_seen_at() < before && one.owner.as_ref() != Some(&self.me)),
+                part.items.into_iter().filter(|one| {
+                    one.last_seen_at() < before && one.owner.as_ref() != Some(&self.me)
+                }),
             );
             page.cursor = part.next;
             if page.cursor.is_none() {

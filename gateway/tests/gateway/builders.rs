@@ -2,7 +2,7 @@
 //! changed, and fail after it left. The builder's own tests are in `builder/tests`; the choice of a
 //! builder is tested in `src/deploy/builders/tests.rs`.
 
-use crate::world::{TEST_TIMEOUT, Reply, World, built, events, patient, read};
+use crate::world::{Reply, TEST_TIMEOUT, World, built, events, patient, read};
 use bytes::Bytes;
 use epsilon_api::{
     admin::{Data, DeployEvent},
@@ -12,7 +12,7 @@ use epsilon_api::{
     ids::VmId,
     units::{self, MilliCores},
 };
-use epsilon_fleet_link::door::{AuthenticatedListener, Limits, Shutdown};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Limits, Shutdown};
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_gateway::config::Settings;
 use futures_util::stream;

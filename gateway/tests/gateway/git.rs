@@ -511,7 +511,10 @@ async fn hanging_up_after_activation_changes_nothing() {
     let began = Instant::now();
     let head = Some(dev.head().await);
     while at(&world, "refs/heads/main").await != head {
-        assert!(began.elapsed() < TEST_TIMEOUT, "the version is active, but its branch is not updated");
+        assert!(
+            began.elapsed() < TEST_TIMEOUT,
+            "the version is active, but its branch is not updated"
+        );
     }
     assert_eq!(world.get("/hello").await.body, "1");
 }

@@ -15,7 +15,7 @@ use epsilon_api::{
     units::{Bytes as Size, MilliCores},
     vm::{Call, Vm, VmStatus},
 };
-use epsilon_fleet_link::door::{AuthenticatedListener, Limits, Shutdown};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Limits, Shutdown};
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::membership::Membership;
 use epsilon_fleet_link::{membership, tls};

@@ -227,7 +227,8 @@ mod suite {
             Err(StoreError::FunctionNotFound(_))
         ));
         let stored = store.versions(&pay, &first(9)).await.unwrap().items;
-        let stored: Vec<_> = stored.iter().map(|one| (one.version.number.get(), one.active)).collect();
+        let stored: Vec<_> =
+            stored.iter().map(|one| (one.version.number.get(), one.active)).collect();
         assert_eq!(stored, [(3, false), (2, false), (1, true)]);
     }
 

@@ -128,8 +128,9 @@ async fn copies_all(from: &str, to: &str) {
         populate(&*store).await
     };
     let reported = Mutex::new(Vec::new());
-    let copied =
-        epsilon_store::copy(from, to, &|progress| reported.lock().unwrap().push(progress)).await.unwrap();
+    let copied = epsilon_store::copy(from, to, &|progress| reported.lock().unwrap().push(progress))
+        .await
+        .unwrap();
     let rows = |what: &str| copied.iter().find(|copied| copied.what == what).unwrap().rows;
     assert_eq!(rows("functions"), MANY as u64 + 2);
     assert_eq!(rows("versions"), MANY as u64 + 4);
@@ -217,9 +218,11 @@ async fn a_source_that_a_gateway_uses_is_refused() {
     me.seen_at = ago(now(), 60);
     store.gateway_heartbeat(&me).await.unwrap();
     let reported = Mutex::new(Vec::new());
-    epsilon_store::copy(file.to_str().unwrap(), &to, &|progress| reported.lock().unwrap().push(progress))
-        .await
-        .unwrap();
+    epsilon_store::copy(file.to_str().unwrap(), &to, &|progress| {
+        reported.lock().unwrap().push(progress)
+    })
+    .await
+    .unwrap();
     let first = reported.into_inner().unwrap().remove(0);
     let Progress::Waiting { gateway, up_to } = first else { panic!("{first:?}") };
     assert!(gateway == gone.id && up_to < Duration::from_secs(3), "{up_to:?}");

@@ -119,7 +119,11 @@ async fn a_cut_link_delays_no_operation() {
     server.heal();
     works_again(&*here).await;
     works_again(&*there).await;
-    assert_eq!(next_change(&mut changes, Change::Resync).await, Change::Resync, "changes may have been missed");
+    assert_eq!(
+        next_change(&mut changes, Change::Resync).await,
+        Change::Resync,
+        "changes may have been missed"
+    );
     deploy(&*there, "shop", &[("pay", "b")]).await.unwrap();
     next_change(&mut changes, Change::Routes).await;
 }

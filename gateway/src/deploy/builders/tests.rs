@@ -11,9 +11,9 @@ use epsilon_api::{
     ids::{DeploymentId, ProjectName},
     units::{self, MilliCores},
 };
+use epsilon_fleet_link::authenticated_listener;
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::clock::Clock;
-use epsilon_fleet_link::door;
-use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::gateway_token::{Signer, Verifier};
 use futures_util::stream;
 use http::{Request, Response};
@@ -65,7 +65,11 @@ impl Site {
         let verifier = Arc::new(Verifier::new(id.clone()));
         verifier.trust(&[signer.key()]);
         let (sender, seen) = mpsc::unbounded_channel();
-        let limits = door::Limits { connections: 9, head: TEST_TIMEOUT, idle: TEST_TIMEOUT };
+        let limits = authenticated_listener::Limits {
+            connections: 9,
+            head: TEST_TIMEOUT,
+            idle: TEST_TIMEOUT,
+        };
         let shutdown = Shutdown::default();
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = AuthenticatedListener::bind(any, None, limits, shutdown.clone()).unwrap();

@@ -8,7 +8,7 @@
 //! ```
 //! One task per connection. What a request means is the handler's business; a handler is dropped
 //! when the gateway hangs up. The time limit of a connection is one atomic word
-//! (`door/deadline.rs`). Used by agents and builders.
+//! (`authenticated_listener/deadline.rs`). Used by agents and builders.
 
 mod deadline;
 
