@@ -360,9 +360,9 @@ mod tests {
             !verifier.verify(&stranger.token(&member("vm-1"), at(NOW)), at(NOW)),
             "a stranger's"
         );
-        let posing = stranger.token(&member("vm-1"), at(NOW));
-        let posing = posing.replace(stranger.id().as_str(), ours.id().as_str());
-        assert!(!verifier.verify(&posing, at(NOW)), "a stranger's in our name");
+        let forged = stranger.token(&member("vm-1"), at(NOW));
+        let forged = forged.replace(stranger.id().as_str(), ours.id().as_str());
+        assert!(!verifier.verify(&forged, at(NOW)), "a stranger's in our name");
     }
 
     #[test]

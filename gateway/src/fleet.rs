@@ -1,6 +1,6 @@
 //! The VMs that this gateway can send calls to. VMs join and leave; a call reads one [`Snapshot`]
 //! without a lock and keeps it for all of its attempts. `call/place.rs` chooses the VM of a call
-//! from the state kept here.
+//! from the state stored here.
 //!
 //! | file | what it is |
 //! |---|---|

@@ -155,8 +155,8 @@ impl Member {
     pub(crate) fn report_failed(&self, link_error: &LinkError, now: Instant) {
         self.missed.fetch_add(1, Relaxed);
         // A member that does not know this gateway yet will in a moment.
-        let knows_us_not_yet = matches!(link_error, LinkError::Unauthenticated);
-        self.is_absent.store(!knows_us_not_yet, Relaxed);
+        let is_unauthenticated = matches!(link_error, LinkError::Unauthenticated);
+        self.is_absent.store(!is_unauthenticated, Relaxed);
         *self.cause.lock() = Some(link_error.describe());
         self.load.silent();
         self.note(

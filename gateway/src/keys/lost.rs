@@ -237,16 +237,16 @@ mod tests {
     /// all the same.
     #[tokio::test]
     async fn a_wrong_clock_loses_no_live_gateway() {
-        let beating = key(40 * DAY);
+        let live = key(40 * DAY);
         let mut world = World::new(key(DAY)).await;
-        let mut gateway = world.gateway(31 * DAY, &beating).await;
+        let mut gateway = world.gateway(31 * DAY, &live).await;
         world.start.0 += 60 * DAY;
         for seconds in (0..=7200).step_by(600) {
             gateway.seen_at += SignedDuration::from_secs(600);
             world.store.gateway_heartbeat(&gateway).await.unwrap();
             world.check(seconds).await;
         }
-        assert!(world.opens(&beating).await);
+        assert!(world.opens(&live).await);
         assert_eq!(world.store.gateways().await.unwrap(), [gateway]);
     }
 
