@@ -67,8 +67,15 @@ impl World {
             certificates: Vec::new(),
             began: Instant::now(),
         };
-        let calls =
-            Calls::new(&config, routes, version_cache, public_addresses, None, Arc::new(health), metrics);
+        let calls = Calls::new(
+            &config,
+            routes,
+            version_cache,
+            public_addresses,
+            None,
+            Arc::new(health),
+            metrics,
+        );
         Self { calls, route, registry, vms, _dir: dir }
     }
 
