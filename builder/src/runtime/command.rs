@@ -17,8 +17,8 @@ use tokio_util::io::ReaderStream;
 
 /// Lines of a command's output that an error shows.
 const TAIL: usize = 20;
-/// Between two looks at what a command has printed.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of reading what a command has printed.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the commands for one base.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +162,7 @@ impl Commands<'_> {
         let status = loop {
             tokio::select! {
                 status = &mut ended => break status.map_err(|err| broken(&err))?,
-                () = tokio::time::sleep(LOOK) => {
+                () = tokio::time::sleep(READ_INTERVAL) => {
                     let lines = printed(&log).await;
                     self.last_line.set(lines.last().map_or("", String::as_str));
                 }
@@ -216,7 +216,7 @@ mod tests {
         let mut fake = Command::new("sh");
         fake.args(["-c", "sleep 1000 & echo $$ $! > $0; echo I: Retrieving bash; wait"]).arg(&pids);
         let step = Step { doing: "a root file system".into(), needs: Needs::Mirror };
-        // Of which this step has a half.
+        // This step has half of it.
         let allowed = Allowed::new(Duration::from_secs(4));
         let err = step.run(allowed, &Silent, &last_line, commands.run(fake)).await.unwrap_err();
         assert_eq!(err.code, "RUNTIME_FAILED");

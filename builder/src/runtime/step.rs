@@ -19,7 +19,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Most characters of a program's line that are shown.
 const LINE_MAX: usize = 200;
 
-/// What a step needs, and so what it most likely waits for when it hangs.
+/// What a step depends on, and so most likely waits for when it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
     /// A registry of images. Pulls have limits of their own, `hub_patience` and `pull_timeout`.
@@ -37,7 +37,8 @@ pub(super) enum Needs {
 }
 
 impl Needs {
-    /// The step's share of the time for all steps together: more time for all is more time for each.
+    /// The step's share of the time for all steps together: more time for all is more time for
+    /// each.
     fn limit(self, whole: Duration) -> Duration {
         match self {
             Self::Registry | Self::AnotherProcess => whole,
@@ -49,7 +50,7 @@ impl Needs {
 
     /// Why the step most likely hangs, and what to do.
     fn hint(self) -> String {
-        let whom = match self {
+        let peer = match self {
             Self::Registry => "the registry of that image",
             Self::Mirror => "the mirror in apt's settings",
             Self::PackageIndex => "the mirror in apt's settings or Python's package index",
@@ -64,7 +65,7 @@ impl Needs {
             }
         };
         format!(
-            "{whom} did not answer, most likely: check this machine's network, its name servers and its proxy \
+            "{peer} did not answer, most likely: check this machine's network, its name servers and its proxy \
              (`HTTPS_PROXY`), then try again; a slow line needs more `builder.runtime_timeout`, of which each step has a share"
         )
     }
@@ -78,7 +79,7 @@ pub(super) struct Step {
     pub(super) needs: Needs,
 }
 
-/// How much time there is for all steps of one base.
+/// The time limit of all steps of one base.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowed {
     whole: Duration,
@@ -112,7 +113,7 @@ impl LastLine {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// ` (last line: …)`; nothing before the first.
+    /// ` (last line: …)`; empty before the first line.
     fn in_brackets(&self) -> String {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_str() {
             "" => String::new(),

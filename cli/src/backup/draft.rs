@@ -1,7 +1,7 @@
 //! The folder that a backup is unpacked into, and how it becomes the data folder: by one rename, so
-//! that the data folder has all of it or nothing. A mount point cannot be replaced: there the draft is
-//! inside of it, and its files are moved up one by one, the store last, because a data folder without
-//! a store has no platform to start.
+//! that the data folder has all of it or nothing. A mount point cannot be replaced: there the draft
+//! is inside of it, and its files are moved up one by one, the store last, because a data folder
+//! without a store has no platform to start.
 
 use super::{DATA, STORE};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};

@@ -80,7 +80,7 @@ async fn crash_before_head_is_502_and_instance_is_replaced() {
     assert!(log.contains("ended by itself: exit status 9"), "{log}");
 }
 
-/// What a log's reader gets at the usual level.
+/// The agent's own log at the default level.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 

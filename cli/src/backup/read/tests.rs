@@ -1,4 +1,4 @@
-//! What a backup may be, against what somebody may have made of one.
+//! Which backups are accepted, and which forged or damaged ones are refused.
 
 use super::*;
 use crate::backup::{
@@ -81,7 +81,7 @@ impl Made {
         read(&self.file, into, &|_| {}, &AtomicBool::new(false))
     }
 
-    /// Refused in both readings; nothing is outside of the draft.
+    /// Asserts that both readings refuse it and nothing is written outside of the draft.
     #[track_caller]
     fn refused(&self) -> String {
         let error = self.read(None).unwrap_err().to_string();
@@ -136,7 +136,7 @@ fn a_file_that_changes_while_it_is_packed_makes_no_backup() {
 #[test]
 fn what_was_changed_is_refused() {
     let whole = fs::read(Made::written("made.tar").file).unwrap();
-    // One bit of each file's content; the list itself is JSON, where a bit is a syntax error or another digest.
+    // One bit of each file's content. In the list, a bit is a syntax error or another digest.
     for content in FILES.map(|(_, content)| content) {
         let made = Made::written("made.tar");
         let mut bytes = whole.clone();
