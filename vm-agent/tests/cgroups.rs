@@ -52,7 +52,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn the_group_of_a_container_is_found_and_written_in_every_layout() {
+fn the_containers_group_is_found_in_every_layout() {
     let docker = format!("docker/{CONTAINER}");
     let scope = format!("docker-{CONTAINER}.scope");
     let user = "user.slice/user-1000.slice/user@1000.service/user.slice";

@@ -210,7 +210,8 @@ mod tests {
     async fn a_command_that_hangs_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), 0, TaskTracker::new()).unwrap().cache;
-        let (work, last_line) = (cache.work().unwrap(), LastLine::default());
+        let work = cache.work().unwrap();
+        let last_line = LastLine::default();
         let commands = Commands { work: &work, last_line: &last_line };
         let pids = dir.path().join("pids");
         let mut fake = Command::new("sh");
@@ -237,10 +238,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_fails_shows_the_end_of_what_it_printed() {
+    async fn a_failed_command_shows_the_end_of_its_output() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), 0, TaskTracker::new()).unwrap().cache;
-        let (work, last_line) = (cache.work().unwrap(), LastLine::default());
+        let work = cache.work().unwrap();
+        let last_line = LastLine::default();
         let commands = Commands { work: &work, last_line: &last_line };
         let mut fake = Command::new("sh");
         fake.args(["-c", "for n in $(seq 30); do echo line $n; done; echo; exit 3"]);

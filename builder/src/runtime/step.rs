@@ -134,7 +134,9 @@ impl Step {
         last_line: &LastLine,
         work: impl Future<Output = Result<T, BuildError>>,
     ) -> Result<T, BuildError> {
-        let (doing, limit, begun) = (&self.doing, allowed.limit(self.needs), Instant::now());
+        let doing = &self.doing;
+        let limit = allowed.limit(self.needs);
+        let begun = Instant::now();
         let report = |text: String| log.report(BuildEvent::Line(text));
         last_line.clear();
         report(format!("{doing} …"));
@@ -155,7 +157,8 @@ impl Step {
                     return Err(error::runtime_failed(text).hint(self.needs.hint()));
                 }
                 _ = look.tick() => {
-                    let (so_far, at) = (rounded(begun.elapsed()), last_line.in_brackets());
+                    let so_far = rounded(begun.elapsed());
+                    let at = last_line.in_brackets();
                     report(format!("{doing}: {so_far} of at most {} so far{at}", rounded(limit)));
                 }
             }
@@ -191,8 +194,10 @@ mod tests {
     const WHOLE: Duration = Duration::from_secs(20 * 60);
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_hangs_says_what_it_waits_for_and_is_given_up() {
-        let (lines, last_line, begun) = (Lines::default(), LastLine::default(), Instant::now());
+    async fn a_hanging_step_reports_its_wait_and_is_cancelled() {
+        let lines = Lines::default();
+        let last_line = LastLine::default();
+        let begun = Instant::now();
         let hangs = async {
             last_line.set("npm http fetch GET \u{1b}[31mexpress\n");
             last_line.set("  ");
@@ -225,15 +230,17 @@ mod tests {
     async fn no_step_outlives_the_time_for_all() {
         let allowed = Allowed::new(WHOLE);
         tokio::time::sleep(WHOLE - Duration::from_secs(30)).await;
-        let (lines, last_line) = (Lines::default(), LastLine::default());
+        let lines = Lines::default();
+        let last_line = LastLine::default();
         let hangs = pending::<Result<(), BuildError>>();
         let err = step(Needs::Mirror).run(allowed, &lines, &last_line, hangs).await.unwrap_err();
         assert!(err.message.contains("within 30s"), "{}", err.message);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_ends_in_time_says_how_long_it_took() {
-        let (lines, last_line) = (Lines::default(), LastLine::default());
+    async fn a_finished_step_reports_how_long_it_took() {
+        let lines = Lines::default();
+        let last_line = LastLine::default();
         let works = async {
             tokio::time::sleep(Duration::from_millis(1500)).await;
             Ok(7)

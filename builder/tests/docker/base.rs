@@ -114,7 +114,7 @@ fn base_whose_npm_hangs(runtime: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_install_that_hangs_is_given_up_and_its_container_goes() {
+async fn a_hanging_install_is_cancelled_and_its_container_removed() {
     let usual = Lab::new().await;
     let base = usual.app().ensure_runtime(usual.log()).await.unwrap();
     let base = base_whose_npm_hangs(&base);

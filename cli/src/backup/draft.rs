@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_a_folder_stays_and_its_target_is_filled() {
+    fn a_link_stays_and_its_target_is_filled() {
         let dir = tempfile::tempdir().unwrap();
         let (disk, target) = (dir.path().join("disk/data"), dir.path().join("data"));
         fs::create_dir_all(&disk).unwrap();
@@ -169,7 +169,7 @@ mod tests {
 
     /// Needs root; skipped in containers that may not mount.
     #[test]
-    fn a_bind_mount_of_the_same_disk_is_a_mount() {
+    fn a_bind_mount_is_a_mount() {
         let dir = tempfile::tempdir().unwrap();
         let (other, target) = (dir.path().join("other"), dir.path().join("data"));
         fs::create_dir(&other).unwrap();

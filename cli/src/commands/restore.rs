@@ -152,7 +152,8 @@ impl Restorer {
     /// store.
     async fn load(&self, engine: Images, manifest: &Manifest, draft: &Path) -> Result<(), Failure> {
         self.shown.say("the images");
-        let (mut lacking, mut others) = (BTreeSet::new(), BTreeSet::new());
+        let mut lacking = BTreeSet::new();
+        let mut others = BTreeSet::new();
         for image in &manifest.images {
             match engine.find(&image.reference).await.map_err(failed)? {
                 None => drop(lacking.insert(&*image.reference)),
@@ -339,7 +340,8 @@ fn report(
             "left_out": manifest.left_out,
         }));
     }
-    let (data, made) = (of.data.display(), output::time(manifest.created_at));
+    let data = of.data.display();
+    let made = output::time(manifest.created_at);
     output::line(&format!("{data}  as of {made}, epsilon {}", manifest.epsilon))?;
     if manifest.store == Store::Sqlite {
         let functions = output::count(manifest.functions, "function");

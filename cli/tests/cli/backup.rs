@@ -87,7 +87,7 @@ async fn keys_and_store_come_back_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_store_in_a_data_base_is_named_and_not_pretended() {
+async fn a_store_in_a_database_is_reported_as_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     platform(&dir, SignedDuration::from_hours(24)).await;
     let lock = Lock::take(&dir.path().join("data")).unwrap();

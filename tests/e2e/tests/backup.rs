@@ -110,7 +110,7 @@ async fn backup(up: &Epsilon, file: &Path, engine: Option<(String, String)>) -> 
 }
 
 #[tokio::test]
-async fn a_restored_backup_serves_on_a_machine_without_its_images() {
+async fn a_restored_backup_serves_without_network_and_build() {
     let backups = TempDir::new().unwrap();
     let file = backups.path().join("epsilon.tar.gz");
     let machine = Machine::new().await;

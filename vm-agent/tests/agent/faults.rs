@@ -96,7 +96,7 @@ impl io::Write for Written {
 }
 
 #[tokio::test]
-async fn what_fails_at_each_call_is_one_line_of_the_agents_log() {
+async fn failures_of_each_call_are_one_log_line() {
     let written = Written::default();
     let to = written.clone();
     let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());

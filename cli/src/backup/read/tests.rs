@@ -34,7 +34,8 @@ fn list(files: &[(&str, &[u8])]) -> Manifest {
 
 fn pieces() -> Vec<Piece> {
     let piece = |(path, content): &(&str, &'static [u8])| {
-        let (file, content) = (listed(path, content), *content);
+        let file = listed(path, content);
+        let content = *content;
         Piece { file, open: Box::new(move || Ok(Box::new(content) as Box<dyn Read + Send>)) }
     };
     FILES.iter().map(piece).collect()
@@ -118,7 +119,7 @@ fn what_was_written_is_read_back() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_packed_makes_no_backup() {
+fn a_file_that_changes_meanwhile_makes_no_backup() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("made.tar");
     for content in [&b"secret and more"[..], b"sec"] {

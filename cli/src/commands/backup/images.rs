@@ -143,7 +143,8 @@ mod tests {
     /// What is saved from an engine that has `before` and then `after`, and exports nothing if an
     /// image is missing.
     async fn saved(before: &[&str], after: &[&str]) -> (Result<Vec<String>, String>, usize) {
-        let (has, tries) = (RefCell::new(found(before)), Cell::new(0));
+        let has = RefCell::new(found(before));
+        let tries = Cell::new(0);
         let look = async || Ok(has.borrow().clone());
         let save = async |wanted: &Found| {
             tries.set(tries.get() + 1);
