@@ -1,6 +1,6 @@
 //! The builder's listener: gateways of its fleet send archives and read the progress. One request
 //! is one build; a gateway that hangs up cancels it. Builds are run by the `Builder`;
-//! authentication is done by [`epsilon_fleet_link::door`].
+//! authentication is done by [`epsilon_fleet_link::authenticated_listener`].
 //!
 //! ```text
 //! POST /v1/builds?… ─▶ build slot (503 without) ─▶ 200 at once ─▶ archive is read
@@ -20,9 +20,9 @@ use epsilon_api::{
     units::Bytes,
 };
 use epsilon_bootstrap::metrics::VERSION;
-use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::gateway_token::Verifier;
-use epsilon_fleet_link::{door, tls};
+use epsilon_fleet_link::{authenticated_listener, tls};
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
@@ -42,7 +42,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Limits on connections and heads.
-    pub connections: door::Limits,
+    pub connections: authenticated_listener::Limits,
     /// Builds that run or wait for a slot.
     pub builds: usize,
     /// Largest archive in bytes.

@@ -19,8 +19,8 @@ use epsilon_builder::{
     error,
     serve::{BoundListener, Limits, Running},
 };
+use epsilon_fleet_link::authenticated_listener;
 use epsilon_fleet_link::connection::Connection;
-use epsilon_fleet_link::door;
 use epsilon_fleet_link::gateway_token::{Signer, Verifier};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response};
@@ -112,7 +112,7 @@ impl Site {
             gate: Semaphore::new(0),
         });
         let limits = Limits {
-            connections: door::Limits { connections: 8, head, idle: head },
+            connections: authenticated_listener::Limits { connections: 8, head, idle: head },
             builds: 2,
             archive: units::Bytes(1000),
         };

@@ -231,7 +231,7 @@ impl Calls {
         response
     }
 
-    /// Finds the target of the call and checks that the request may go on. The body of a refused
+    /// Finds the target of the call and checks that the request may continue. The body of a refused
     /// request is discarded in the background.
     async fn lookup_and_permit(
         &self,
@@ -321,8 +321,8 @@ impl Calls {
                 }
                 Err(err) => err,
             };
-            // The call stops counting on this VM before the error is recorded there: `record_outcome` judges
-            // the VM by the load of its other calls.
+            // The call stops counting on this VM before the error is recorded there:
+            // `record_outcome` judges the VM by the load of its other calls.
             drop(in_flight);
             place::record_outcome(&member, route, Some(&err));
             // A VM that could have queued the call has already done so; another one would only

@@ -243,8 +243,8 @@ class Written(unittest.TestCase):
             self.assertIn(f"`{name}`", runbook, f"docs/operate.md does not say what to do about {name}")
 
     def test_an_alarm_sees_certificates_end_in_the_logs_of_all_machines(self):
-        """By the field that the parts' reminder has (wire/src/certificate.rs), with the words that it has there."""
-        text = (world.ROOT / "wire/src/certificate.rs").read_text()
+        """By the field that the parts' reminder has (fleet-link/src/certificate.rs), with the words that it has there."""
+        text = (world.ROOT / "fleet-link/src/certificate.rs").read_text()
         self.assertEqual(text.count("certificate = owner"), 2)
         words = re.findall(r'=> "(\w+)"', text.split("pub fn as_str", 1)[1].split("}", 1)[0])
         pattern = "{ " + " || ".join(f'($.certificate = "{word}")' for word in words) + " }"

@@ -17,9 +17,9 @@ use epsilon_api::{
     redacted::Secret,
 };
 use epsilon_cloud_aws::imds::{self, Imds, Notice};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::certificate;
 use epsilon_fleet_link::certificate::Certificate;
-use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::membership::{Membership, Settings};
 use epsilon_fleet_link::metrics::Metrics;

@@ -207,7 +207,8 @@ impl Maker {
                 BackupError::Store(_) | BackupError::File(_) => failure,
             }
         })?;
-        let ago = copied.last_beat.map(|at| Timestamp::now().duration_since(at).unsigned_abs());
+        let ago =
+            copied.last_heartbeat.map(|at| Timestamp::now().duration_since(at).unsigned_abs());
         if lock::is_taken(&self.data) && ago.is_none_or(|ago| ago > HEARTBEAT_STALE) {
             let message = format!(
                 "no backup was made: the gateway that runs on `{}` does not use the store `{shown}`",

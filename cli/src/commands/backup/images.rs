@@ -11,7 +11,7 @@ use epsilon_builder::{
     config::Config,
     images::{Image, Images, LayoutFile, names_a_registry},
 };
-use epsilon_store::KeptVersion;
+use epsilon_store::BackedUpVersion;
 use std::{collections::BTreeMap, path::Path};
 
 /// The images of a backup.
@@ -34,7 +34,7 @@ struct Found {
 /// of them.
 pub(super) async fn take(
     config: &Config,
-    versions: &[KeptVersion],
+    versions: &[BackedUpVersion],
     work: &Path,
     shown: &ProgressLine,
 ) -> Result<Taken, Failure> {
@@ -71,7 +71,7 @@ pub(super) async fn take(
 
 async fn look(
     engine: &Images,
-    versions: &[&KeptVersion],
+    versions: &[&BackedUpVersion],
     bases: &[String],
 ) -> Result<Found, BuildError> {
     let mut found = Found::default();
@@ -116,7 +116,7 @@ async fn save_remaining(
     Ok((again, files))
 }
 
-fn left_out(version: &KeptVersion, why: Why) -> LeftOut {
+fn left_out(version: &BackedUpVersion, why: Why) -> LeftOut {
     LeftOut {
         version: version.id.to_string(),
         image: version.image.reference.clone(),
