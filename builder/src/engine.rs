@@ -75,8 +75,8 @@ impl EngineError {
         Self { doing, cause: Cause::TooSlow(limit) }
     }
 
-    /// The engine's own words, where it answered at all: for lines of a developer's Dockerfile, or of a
-    /// pull.
+    /// The engine's own words, where it answered at all: for lines of a developer's Dockerfile, or
+    /// of a pull.
     pub(crate) fn message(&self) -> Option<&str> {
         match &self.cause {
             Cause::Engine(Bollard::DockerResponseServerError { message, .. }) => Some(message),

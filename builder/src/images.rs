@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_a_registry_belongs_in_a_backup_only_as_the_operators() {
+    fn backup_has_only_the_operators_image_of_a_registry() {
         let operators = "registry.example/node:24".to_owned();
         let settings = crate::config::Settings {
             runtime_image: Some(operators.clone()),

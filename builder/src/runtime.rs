@@ -330,7 +330,7 @@ impl Runtimes {
     }
 }
 
-/// Where a base may come from, best first, as far as it is known without asking a network.
+/// Possible origins of a base, best first, as far as they are known without a network.
 async fn origins(
     engine: &Engine,
     operators: Option<&str>,
@@ -348,8 +348,8 @@ async fn origins(
     Ok(origins)
 }
 
-/// What a start of these settings would find in the engine and be spared: the operator's image, the best runtime, its
-/// inspector.
+/// The images in the engine that a start with these settings would not have to make: the operator's
+/// image, the best runtime, its inspector.
 pub(crate) async fn found(engine: &Engine, config: &Config) -> Result<Vec<String>, BuildError> {
     let mut found = Vec::new();
     let operators = config.runtime_image.as_deref();

@@ -16,7 +16,8 @@
 //! | `read` | verifies it, and unpacks it into a draft |
 //! | `draft` | the draft, and how it becomes the data folder |
 //!
-//! Works on files only; `commands/backup.rs` and `commands/restore.rs` use the engine and the store.
+//! Works on files only; `commands/backup.rs` and `commands/restore.rs` use the engine and the
+//! store.
 
 pub(crate) mod draft;
 pub(crate) mod folder;

@@ -16,9 +16,9 @@ impl Host {
         Self::named_in(image).unwrap_or_else(|| Self(DOCKER_HUB.into()))
     }
 
-    /// The host in an image's name, if there is one. Images that a builder loaded into an engine have
-    /// names without a host: pulling them from Docker Hub would disclose the names, and run whatever was
-    /// pushed there.
+    /// The host in an image's name, if there is one. Images that a builder loaded into an engine
+    /// have names without a host: pulling them from Docker Hub would disclose the names, and run
+    /// whatever was pushed there.
     pub fn named_in(image: &str) -> Option<Self> {
         let (first, _) = image.split_once('/')?;
         let is_host = first == "localhost" || first.contains(['.', ':']);

@@ -71,7 +71,7 @@ pub(crate) struct VmContext {
     /// Instances with a runner: reconciliation leaves their containers alone.
     pub(crate) known: Mutex<HashSet<InstanceId>>,
     pub(crate) is_engine_down: AtomicBool,
-    /// When the first of its certificates ends; set once they are loaded.
+    /// End of the certificate that ends first; set once certificates are loaded.
     pub(crate) certificate_ends_at: OnceLock<Timestamp>,
     /// Whether it takes new calls.
     pub(crate) drain: Drain,

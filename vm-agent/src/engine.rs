@@ -309,8 +309,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Makes sure that the image is here; pulls it when it is not. A name without a registry's host is never pulled:
-    /// [`EngineError::NotHere`].
+    /// Makes sure that the image is here; pulls it when it is not. An image whose name has no
+    /// registry's host is never pulled: [`EngineError::NotHere`].
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError>;
 
     /// Removes an image's name, and with the last name the image. Only names of ours or images with

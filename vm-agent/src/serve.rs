@@ -1,6 +1,6 @@
 //! The agent's own listener: what gateways of its fleet request of this VM (`epsilon_api::fleet`
-//! lists it). Authentication is done by [`epsilon_fleet_link::authenticated_listener`]; calls are handled by `call.rs`,
-//! which does not know whether its gateway is in this process.
+//! lists it). Authentication is done by [`epsilon_fleet_link::authenticated_listener`]; calls are
+//! handled by `call.rs`, which does not know whether its gateway is in this process.
 //!
 //! ```text
 //! listener: token? ─▶ x-epsilon-version? ─ yes ─▶ serve/calls.rs ═▶ call.rs

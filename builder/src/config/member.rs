@@ -29,7 +29,7 @@ pub struct MemberConfig {
 }
 
 impl MemberConfig {
-    /// What gateways speak with this builder.
+    /// The scheme of gateways' requests to this builder.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }

@@ -102,7 +102,7 @@ fn digest(from: &mut impl Read) -> io::Result<String> {
     }
 }
 
-/// `a/../b` is `b`. Nothing is opened by such a name: it is one of the archive's own.
+/// Normalizes a path: `a/../b` is `b`. It names an entry of the archive, not a file that is opened.
 fn normal(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut path, part| {
         match part {

@@ -1,11 +1,11 @@
-//! A package that code does not find although the project asks for it: `epsilon dev` takes packages as they lie in the
-//! project's folder. Called by `plan`.
+//! Detects a package that the project lists and that is not installed: `epsilon dev` uses the
+//! packages in the project's folder. Called by `plan`.
 
 use crate::{inspection::missing_module, source::Source};
 use epsilon_api::{build::BuildError, units::Bytes};
 use serde_json::Value;
 
-/// npm's own largest are around 100 KiB.
+/// Largest `package.json`; the largest in npm are around 100 KiB.
 const PACKAGE_MAX: Bytes = Bytes::mib(1);
 
 /// The name of that package.

@@ -137,7 +137,7 @@ async fn a_listed_package_that_is_missing_is_installed() {
 }
 
 #[tokio::test]
-async fn a_wrong_config_in_the_code_names_file_and_export() {
+async fn a_wrong_config_in_code_names_file_and_export() {
     let mut index = entry("index.js", &["hello"], &[]);
     index["exports"][0]["config"] = json!({"memmory": "1GiB"});
     let err = planned(&[INDEX], &[index], &[]).await.unwrap_err();

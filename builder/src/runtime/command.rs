@@ -17,8 +17,8 @@ use tokio_util::io::ReaderStream;
 
 /// Lines of a command's output that an error shows.
 const TAIL: usize = 20;
-/// Between two looks at what a command has printed.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of reading what a command has printed.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the commands for one base.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +162,7 @@ impl Commands<'_> {
         let status = loop {
             tokio::select! {
                 status = &mut ended => break status.map_err(|err| broken(&err))?,
-                () = tokio::time::sleep(LOOK) => {
+                () = tokio::time::sleep(READ_INTERVAL) => {
                     let lines = printed(&log).await;
                     self.last_line.set(lines.last().map_or("", String::as_str));
                 }
@@ -210,13 +210,14 @@ mod tests {
     async fn a_command_that_hangs_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), 0, TaskTracker::new()).unwrap().cache;
-        let (work, last_line) = (cache.work().unwrap(), LastLine::default());
+        let work = cache.work().unwrap();
+        let last_line = LastLine::default();
         let commands = Commands { work: &work, last_line: &last_line };
         let pids = dir.path().join("pids");
         let mut fake = Command::new("sh");
         fake.args(["-c", "sleep 1000 & echo $$ $! > $0; echo I: Retrieving bash; wait"]).arg(&pids);
         let step = Step { doing: "a root file system".into(), needs: Needs::Mirror };
-        // Of which this step has a half.
+        // This step has half of it.
         let allowed = Allowed::new(Duration::from_secs(4));
         let err = step.run(allowed, &Silent, &last_line, commands.run(fake)).await.unwrap_err();
         assert_eq!(err.code, "RUNTIME_FAILED");
@@ -237,10 +238,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_fails_shows_the_end_of_what_it_printed() {
+    async fn a_failed_command_shows_the_end_of_its_output() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), 0, TaskTracker::new()).unwrap().cache;
-        let (work, last_line) = (cache.work().unwrap(), LastLine::default());
+        let work = cache.work().unwrap();
+        let last_line = LastLine::default();
         let commands = Commands { work: &work, last_line: &last_line };
         let mut fake = Command::new("sh");
         fake.args(["-c", "for n in $(seq 30); do echo line $n; done; echo; exit 3"]);

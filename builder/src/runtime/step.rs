@@ -19,7 +19,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Most characters of a program's line that are shown.
 const LINE_MAX: usize = 200;
 
-/// What a step needs, and so what it most likely waits for when it hangs.
+/// What a step depends on, and so most likely waits for when it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
     /// A registry of images. Pulls have limits of their own, `hub_patience` and `pull_timeout`.
@@ -37,7 +37,8 @@ pub(super) enum Needs {
 }
 
 impl Needs {
-    /// The step's share of the time for all steps together: more time for all is more time for each.
+    /// The step's share of the time for all steps together: more time for all is more time for
+    /// each.
     fn limit(self, whole: Duration) -> Duration {
         match self {
             Self::Registry | Self::AnotherProcess => whole,
@@ -49,7 +50,7 @@ impl Needs {
 
     /// Why the step most likely hangs, and what to do.
     fn hint(self) -> String {
-        let whom = match self {
+        let peer = match self {
             Self::Registry => "the registry of that image",
             Self::Mirror => "the mirror in apt's settings",
             Self::PackageIndex => "the mirror in apt's settings or Python's package index",
@@ -64,7 +65,7 @@ impl Needs {
             }
         };
         format!(
-            "{whom} did not answer, most likely: check this machine's network, its name servers and its proxy \
+            "{peer} did not answer, most likely: check this machine's network, its name servers and its proxy \
              (`HTTPS_PROXY`), then try again; a slow line needs more `builder.runtime_timeout`, of which each step has a share"
         )
     }
@@ -78,7 +79,7 @@ pub(super) struct Step {
     pub(super) needs: Needs,
 }
 
-/// How much time there is for all steps of one base.
+/// The time limit of all steps of one base.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowed {
     whole: Duration,
@@ -112,7 +113,7 @@ impl LastLine {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// ` (last line: …)`; nothing before the first.
+    /// ` (last line: …)`; empty before the first line.
     fn in_brackets(&self) -> String {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_str() {
             "" => String::new(),
@@ -133,7 +134,9 @@ impl Step {
         last_line: &LastLine,
         work: impl Future<Output = Result<T, BuildError>>,
     ) -> Result<T, BuildError> {
-        let (doing, limit, begun) = (&self.doing, allowed.limit(self.needs), Instant::now());
+        let doing = &self.doing;
+        let limit = allowed.limit(self.needs);
+        let begun = Instant::now();
         let report = |text: String| log.report(BuildEvent::Line(text));
         last_line.clear();
         report(format!("{doing} …"));
@@ -154,7 +157,8 @@ impl Step {
                     return Err(error::runtime_failed(text).hint(self.needs.hint()));
                 }
                 _ = look.tick() => {
-                    let (so_far, at) = (rounded(begun.elapsed()), last_line.in_brackets());
+                    let so_far = rounded(begun.elapsed());
+                    let at = last_line.in_brackets();
                     report(format!("{doing}: {so_far} of at most {} so far{at}", rounded(limit)));
                 }
             }
@@ -190,8 +194,10 @@ mod tests {
     const WHOLE: Duration = Duration::from_secs(20 * 60);
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_hangs_says_what_it_waits_for_and_is_given_up() {
-        let (lines, last_line, begun) = (Lines::default(), LastLine::default(), Instant::now());
+    async fn a_hanging_step_reports_its_wait_and_is_cancelled() {
+        let lines = Lines::default();
+        let last_line = LastLine::default();
+        let begun = Instant::now();
         let hangs = async {
             last_line.set("npm http fetch GET \u{1b}[31mexpress\n");
             last_line.set("  ");
@@ -224,15 +230,17 @@ mod tests {
     async fn no_step_outlives_the_time_for_all() {
         let allowed = Allowed::new(WHOLE);
         tokio::time::sleep(WHOLE - Duration::from_secs(30)).await;
-        let (lines, last_line) = (Lines::default(), LastLine::default());
+        let lines = Lines::default();
+        let last_line = LastLine::default();
         let hangs = pending::<Result<(), BuildError>>();
         let err = step(Needs::Mirror).run(allowed, &lines, &last_line, hangs).await.unwrap_err();
         assert!(err.message.contains("within 30s"), "{}", err.message);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_ends_in_time_says_how_long_it_took() {
-        let (lines, last_line) = (Lines::default(), LastLine::default());
+    async fn a_finished_step_reports_how_long_it_took() {
+        let lines = Lines::default();
+        let last_line = LastLine::default();
         let works = async {
             tokio::time::sleep(Duration::from_millis(1500)).await;
             Ok(7)

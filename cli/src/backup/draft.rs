@@ -1,7 +1,7 @@
 //! The folder that a backup is unpacked into, and how it becomes the data folder: by one rename, so
-//! that the data folder has all of it or nothing. A mount point cannot be replaced: there the draft is
-//! inside of it, and its files are moved up one by one, the store last, because a data folder without
-//! a store has no platform to start.
+//! that the data folder has all of it or nothing. A mount point cannot be replaced: there the draft
+//! is inside of it, and its files are moved up one by one, the store last, because a data folder
+//! without a store has no platform to start.
 
 use super::{DATA, STORE};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_a_folder_stays_and_its_target_is_filled() {
+    fn a_link_stays_and_its_target_is_filled() {
         let dir = tempfile::tempdir().unwrap();
         let (disk, target) = (dir.path().join("disk/data"), dir.path().join("data"));
         fs::create_dir_all(&disk).unwrap();
@@ -169,7 +169,7 @@ mod tests {
 
     /// Needs root; skipped in containers that may not mount.
     #[test]
-    fn a_bind_mount_of_the_same_disk_is_a_mount() {
+    fn a_bind_mount_is_a_mount() {
         let dir = tempfile::tempdir().unwrap();
         let (other, target) = (dir.path().join("other"), dir.path().join("data"));
         fs::create_dir(&other).unwrap();

@@ -1,6 +1,6 @@
-//! Which files of a data folder go into a backup: keys, tokens, and certificates that were put there.
-//! Not caches, not what belongs to this machine, not what developers have themselves. The store is
-//! copied separately.
+//! Which files of a data folder go into a backup: keys, tokens, and certificates that were put
+//! there. Not caches, not what belongs to this machine, not what developers have themselves. The
+//! store is copied separately.
 
 use super::STORE;
 use std::{
@@ -29,8 +29,8 @@ pub(crate) struct Found {
     pub(crate) skipped: Vec<String>,
 }
 
-/// Reads the files to back up. Links to files are followed, links to folders are not. A file that is
-/// removed meanwhile is left out: a running platform replaces key files by renaming.
+/// Reads the files to back up. Links to files are followed, links to folders are not. A file that
+/// is removed meanwhile is left out: a running platform replaces key files by renaming.
 pub(crate) fn collect(data: &Path) -> io::Result<Found> {
     let mut found = Found::default();
     walk(data, Path::new(""), 0, &mut found)?;

@@ -128,8 +128,8 @@ impl Manifest {
     }
 }
 
-/// Whether a path stays inside the draft's two folders, whatever it is joined to, and fits an entry's
-/// header, which splits it at a `/` into at most 155 and 100 bytes.
+/// Whether a path stays inside the draft's two folders, whatever it is joined to, and fits an
+/// entry's header, which splits it at a `/` into at most 155 and 100 bytes.
 pub(crate) fn is_safe(path: &str) -> bool {
     let Some((top, below)) = path.split_once('/') else { return false };
     (top == DATA || top == IMAGES)

@@ -48,8 +48,8 @@ pub(crate) enum Unfit {
     Interrupted,
 }
 
-/// Verifies a backup, and unpacks it if a folder is given. `on_read` receives the size of each piece of
-/// content that was read; `stop` interrupts.
+/// Verifies a backup, and unpacks it if a folder is given. `on_read` receives the size of each
+/// piece of content that was read; `stop` interrupts.
 pub(crate) fn read(
     file: &Path,
     into: Option<&Path>,
@@ -115,7 +115,8 @@ fn list(entry: tar::Entry<'_, impl Read>) -> Result<Manifest, Unfit> {
     Ok(Manifest::parse(&text)?)
 }
 
-/// Creates a file, and its folders, that only this user can read. [`Manifest::parse`] checked the path.
+/// Creates a file, and its folders, that only this user can read. [`Manifest::parse`] checked the
+/// path.
 fn create(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

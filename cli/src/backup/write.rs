@@ -1,5 +1,5 @@
-//! Writes a backup. The file appears under its name only when it is complete; only its owner can read
-//! it, because it holds keys.
+//! Writes a backup. The file appears under its name only when it is complete; only its owner can
+//! read it, because it holds keys.
 
 use super::manifest::{self, Manifest};
 use flate2::{Compression, GzBuilder};
@@ -21,8 +21,8 @@ pub(crate) struct Piece {
     pub(crate) open: Open,
 }
 
-/// Writes a backup and returns its size in bytes. `on_write` receives the size of each piece of content;
-/// `stop` interrupts.
+/// Writes a backup and returns its size in bytes. `on_write` receives the size of each piece of
+/// content; `stop` interrupts.
 pub(crate) fn write(
     target: &Path,
     manifest: &Manifest,

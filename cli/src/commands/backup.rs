@@ -1,7 +1,7 @@
 //! `epsilon backup FILE`: what a platform cannot make again, in one file (`crate::backup` has the
 //! format): the store, keys and certificates of the data folder, and the images that only this
-//! machine's engine has. Works beside a running platform and sends it no request: the store is copied
-//! in one transaction, and images do not change.
+//! machine's engine has. Works beside a running platform and sends it no request: the store is
+//! copied in one transaction, and images do not change.
 
 mod images;
 mod report;
@@ -37,8 +37,8 @@ use std::{
     time::Duration,
 };
 
-/// A running gateway writes a heartbeat into its store each few seconds. One whose last is older than
-/// this has another store.
+/// A running gateway writes a heartbeat into its store each few seconds. One whose last is older
+/// than this has another store.
 const HEARTBEAT_STALE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]

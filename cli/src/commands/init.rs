@@ -58,12 +58,13 @@ impl Init {
         if let Some((name, _)) = existing {
             let path = self.dir.join(name);
             let refused = Failure::usage(format!("`{}` already exists", path.display()));
-            return Err(refused.hint(match is_project(&self.dir) {
-                true => format!(
+            return Err(refused.hint(if is_project(&self.dir) {
+                format!(
                     "this is a project already: `epsilon deploy {}` takes it as it is; for a new one name another folder",
                     self.dir.display()
-                ),
-                false => "name another folder: `epsilon init DIR`".to_owned(),
+                )
+            } else {
+                "name another folder: `epsilon init DIR`".to_owned()
             }));
         }
         fs::create_dir_all(&self.dir).map_err(|err| unwritable(&self.dir, &err))?;

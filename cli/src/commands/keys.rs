@@ -1,4 +1,5 @@
-//! `epsilon keys`: the keys that gateways accept, and their owners; `epsilon keys rm ID` removes one.
+//! `epsilon keys`: the keys that gateways accept, and their owners; `epsilon keys rm ID` removes
+//! one.
 
 use crate::{client::Client, confirm, failure::Failure, globals::Globals, output};
 use clap::{Args, Subcommand};
@@ -21,8 +22,8 @@ struct Rm {
     /// The key's id: the third word of a key, between the underscores
     id: KeyId,
 
-    /// Also the key of this request, or one of a running gateway. That gateway enters the key in its
-    /// file again when it starts
+    /// Also the key of this request, or one of a running gateway. That gateway enters the key in
+    /// its file again when it starts
     #[arg(long)]
     force: bool,
 

@@ -1,6 +1,6 @@
-//! `epsilon restore FILE`: restores a backup into a data folder that does not exist or is empty. All of
-//! the file is verified before anything is written; images are loaded into the engine first, and the
-//! data folder appears last, by one rename. A failed restore leaves neither.
+//! `epsilon restore FILE`: restores a backup into a data folder that does not exist or is empty.
+//! All of the file is verified before anything is written; images are loaded into the engine first,
+//! and the data folder appears last, by one rename. A failed restore leaves neither.
 
 use super::backup::{ProgressLine, blocking, filter, left_out, settings};
 use crate::{
@@ -62,7 +62,8 @@ struct Restorer {
 /// The images of the backup that were loaded.
 struct Loaded {
     engine: Images,
-    /// Names that the engine did not have before: only these are loaded, and removed after a failure.
+    /// Names that the engine did not have before: only these are loaded, and removed after a
+    /// failure.
     names: Vec<String>,
     /// Number of names that another image has here.
     others: usize,
@@ -147,10 +148,12 @@ impl Restorer {
         })
     }
 
-    /// Loads the images into the engine, and writes the ids that they have in this engine into the store.
+    /// Loads the images into the engine, and writes the ids that they have in this engine into the
+    /// store.
     async fn load(&self, engine: Images, manifest: &Manifest, draft: &Path) -> Result<(), Failure> {
         self.shown.say("the images");
-        let (mut lacking, mut others) = (BTreeSet::new(), BTreeSet::new());
+        let mut lacking = BTreeSet::new();
+        let mut others = BTreeSet::new();
         for image in &manifest.images {
             match engine.find(&image.reference).await.map_err(failed)? {
                 None => drop(lacking.insert(&*image.reference)),
@@ -203,8 +206,8 @@ impl Restorer {
         Ok(())
     }
 
-    /// Refuses images with a registry's name: that registry has them, and a forged backup could run its
-    /// own code under that name.
+    /// Refuses images with a registry's name: that registry has them, and a forged backup could run
+    /// its own code under that name.
     fn refuse_registry_images(&self, manifest: &Manifest) -> Result<(), Failure> {
         let mut names = manifest.images.iter().map(|image| &image.reference);
         let Some(name) = names.find(|name| !belongs_in_backup(&self.config, name)) else {
@@ -249,8 +252,8 @@ fn failed(err: BuildError) -> Failure {
     Failure::from(err.body())
 }
 
-/// Refuses a restore if a version's image name is another image in this engine: the version would start
-/// from the wrong one. `copy`: path for a copy of the store, removed with the draft.
+/// Refuses a restore if a version's image name is another image in this engine: the version would
+/// start from the wrong one. `copy`: path for a copy of the store, removed with the draft.
 async fn refuse_taken(store: &Path, copy: &Path, others: &BTreeSet<&str>) -> Result<(), Failure> {
     let found = epsilon_store::back_up(store, copy).await.map_err(|err| bad_store(&err))?;
     let versions = found.versions;
@@ -337,7 +340,8 @@ fn report(
             "left_out": manifest.left_out,
         }));
     }
-    let (data, made) = (of.data.display(), output::time(manifest.created_at));
+    let data = of.data.display();
+    let made = output::time(manifest.created_at);
     output::line(&format!("{data}  as of {made}, epsilon {}", manifest.epsilon))?;
     if manifest.store == Store::Sqlite {
         let functions = output::count(manifest.functions, "function");

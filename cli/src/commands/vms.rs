@@ -73,10 +73,11 @@ fn state(vm: &VmInfo) -> String {
     }
 }
 
-/// From so long before its end on a certificate is spoken of, as in the log.
+/// How long before its end a certificate is mentioned; the same as in the log.
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
-/// `, certificate ends in 3 days`, `, certificate has ended`: connections that are open go on, new ones are refused.
+/// `, certificate ends in 3 days`, `, certificate has ended`: open connections continue, new ones
+/// are refused.
 fn certificate(ends: Option<Timestamp>, now: Timestamp) -> String {
     let Some(left) = ends.map(|ends| now.duration_until(ends)).filter(|left| *left <= SOON) else {
         return String::new();

@@ -1,5 +1,5 @@
-//! `epsilon backup` and `restore` where no container engine has a part in it: keys and an empty store. The rest, with images, is an
-//! end-to-end test; what a file may be is proved beside the code that reads it.
+//! `epsilon backup` and `restore` without a container engine: keys and an empty store. An
+//! end-to-end test has images; the tests of `backup/read.rs` have forged files.
 
 use crate::support::{Ran, epsilon};
 use epsilon_api::ids::{DeploymentId, GatewayId};
@@ -87,14 +87,14 @@ async fn keys_and_store_come_back_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_store_in_a_data_base_is_named_and_not_pretended() {
+async fn a_store_in_a_database_is_reported_as_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     platform(&dir, SignedDuration::from_hours(24)).await;
     let lock = Lock::take(&dir.path().join("data")).unwrap();
     let backup = |env: &[(&str, &str)]| {
         epsilon(&["backup", "b.tar", "--data-dir", "data"], env, b"", dir.path())
     };
-    // What stayed in the folder when it was moved to PostgreSQL.
+    // The file that stays when a gateway moves to PostgreSQL.
     refused(&backup(&[]), 1, "EPSILON_GATEWAY_STORE");
     assert_eq!(names(dir.path()), ["data"]);
     let made = backup(&[("EPSILON_GATEWAY_STORE", "postgres://db/epsilon")]);

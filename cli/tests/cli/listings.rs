@@ -233,7 +233,7 @@ fn keys_and_whose_each_is() {
 }
 
 #[test]
-fn a_key_is_removed_and_one_in_use_by_force_only() {
+fn a_key_in_use_is_removed_by_force_only() {
     let key = r#"{"data":{"id":"0123456789ab","role":"admin","gateway":"g-0123456789ab",
         "gateway_seen_at":null,"created_at":"2026-11-21T10:11:12Z","is_yours":false}}"#;
     let script = |path| vec![(path, Reply::json(200, key))];

@@ -1,6 +1,6 @@
-//! Machines of the stack on AWS as far as they go without it: the scripts of `infra/aws/instance` write settings and make
-//! certificates in a folder for each machine, with an `aws` that keeps secrets in files, and the parts run with what they wrote. All
-//! that they say to each other and to callers is TLS then.
+//! Machines of the AWS stack without AWS: the scripts of `infra/aws/instance` write settings and
+//! make certificates in a folder per machine, with a fake `aws` that stores secrets in files, and
+//! the parts run with these settings. All connections use TLS then.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -138,7 +138,7 @@ async fn machines_with_certificates_of_the_stack_serve_calls() {
     let network = Network::start(1);
     let (host, vm) = (network.host(), network.address(0));
     let stack = Stack::new();
-    // In this order, as in the template: a gateway publishes whom the others trust.
+    // In this order, as in the template: a gateway publishes the authority that the others trust.
     let settings = stack.machine("gateway", host, host).await;
     let config = Some(settings);
     let gateway =

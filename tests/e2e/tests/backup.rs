@@ -1,5 +1,5 @@
-//! `epsilon backup` beside a running platform, and `epsilon restore` on a machine without its images:
-//! a second engine, without any image, is that machine. Needs root.
+//! `epsilon backup` beside a running platform, and `epsilon restore` on a machine without its
+//! images: a second engine, without any image, is that machine. Needs root.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -40,7 +40,7 @@ async fn boxed() -> Project {
     })
 }
 
-/// The new machine: an engine without images, and a place for a data folder.
+/// The new machine: an engine without images, and a folder for the data folder.
 struct Machine {
     engine: Dockerd,
     home: TempDir,
@@ -110,7 +110,7 @@ async fn backup(up: &Epsilon, file: &Path, engine: Option<(String, String)>) -> 
 }
 
 #[tokio::test]
-async fn a_restored_backup_serves_on_a_machine_without_its_images() {
+async fn a_restored_backup_serves_without_network_and_build() {
     let backups = TempDir::new().unwrap();
     let file = backups.path().join("epsilon.tar.gz");
     let machine = Machine::new().await;
@@ -160,8 +160,8 @@ async fn a_restored_backup_serves_on_a_machine_without_its_images() {
     assert_eq!(up.get("/greet?name=Ann").await.expect(200).text(), "good day, Ann");
     machine.pulled_nothing(&up).await;
 
-    // An image that is removed from the engine now: its function fails, with the reason in the log, and
-    // no registry is contacted.
+    // An image that is removed from the engine now: its function fails, with the reason in the log,
+    // and no registry is contacted.
     up.terminate().await;
     let lost = machine.name_of("epsilon/crate/boxed").await;
     machine.engine.docker(&["rmi", "-f", &lost]).await.expect(0);
@@ -177,7 +177,7 @@ async fn a_restored_backup_serves_on_a_machine_without_its_images() {
     assert_eq!(up.get("/greet?name=Ann").await.expect(200).text(), "good day, Ann");
     machine.pulled_nothing(&up).await;
 
-    // What serves without its image makes a backup that says so.
+    // A serving version without its image makes the backup incomplete.
     let second = backups.path().join("second.tar");
     let incomplete = backup(&up, &second, Some(machine.engine.variable())).await.expect(1);
     assert!(incomplete.stderr.contains("BACKUP_INCOMPLETE") && second.exists(), "{incomplete}");

@@ -405,14 +405,14 @@ impl Engine for FakeEngine {
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
         self.enter(Verb::EnsureImage).await?;
-        match self.0.lock().images.contains_key(&image.reference) {
-            true => Ok(LocalImage::new(&image.reference)),
-            // The fake has no registry, but distinguishes names that name one.
-            false => Err(match Host::named_in(&image.reference) {
-                Some(_) => EngineError::NotFound(image.reference.clone()),
-                None => EngineError::NotHere(image.reference.clone()),
-            }),
+        if self.0.lock().images.contains_key(&image.reference) {
+            return Ok(LocalImage::new(&image.reference));
         }
+        // The fake has no registry, but distinguishes names that name one.
+        Err(match Host::named_in(&image.reference) {
+            Some(_) => EngineError::NotFound(image.reference.clone()),
+            None => EngineError::NotHere(image.reference.clone()),
+        })
     }
 
     async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError> {

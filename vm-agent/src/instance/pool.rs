@@ -90,8 +90,8 @@ pub(crate) trait PoolHost: Send + Sync {
     fn can_evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool;
 
     /// Evicts idle instances of other versions, the one of lowest value first (Greedy-Dual,
-    /// `keepalive/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns whether
-    /// they are. Evicts nothing for a prewarm.
+    /// `keepalive/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns
+    /// whether they are. Evicts nothing for a prewarm.
     fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool;
 }
 

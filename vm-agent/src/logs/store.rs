@@ -1,7 +1,7 @@
 //! The thread that owns the log files: for each function a directory of numbered NDJSON segments,
 //! the oldest of which is removed when the function's limit is reached. Inputs: its queue of
-//! [`Command`]s; it ends on `Close` or when the queue has no senders. Because it alone writes, reads
-//! and forwards, a follower misses no line between the stored and the new ones.
+//! [`Command`]s; it ends on `Close` or when the queue has no senders. Because it alone writes,
+//! reads and forwards, a follower misses no line between the stored and the new ones.
 
 use epsilon_api::{
     ids::FunctionName,

@@ -80,7 +80,7 @@ async fn crash_before_head_is_502_and_instance_is_replaced() {
     assert!(log.contains("ended by itself: exit status 9"), "{log}");
 }
 
-/// What a log's reader gets at the usual level.
+/// The agent's own log at the default level.
 #[derive(Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);
 
@@ -96,7 +96,7 @@ impl io::Write for Written {
 }
 
 #[tokio::test]
-async fn what_fails_at_each_call_is_one_line_of_the_agents_log() {
+async fn failures_of_each_call_are_one_log_line() {
     let written = Written::default();
     let to = written.clone();
     let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());

@@ -1,4 +1,4 @@
-//! What a backup may be, against what somebody may have made of one.
+//! Which backups are accepted, and which forged or damaged ones are refused.
 
 use super::*;
 use crate::backup::{
@@ -34,7 +34,8 @@ fn list(files: &[(&str, &[u8])]) -> Manifest {
 
 fn pieces() -> Vec<Piece> {
     let piece = |(path, content): &(&str, &'static [u8])| {
-        let (file, content) = (listed(path, content), *content);
+        let file = listed(path, content);
+        let content = *content;
         Piece { file, open: Box::new(move || Ok(Box::new(content) as Box<dyn Read + Send>)) }
     };
     FILES.iter().map(piece).collect()
@@ -81,7 +82,7 @@ impl Made {
         read(&self.file, into, &|_| {}, &AtomicBool::new(false))
     }
 
-    /// Refused in both readings; nothing is outside of the draft.
+    /// Asserts that both readings refuse it and nothing is written outside of the draft.
     #[track_caller]
     fn refused(&self) -> String {
         let error = self.read(None).unwrap_err().to_string();
@@ -118,7 +119,7 @@ fn what_was_written_is_read_back() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_packed_makes_no_backup() {
+fn a_file_that_changes_meanwhile_makes_no_backup() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("made.tar");
     for content in [&b"secret and more"[..], b"sec"] {
@@ -136,7 +137,7 @@ fn a_file_that_changes_while_it_is_packed_makes_no_backup() {
 #[test]
 fn what_was_changed_is_refused() {
     let whole = fs::read(Made::written("made.tar").file).unwrap();
-    // One bit of each file's content; the list itself is JSON, where a bit is a syntax error or another digest.
+    // One bit of each file's content. In the list, a bit is a syntax error or another digest.
     for content in FILES.map(|(_, content)| content) {
         let made = Made::written("made.tar");
         let mut bytes = whole.clone();

@@ -1,5 +1,5 @@
-//! Which images a backup has: those of versions that only this machine's engine has, their bases, and
-//! the images that `epsilon up` makes at its start.
+//! Which images a backup has: those of versions that only this machine's engine has, their bases,
+//! and the images that `epsilon up` makes at its start.
 
 use super::ProgressLine;
 use crate::{
@@ -30,8 +30,8 @@ struct Found {
     left_out: Vec<LeftOut>,
 }
 
-/// Exports the images of these versions from the engine. Does not contact it if registries have all of
-/// them.
+/// Exports the images of these versions from the engine. Does not contact it if registries have all
+/// of them.
 pub(super) async fn take(
     config: &Config,
     versions: &[BackedUpVersion],
@@ -93,9 +93,9 @@ async fn look(
     Ok(found)
 }
 
-/// Saves the images that `look` finds. An engine that lacks one of them exports none: if the platform
-/// removed an image meanwhile, of a version that is not needed any more, the rest is saved in a second
-/// attempt.
+/// Saves the images that `look` finds. An engine that lacks one of them exports none: if the
+/// platform removed an image meanwhile, of a version that is not needed any more, the rest is saved
+/// in a second attempt.
 async fn save_remaining(
     look: impl AsyncFn() -> Result<Found, BuildError>,
     save: impl AsyncFn(&Found) -> Result<Vec<LayoutFile>, BuildError>,
@@ -140,10 +140,11 @@ mod tests {
         Found { images: names.iter().map(image).collect(), left_out: Vec::new() }
     }
 
-    /// What is saved from an engine that has `before` and then `after`, and exports nothing if an image is
-    /// missing.
+    /// What is saved from an engine that has `before` and then `after`, and exports nothing if an
+    /// image is missing.
     async fn saved(before: &[&str], after: &[&str]) -> (Result<Vec<String>, String>, usize) {
-        let (has, tries) = (RefCell::new(found(before)), Cell::new(0));
+        let has = RefCell::new(found(before));
+        let tries = Cell::new(0);
         let look = async || Ok(has.borrow().clone());
         let save = async |wanted: &Found| {
             tries.set(tries.get() + 1);

@@ -1,4 +1,5 @@
-//! What `epsilon backup` prints: progress, what is in the backup, what is missing, and what to do next.
+//! What `epsilon backup` prints: progress, what is in the backup, what is missing, and what to do
+//! next.
 
 use super::left_out;
 use crate::{
@@ -28,8 +29,8 @@ pub(super) struct FinishedBackup {
     pub(super) manifest: Manifest,
 }
 
-/// Prints the backup. A backup without the image of a serving version is a failure, although the file
-/// is written.
+/// Prints the backup. A backup without the image of a serving version is a failure, although the
+/// file is written.
 pub(super) fn print(made: &FinishedBackup, json: bool) -> Result<(), Failure> {
     let manifest = &made.manifest;
     let lost = manifest.lost().count();

@@ -121,7 +121,7 @@ mod tests {
     fn folder_is_new_and_closed_to_others() {
         let all = tempfile::tempdir().unwrap();
         let guessed = folder(all.path(), &format!("{PREFIX}{}", std::process::id()), 0o755);
-        fs::write(guessed.join("admin.key"), "somebody's").unwrap();
+        fs::write(guessed.join("admin.key"), "another user's").unwrap();
         let (one, two) =
             (RunFolder::make_in(all.path()).unwrap(), RunFolder::make_in(all.path()).unwrap());
         assert_ne!(one.path(), two.path());

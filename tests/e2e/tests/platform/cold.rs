@@ -38,8 +38,8 @@ exports.celled = { config, func: inside };
 exports.imaged = { config: { ...config, env: { ...config.env, NODE_OPTIONS: "--no-deprecation" } }, func: inside };
 "#;
 
-/// The same for each test, but for a comment: a platform that ends takes the images with it that were not there before, and
-/// another may be serving from an image of the same source.
+/// The same project for each test, except for a comment: a platform that ends removes the images
+/// that it made, and another one may be serving from an image of the same source.
 fn inside(test: &str) -> Project {
     project!("inside", { "index.js" => format!("// {test}\n{INSIDE}") })
 }
