@@ -2,7 +2,7 @@
 //! [`container`]. The only module that names bollard.
 //!
 //! Not the agent's engine: nothing here serves calls. Called by `runtime`, `dependencies`,
-//! `inspect`, `ship` and `dockerfile`.
+//! `inspect`, `publish` and `dockerfile`.
 
 mod commit;
 pub(crate) mod container;

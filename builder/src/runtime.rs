@@ -60,7 +60,7 @@ const PUBLIC_IMAGE: &str = "node:24-bookworm-slim";
 /// Version of the composition; part of the key. Raised when the parts are put together differently.
 const VERSION: &str = "1";
 /// How often a process checks whether another one has made the base.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A runtime in the engine.
 #[derive(Clone, Debug)]
@@ -318,7 +318,7 @@ impl Runtimes {
         }
         let locked = async {
             while !is_locked()? {
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(LOCK_POLL_INTERVAL).await;
             }
             Ok(())
         };

@@ -93,7 +93,7 @@ impl Network {
     }
 
     /// Undoes [`Self::slow`].
-    pub fn hasten(&self, number: u8) {
+    pub fn remove_limit(&self, number: u8) {
         run(&format!("tc qdisc del dev {} root", self.link(number)));
     }
 

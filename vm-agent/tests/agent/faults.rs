@@ -82,9 +82,9 @@ async fn crash_before_head_is_502_and_instance_is_replaced() {
 
 /// The agent's own log at the default level.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl io::Write for Written {
+impl io::Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -97,7 +97,7 @@ impl io::Write for Written {
 
 #[tokio::test]
 async fn failures_of_each_call_are_one_log_line() {
-    let written = Written::default();
+    let written = CapturedLog::default();
     let to = written.clone();
     let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());
     let _log = tracing::subscriber::set_default(log.finish());

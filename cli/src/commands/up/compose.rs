@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 /// How long removing the containers and folders of dropped builds may take: a busy engine takes
 /// some seconds.
-const BUILDS_GO_WITHIN: Duration = Duration::from_secs(20);
+const BUILDER_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// All parts, created and bound; no call is answered yet.
 pub(super) struct Platform {
@@ -117,7 +117,7 @@ impl Platform {
 
     /// Cleans up before anything was served.
     pub(super) async fn remove(self) {
-        self.builder.shutdown(BUILDS_GO_WITHIN).await;
+        self.builder.shutdown(BUILDER_SHUTDOWN_TIMEOUT).await;
         self.agent.shutdown(Duration::ZERO).await;
     }
 }
@@ -140,7 +140,7 @@ impl Running {
                 cut
             }
         };
-        self.builder.shutdown(BUILDS_GO_WITHIN).await;
+        self.builder.shutdown(BUILDER_SHUTDOWN_TIMEOUT).await;
         self.agent.shutdown(Duration::ZERO).await;
         cut
     }

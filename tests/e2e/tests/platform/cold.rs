@@ -60,7 +60,7 @@ fn has(answer: &Answer, phase: &str) -> bool {
 }
 
 /// What the code saw, except for the user and groups, which differ per instance.
-fn but_for_who_it_is(answer: &Answer) -> Value {
+fn without_user_ids(answer: &Answer) -> Value {
     let mut seen = answer.json();
     for who in ["user", "group", "groups"] {
         assert!(
@@ -114,7 +114,7 @@ async fn code_sees_the_same_in_cell_and_image() {
     let from_image = first_call(&up, "imaged").await;
     assert!(has(&from_image, "create") && !has(&from_image, "cell"), "{from_image}");
 
-    assert_eq!(but_for_who_it_is(&in_cell), but_for_who_it_is(&from_image));
+    assert_eq!(without_user_ids(&in_cell), without_user_ids(&from_image));
     assert_ne!(in_cell.json()["user"], from_image.json()["user"], "each is a user of its own");
     assert_eq!(in_cell.json()["word"], "read");
     assert_eq!(in_cell.json()["capabilities"], "0000000000000000");
