@@ -84,9 +84,9 @@ look_for_leftovers() {
     rm -rf "$work" 2>/dev/null || true
     if [ -e "$work" ]; then left+=("the folder $work"); fi
     if [ ${#left[@]} -gt 0 ]; then
-        wrong "left behind: $(printf '%s; ' "${left[@]}")"
+        wrong "left: $(printf '%s; ' "${left[@]}")"
     else
-        note "nothing is left behind: no container, no network, no mount, no process, no data"
+        note "nothing is left: no container, no network, no mount, no process, no data"
     fi
 }
 
@@ -282,7 +282,7 @@ first_calls() {
 
 # ------------------------------------------------------------------------------------------------- git push
 
-# git as on a machine that nobody has set up: no settings, no questions; the key comes from a helper.
+# git as on a new machine: no settings, no prompts; the key comes from a helper.
 dev_git() {
     GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_TERMINAL_PROMPT=0 git -C "$work/hello" \
         -c user.name=Demo -c user.email=demo@localhost -c commit.gpgSign=false -c init.defaultBranch=main \
@@ -296,7 +296,7 @@ type_git() {
     dev_git "$@"
 }
 
-# Calls one after another until told to stop; a line for each: the answer and its status, 000 for none.
+# Calls one after another until "calling" is removed; a line for each: the answer and its status, 000 for none.
 call_on() {
     while [ -e "$work/calling" ]; do
         curl -s --noproxy '*' --max-time "$CALL_LIMIT" -w ' %{http_code}\n' "$calls_url/hello" || true

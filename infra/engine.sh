@@ -54,8 +54,8 @@ engine_holds() {
 
 # engine_miscounts LABEL: whether all that has this label are networks that nothing is in and that the engine refuses to
 # remove because something is. Docker 20.10 can miscount when many containers come and go at once; it notices at its own
-# next start ("Fixing inconsistent endpoint_cnt"). One from before that start can be removed by now; whoever was to remove it
-# was refused. A network of this life of the engine that can be removed is removed by this question, and is no miscount.
+# next start ("Fixing inconsistent endpoint_cnt"). A network from before that start can be removed by now; the removal that was due
+# had been refused. A network of this life of the engine that can be removed is removed by this question, and is no miscount.
 engine_miscounts() {
     local networks id made started
     if engine_holds containers "$1"; then return 1; fi

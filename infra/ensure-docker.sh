@@ -106,7 +106,7 @@ start_detached() {
         ln -sfn /usr/sbin/xtables-legacy-multi /run/epsilon-iptables/ip6tables
         path=/run/epsilon-iptables:$path
     fi
-    # What a killed engine left behind; without one that answers, nobody owns it.
+    # What a killed engine left; no process owns it.
     local old
     if old=$(cat /var/run/docker.pid 2>/dev/null) && [ "$(cat "/proc/$old/comm" 2>/dev/null)" != dockerd ]; then
         rm -f /var/run/docker.pid

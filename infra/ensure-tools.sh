@@ -144,7 +144,7 @@ install_packages() {
             packages[index]=docker.io
         fi
     done
-    # Tests start servers of their own; the package would also make and start one that nobody asked for.
+    # Tests start servers of their own; the package would also create and start one.
     case " ${packages[*]} " in *" postgresql "*) without_cluster ;; esac
     "${get[@]}" install --no-install-recommends "${packages[@]}" >/dev/null ||
         die "apt-get could not install: ${packages[*]}" "see above why; then run this again"

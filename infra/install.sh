@@ -46,7 +46,7 @@ fi
 command -v systemd-sysusers >/dev/null || die "there is no systemd-sysusers" \
     "the units need systemd 245 or newer; without systemd, copy the programs from $here/bin"
 
-# Renamed into place, so that a running program goes on with its old file.
+# Renamed into place, so that a running program continues with its old file.
 put() {
     local mode=$1 from=$2 to=$root$3
     mkdir -p "$(dirname "$to")"

@@ -84,7 +84,7 @@ no_leftovers() {
     done <<<"$left"
     left=$(comm -13 "$logs/mounts" <(mounts))
     [ -z "$ours$left" ] || {
-        printf 'left behind on the engine, by label:\n%smounts left behind:\n%s\n' "$ours" "$left"
+        printf 'left on the engine, by label:\n%smounts left:\n%s\n' "$ours" "$left"
         return 1
     }
 }

@@ -182,7 +182,7 @@ pub struct VmInfo {
     pub reports_missed: u64,
 }
 
-/// What a key opens.
+/// What a key gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
@@ -197,33 +197,33 @@ pub enum KeyKind {
 }
 
 impl KeyKind {
-    /// For people.
+    /// What the key gives access to, for people.
     pub fn opens(self) -> &'static str {
         match self {
             Self::Admin => "control API",
             Self::Fleet => "joining as a VM",
             Self::Builder => "joining as a builder",
-            Self::Member => "a member's doors",
+            Self::Member => "a member's heartbeats",
         }
     }
 }
 
-/// One key that every gateway takes, without its secret.
+/// One key that every gateway accepts, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyInfo {
-    /// Its id: the third word of its text.
+    /// The key's id: the third word of its text.
     pub id: String,
-    /// What it opens.
+    /// What it gives access to.
     pub role: KeyKind,
     /// The gateway that has it in its file; none in stores of the first release.
     #[serde(default)]
     pub gateway: Option<GatewayId>,
-    /// When that gateway was heard last; none when it is not known any more.
+    /// Time of that gateway's last heartbeat; none when it is not known any more.
     #[serde(default)]
     pub gateway_seen_at: Option<Timestamp>,
-    /// When it was entered.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// Whether the request came with it.
+    /// Whether it is the key of this request.
     #[serde(default)]
     pub is_yours: bool,
 }
@@ -287,7 +287,7 @@ impl fmt::Display for DeploymentState {
 /// One push of a project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeploymentInfo {
-    /// Its id.
+    /// The deployment's id.
     pub id: DeploymentId,
     /// The project, once its name is known.
     pub project: Option<ProjectName>,
@@ -364,7 +364,7 @@ impl fmt::Display for Step {
 pub enum DeployEvent {
     /// The deployment was accepted.
     Accepted {
-        /// Its id.
+        /// The deployment's id.
         deployment: DeploymentId,
     },
     /// A step started.

@@ -141,7 +141,7 @@ impl BuildError {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BuildMessage {
-    /// Heartbeat: no event for a [`HEARTBEAT`]; the build goes on.
+    /// Heartbeat: no event for a [`HEARTBEAT`]; the build continues.
     Alive,
     /// An event of the build.
     Event(BuildEvent),
@@ -244,16 +244,16 @@ mod tests {
 
     #[test]
     fn messages_are_one_line_and_round_trip() {
-        for (news, text) in all() {
-            let line = news.to_line();
+        for (message, text) in all() {
+            let line = message.to_line();
             assert!(line.starts_with(text), "{line}");
             assert_eq!(line.find('\n'), Some(line.len() - 1), "{line}");
-            assert_eq!(serde_json::from_str::<BuildMessage>(&line).unwrap(), news);
+            assert_eq!(serde_json::from_str::<BuildMessage>(&line).unwrap(), message);
         }
     }
 
     #[test]
-    fn what_is_no_news_is_refused() {
+    fn what_is_no_message_is_refused() {
         for wrong in ["", "null", "{}", r#""dead""#, r#"{"failed":{"code":"X","status":42}}"#] {
             assert!(serde_json::from_str::<BuildMessage>(wrong).is_err(), "{wrong}");
         }

@@ -1,5 +1,6 @@
-//! Prints an error with its causes on one line. The only place that walks `source()`: an error's own
-//! text never repeats its cause. Some of other crates do (sqlx's, Docker's): what was just said is not said again.
+//! Prints an error with its causes on one line. The only place that walks `source()`: an error's
+//! own text never repeats its cause. Some errors of other crates do (sqlx's, Docker's): a cause
+//! that the text before it ends with is left out.
 
 use std::{error::Error, fmt};
 
@@ -9,14 +10,14 @@ pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = self.0.to_string();
-        f.write_str(&said)?;
+        let mut printed = self.0.to_string();
+        f.write_str(&printed)?;
         let mut next = self.0.source();
         while let Some(cause) = next {
             let text = cause.to_string();
-            if !said.ends_with(&text) {
+            if !printed.ends_with(&text) {
                 write!(f, ": {text}")?;
-                said = text;
+                printed = text;
             }
             next = cause.source();
         }
@@ -47,7 +48,10 @@ mod tests {
     #[test]
     fn what_a_cause_repeats_is_said_once() {
         for (texts, want) in [
-            (&["the store is away", "no connection"][..], "the store is away: no connection"),
+            (
+                &["the store is unavailable", "no connection"][..],
+                "the store is unavailable: no connection",
+            ),
             (
                 &["in the store: refused", "refused", "os error 111"],
                 "in the store: refused: os error 111",

@@ -167,7 +167,7 @@ pub enum Refusal {
 impl Refusal {
     /// As sent to the gateway. Sources are joined to one line by [`Chain`](crate::chain::Chain).
     pub fn of(err: &CallError) -> Self {
-        let told = |cause: &crate::error::Cause| crate::chain::Chain(&**cause).to_string();
+        let joined = |cause: &crate::error::Cause| crate::chain::Chain(&**cause).to_string();
         match err {
             CallError::BadRequest(_) => Self::BadRequest,
             CallError::BodyTooLarge { limit } => Self::BodyTooLarge { limit: *limit },
@@ -176,13 +176,13 @@ impl Refusal {
             CallError::FunctionError { .. } => Self::FunctionError,
             CallError::FunctionCrashed { cause, .. }
             | CallError::AnswerUnreadable { cause, .. }
-            | CallError::VmLost { cause, .. } => Self::FunctionCrashed { cause: told(cause) },
+            | CallError::VmLost { cause, .. } => Self::FunctionCrashed { cause: joined(cause) },
             CallError::InitFailed { detail, .. } => {
                 Self::FunctionInitFailed { detail: detail.clone() }
             }
-            CallError::NoCapacity { cause, .. } => Self::NoCapacity { cause: told(cause) },
+            CallError::NoCapacity { cause, .. } => Self::NoCapacity { cause: joined(cause) },
             CallError::FunctionTimeout { .. } => Self::FunctionTimeout,
-            CallError::Internal(cause) => Self::Internal { cause: told(cause) },
+            CallError::Internal(cause) => Self::Internal { cause: joined(cause) },
             CallError::FunctionNotFound(_)
             | CallError::VersionNotFound { .. }
             | CallError::VersionGuarded { .. }

@@ -126,7 +126,7 @@ pub struct FunctionSpec {
     pub cpu: MilliCores,
     /// Calls at once in one instance.
     pub concurrency: NonZeroU32,
-    /// Instances kept running without calls.
+    /// Instances that stay ready without calls.
     pub min_instances: u32,
     /// Instances at most, per VM.
     pub max_instances: NonZeroU32,

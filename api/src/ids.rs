@@ -92,7 +92,7 @@ macro_rules! text_id {
 pub const NAME_MAX: usize = 63;
 
 text_id!(
-    /// The name of a function, as exported and as called; case is kept.
+    /// The name of a function, as exported and as called; case-sensitive.
     FunctionName,
     "function name",
     "a letter, then up to 62 letters, digits, `-` or `_`",
@@ -315,7 +315,7 @@ mod tests {
 
     names! {
         plain: "hello" => true;
-        case_is_kept: "sendMail_2-b" => true;
+        case_is_significant: "sendMail_2-b" => true;
         sixty_three: &"a".repeat(63) => true;
         sixty_four: &"a".repeat(64) => false;
         three_hundred: &"a".repeat(300) => false;

@@ -343,13 +343,13 @@ mod tests {
 
     /// The form stored in databases: a change breaks older gateways.
     #[test]
-    fn a_kept_split_is_read_again() {
-        let kept = r#"{"slots":[[3,90],[4,10]],"sticky":"header:x-user","abort_above_percent":5.0,"abort_window_ms":60000,"abort_min_calls":20}"#;
-        let split: Split = serde_json::from_str(kept).unwrap();
+    fn a_stored_split_is_read_again() {
+        let stored = r#"{"slots":[[3,90],[4,10]],"sticky":"header:x-user","abort_above_percent":5.0,"abort_window_ms":60000,"abort_min_calls":20}"#;
+        let split: Split = serde_json::from_str(stored).unwrap();
         assert_eq!(text(&split.slots.shares()), "3=90 4=10");
-        assert_eq!(serde_json::to_string(&split).unwrap(), kept);
+        assert_eq!(serde_json::to_string(&split).unwrap(), stored);
         for invalid in ["[[3,90]]", "[[3,90],[4,11]]", "[]", "[[0,100]]", "[[3,200]]"] {
-            let text = kept.replace("[[3,90],[4,10]]", invalid);
+            let text = stored.replace("[[3,90],[4,10]]", invalid);
             assert!(serde_json::from_str::<Split>(&text).is_err(), "{invalid}");
         }
     }

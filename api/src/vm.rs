@@ -1,5 +1,5 @@
 //! One VM as the gateway sees it. In `epsilon up` the agent itself implements this trait; in a
-//! fleet, a client of the agent's listener does. The gateway cannot tell which.
+//! fleet, a client of the agent's listener does. The gateway cannot see which.
 
 use crate::{
     body::{BodyProgress, CallBody},
@@ -125,7 +125,7 @@ impl StartPhases {
 /// The report of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStatus {
-    /// Its id.
+    /// The VM's id.
     pub id: VmId,
     /// Accepts calls, or is drained.
     pub state: VmState,
@@ -135,10 +135,11 @@ pub struct VmStatus {
     /// Version of its program; absent for releases that do not report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// When the first of the certificates ends that its agent loaded at its start; none where the fleet has no TLS.
+    /// Earliest expiry of the certificates that its agent loaded at its start; none where the fleet
+    /// has no TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_ends_at: Option<Timestamp>,
-    /// Processors of the machine.
+    /// CPUs of the machine.
     #[serde(default)]
     pub cpu_millicores: MilliCores,
     /// Memory for instances in all.
@@ -258,7 +259,7 @@ impl InstanceState {
 /// One instance in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceStatus {
-    /// Its id.
+    /// The instance's id.
     pub id: InstanceId,
     /// The function it serves.
     pub function: FunctionName,

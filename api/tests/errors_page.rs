@@ -68,7 +68,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::AnswerUnreadable { function: function.clone(), cause: "parse".into() },
-            "The instance's answer was not valid HTTP, or its head had more than 1,024 fields or 400 KiB. The log tells the author which.",
+            "The instance's answer was not valid HTTP, or its head had more than 1,024 fields or 400 KiB. The log shows the author which.",
         ),
         (
             CallError::VmLost { function: function.clone(), cause: "connection reset".into() },
@@ -133,13 +133,13 @@ fn the_errors_page_is_current() {
 
 #[test]
 fn each_code_is_counted_before_the_first_one() {
-    let told = rows().into_iter().map(|(err, _)| (err.verdict().code, err.verdict().fault));
+    let codes = rows().into_iter().map(|(err, _)| (err.verdict().code, err.verdict().fault));
     // The caller never reads the answer after it hung up, so the page has no row for it.
-    let told: Vec<_> = told.chain([("CALLER_GONE", Fault::Caller)]).collect();
-    for kind in &told {
+    let codes: Vec<_> = codes.chain([("CALLER_GONE", Fault::Caller)]).collect();
+    for kind in &codes {
         assert!(CallError::KINDS.contains(kind), "{kind:?}");
     }
     for kind in CallError::KINDS {
-        assert!(told.contains(&kind), "{kind:?}");
+        assert!(codes.contains(&kind), "{kind:?}");
     }
 }

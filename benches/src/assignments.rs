@@ -16,7 +16,7 @@ use std::{path::Path, time::Instant};
 /// Calls before the first measurement: what is created once exists by then.
 const WARM_UP: usize = 20;
 /// Calls that may come from the image while no cell is ready, for each wanted assignment.
-const PATIENCE: usize = 20;
+const IMAGE_STARTS: usize = 20;
 
 /// A fixed number of cells: a pool that follows demand has more of them after a thousand calls.
 const CONFIG: &str = "vm_agent: { cells_min: 4, cells_max: 4 }";
@@ -81,7 +81,7 @@ async fn assign(up: &Epsilon, wanted: usize) -> usize {
         let answer = up.get("/alone").await.expect(200);
         assigned += usize::from(answer.header("server-timing").contains("cell;"));
         calls += 1;
-        assert!(calls < wanted * PATIENCE, "only {assigned} of {calls} calls came from a cell");
+        assert!(calls < wanted * IMAGE_STARTS, "only {assigned} of {calls} calls came from a cell");
     }
     calls
 }

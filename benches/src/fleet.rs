@@ -6,7 +6,7 @@ use crate::{
     Plan,
     haproxy::Haproxy,
     report,
-    warm::{Way, compare},
+    warm::{Subject, compare},
 };
 use epsilon_e2e::{
     engine::{Container, containers_of},
@@ -65,16 +65,16 @@ async fn hop(fleet: &Fleet, plan: Plan, out: &mut String) {
         None => None,
     };
     let mut proxies = Vec::new();
-    let mut ways: Vec<Way<'_>> = vec![
+    let mut subjects: Vec<Subject<'_>> = vec![
         ("the container's socket", Target::Unix(socket), "/"),
         ("gateway → agent → container", public.into(), "/warm"),
     ];
     for (name, haproxy) in [("HAProxy → container", near), ("HAProxy → HAProxy → container", far)]
     {
-        ways.extend(haproxy.as_ref().map(|haproxy| (name, haproxy.address().into(), "/")));
+        subjects.extend(haproxy.as_ref().map(|haproxy| (name, haproxy.address().into(), "/")));
         proxies.extend(haproxy);
     }
-    report::warm_rows(&compare(&ways, plan).await, out);
+    report::warm_rows(&compare(&subjects, plan).await, out);
 }
 
 /// The only running container of a function of this fleet.

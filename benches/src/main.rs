@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`warm`] | a warm call: through Epsilon, through HAProxy, and the same container directly |
 //! | [`cold`] | first calls beside Docker's own create + start + first answer; all of them: `make bench ARGS=cold` |
-//! | [`assignments`] | what a thousand assignments of a cell leave behind: `make bench ARGS=assignments` |
+//! | [`assignments`] | what is left after a thousand assignments of a cell: `make bench ARGS=assignments` |
 //! | [`push`] | `epsilon deploy` of a one-line change, and of no change |
 //! | [`memory`] | what the process holds when nothing runs |
 //! | [`fleet`] | gateway, agents and builder as processes: the hop, routing, lost VMs: `make bench ARGS=fleet` |

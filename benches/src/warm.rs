@@ -71,7 +71,7 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
     let socket = one.container("warm").await.sockets().join("calls.sock");
     let plain = Plain::start(&one.image("warm").await).await;
     let haproxy = Haproxy::start(&format!("unix@{}", socket.display())).await;
-    let mut targets: Vec<Way<'_>> = vec![
+    let mut targets: Vec<Subject<'_>> = vec![
         ("the container's socket", Target::Unix(socket), "/"),
         ("Epsilon, one thread", one.public().into(), "/warm"),
     ];
@@ -86,19 +86,19 @@ pub(crate) async fn measure(up: &Epsilon, plan: Plan, report: &mut Report) {
     }
 }
 
-/// A target: its name, where, which path.
-pub(crate) type Way<'a> = (&'static str, Target, &'a str);
+/// What is measured: its name, its address, the path of the calls.
+pub(crate) type Subject<'a> = (&'static str, Target, &'a str);
 
 /// Each target in turn, on this many connections. The others are compared with the first one, and
 /// with the last one whose name begins with HAProxy.
-pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
+pub(crate) async fn compare(subjects: &[Subject<'_>], plan: Plan) -> Vec<Warm> {
     let mut rows = Vec::new();
     for connections in CONNECTIONS {
         eprintln!("warm calls on {connections} connections …");
-        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); ways.len()];
+        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); subjects.len()];
         // The turn before the first one warms the code up and is not counted.
         for round in 0..=plan.turns {
-            for (at, (_, target, path)) in ways.iter().enumerate() {
+            for (at, (_, target, path)) in subjects.iter().enumerate() {
                 let target = target.clone();
                 let path = (*path).to_owned();
                 let work = move || turn(target, path, connections, plan.turn);
@@ -109,9 +109,9 @@ pub(crate) async fn compare(ways: &[Way<'_>], plan: Plan) -> Vec<Warm> {
             }
         }
         let direct = turns[0].clone();
-        let proxy = ways.iter().rposition(|(name, ..)| name.starts_with("HAProxy"));
+        let proxy = subjects.iter().rposition(|(name, ..)| name.starts_with("HAProxy"));
         let proxy = proxy.map(|at| turns[at].clone());
-        rows.extend(ways.iter().zip(turns).map(|((name, ..), turns)| {
+        rows.extend(subjects.iter().zip(turns).map(|((name, ..), turns)| {
             let pairs = || turns.iter().zip(&direct);
             Warm {
                 connections,

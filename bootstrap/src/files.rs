@@ -14,7 +14,7 @@ pub fn raise_file_limit() {
             info!(files = ?limit.maximum, before = ?limit.current, "Limit on open files raised.");
         }
         Err(err) => {
-            warn!(%err, files = ?limit.current, "Limit on open files cannot be raised; going on with the soft limit.");
+            warn!(%err, files = ?limit.current, "Limit on open files cannot be raised; using the soft limit.");
         }
     }
 }

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_up_is_told_who_has_the_folder() {
+    fn a_second_lock_names_the_holder_of_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("new/folder");
         assert!(!is_taken(&data));

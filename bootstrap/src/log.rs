@@ -117,16 +117,16 @@ impl Drop for Logging {
 /// Reports lost lines whenever there are more. Such a report may be lost itself; then the next one
 /// includes it.
 fn report_losses(lost: &ErrorCounter, ended: &mpsc::Receiver<()>) {
-    let mut told = 0;
+    let mut reported = 0;
     loop {
         let is_last = ended.recv_timeout(REPORT) != Err(RecvTimeoutError::Timeout);
         let lost_total = lost.dropped_lines();
-        if lost_total > told {
+        if lost_total > reported {
             tracing::warn!(
                 lost_total,
                 "Log lines were lost: standard error is not read fast enough."
             );
-            told = lost_total;
+            reported = lost_total;
         }
         if is_last {
             return;

@@ -1,5 +1,6 @@
-//! What every program tells collectors of itself: its version, the process (memory, open files, processor time; under the
-//! names that all Prometheus clients give them), lines of its own log that were lost, and how full the disks are that it writes to. Called by each `main`.
+//! Metrics of every program: its version, the process (memory, open files, CPU time; under the
+//! names that all Prometheus clients give them), lines of its own log that were lost, and how full
+//! the disks are that it writes to. Registered by each `main`.
 
 use crate::log;
 use prometheus::{
@@ -36,18 +37,18 @@ pub fn register(registry: &Registry) -> Result<(), prometheus::Error> {
     registry.register(Box::new(ProcessCollector::for_self()))
 }
 
-/// The log counts its losses itself; this takes the count over whenever it is asked for.
+/// The log counts its losses itself; this collector reads that count at each scrape.
 struct LogLosses {
     counter: IntCounter,
-    /// Two may ask at once.
-    turn: Mutex<()>,
+    /// Serializes concurrent scrapes.
+    lock: Mutex<()>,
 }
 
 impl LogLosses {
     fn new() -> Result<Self, prometheus::Error> {
-        let help = "Lines of the program's own log that were lost: nobody read standard error fast enough.";
+        let help = "Lines of the program's own log that were lost because standard error is not read fast enough.";
         let counter = IntCounter::new("epsilon_own_log_lines_lost_total", help)?;
-        Ok(Self { counter, turn: Mutex::default() })
+        Ok(Self { counter, lock: Mutex::default() })
     }
 }
 
@@ -57,7 +58,7 @@ impl Collector for LogLosses {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.counter.inc_by(log::lost_lines().saturating_sub(self.counter.get()));
         self.counter.collect()
     }
@@ -98,14 +99,14 @@ impl Disk {
     /// blocks one thread of its own. Needs a tokio runtime.
     pub fn watch(self, folder: PathBuf) {
         tokio::spawn(async move {
-            let mut looks = interval(MEASURE_EVERY);
-            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut ticks = interval(MEASURE_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                looks.tick().await;
+                ticks.tick().await;
                 let folder = folder.clone();
                 let disk = self.clone();
-                let looked = tokio::task::spawn_blocking(move || disk.measure(&folder)).await;
-                if let Ok(Err(error)) = looked {
+                let measured = tokio::task::spawn_blocking(move || disk.measure(&folder)).await;
+                if let Ok(Err(error)) = measured {
                     tracing::debug!(%error, "Disk space could not be read; trying again later.");
                 }
             }
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn version_process_and_disks_are_told() {
+    async fn version_process_and_disks_are_reported() {
         let registry = Registry::new();
         register(&registry).unwrap();
         let (data, engine) =

@@ -128,7 +128,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let outside = root.path().join("outside");
         fs::create_dir(&outside).unwrap();
-        fs::write(outside.join("kept"), "").unwrap();
+        fs::write(outside.join("stays"), "").unwrap();
         let folder = root.path().join("sockets");
         fs::create_dir_all(folder.join("a/b/c")).unwrap();
         fs::create_dir(folder.join("1")).unwrap();
@@ -139,7 +139,7 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(folder.join("a/calls.sock")).unwrap();
         fs::set_permissions(folder.join("a"), fs::Permissions::from_mode(0o000)).unwrap();
         clear(&folder).unwrap();
-        assert!(!folder.exists() && outside.join("kept").exists());
+        assert!(!folder.exists() && outside.join("stays").exists());
         clear(&folder).unwrap();
     }
 

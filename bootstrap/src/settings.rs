@@ -299,7 +299,7 @@ mod tests {
         let mut layers = Layers::default();
         assert_eq!(layers.take_text("gateway", "store").unwrap(), None);
         layers.set("gateway", "zzz", "x".into(), "EPSILON_GATEWAY_ZZZ");
-        let told = format!("{:?}", layers.section::<Part>("gateway").unwrap_err());
-        assert!(told.contains("workers") && told.contains("store"), "{told}");
+        let error = format!("{:?}", layers.section::<Part>("gateway").unwrap_err());
+        assert!(error.contains("workers") && error.contains("store"), "{error}");
     }
 }

@@ -43,14 +43,14 @@ fn start(lines: usize) -> Child {
 
 /// Whether it finished its work; waits ten seconds at most.
 fn has_logged(child: &mut Child) -> bool {
-    let (said, heard) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     thread::spawn(move || {
         for line in lines.map_while(Result::ok).filter(|line| line == "logged") {
-            let _ = said.send(line);
+            let _ = sender.send(line);
         }
     });
-    heard.recv_timeout(Duration::from_secs(10)).is_ok()
+    receiver.recv_timeout(Duration::from_secs(10)).is_ok()
 }
 
 fn messages(text: &str, message: &str) -> Vec<serde_json::Value> {
@@ -61,11 +61,11 @@ fn messages(text: &str, message: &str) -> Vec<serde_json::Value> {
 #[test]
 fn stalled_reader_blocks_nothing_and_gets_loss_count() {
     let mut child = start(FLOOD);
-    let went_on = has_logged(&mut child);
-    if !went_on {
+    let finished = has_logged(&mut child);
+    if !finished {
         child.kill().unwrap();
     }
-    assert!(went_on, "the program waits for the reader of its log");
+    assert!(finished, "the program waits for the reader of its log");
 
     // The pipe is read again: queued lines arrive whole, then the count of lost ones.
     let stdin = child.stdin.take();
@@ -77,11 +77,14 @@ fn stalled_reader_blocks_nothing_and_gets_loss_count() {
     drop(stdin);
     stderr.read_to_string(&mut text).unwrap();
     assert!(child.wait().unwrap().success());
-    let kept = messages(&text, "line").len();
+    let logged = messages(&text, "line").len();
     let losses = messages(&text, "Log lines were lost: standard error is not read fast enough.");
     let lost = losses.last().unwrap()["lost_total"].as_u64().unwrap();
     // The reports of losses may be lost themselves, one a second.
-    assert!((FLOOD..FLOOD + 20).contains(&(kept + lost as usize)), "{kept} kept, {lost} lost");
+    assert!(
+        (FLOOD..FLOOD + 20).contains(&(logged + lost as usize)),
+        "{logged} logged, {lost} lost"
+    );
 }
 
 #[test]
@@ -98,7 +101,7 @@ fn what_was_logged_is_written_before_the_end() {
 #[test]
 fn stalled_reader_does_not_delay_the_end() {
     let mut child = start(FLOOD);
-    let went_on = has_logged(&mut child);
+    let finished = has_logged(&mut child);
     drop(child.stdin.take());
     let ended = (0..100).any(|_| {
         thread::sleep(Duration::from_millis(100));
@@ -107,5 +110,5 @@ fn stalled_reader_does_not_delay_the_end() {
     if !ended {
         child.kill().unwrap();
     }
-    assert!(went_on && ended);
+    assert!(finished && ended);
 }

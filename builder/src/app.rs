@@ -131,7 +131,7 @@ impl App {
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
         let local =
             Arc::new(Local::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
-        let layer_cache = LayerCache::new(config.shelf(), config.shelf_size);
+        let layer_cache = LayerCache::new(config.layer_cache(), config.shelf_size);
         let destination = match (file, config.registry.clone()) {
             (Some(file), _) => Destination::File(Layout::new(file, cache.clone(), exports)),
             (None, None) => Destination::Engine(Arc::clone(&local), layer_cache),

@@ -95,7 +95,7 @@ impl Commands {
             .part(installed.map(|i| i.key.to_string()).unwrap_or_default().as_bytes())
             .part(source.digest.to_string().as_bytes())
             .finish();
-        if let Some(made) = self.kept(key, work).await? {
+        if let Some(made) = self.cached(key, work).await? {
             return Ok(made);
         }
         let folder = work.folder("project", container_user())?;
@@ -131,27 +131,27 @@ impl Commands {
             return Err(error::build_failed(format!("`build` changed `{path}`"))
                 .hint("the functions to deploy are determined before it runs"));
         }
-        let kept = CachedBuild { packages: packages.as_ref().map(|p| p.layer.diff_id.clone()) };
+        let entry = CachedBuild { packages: packages.as_ref().map(|p| p.layer.diff_id.clone()) };
         let cache = self.cache.clone();
         let work = Arc::clone(work);
         let from = Arc::clone(&made);
         blocking::run("storing what a build made", move || {
-            keep(&cache, key, &from, &kept, work.path())
+            store(&cache, key, &from, &entry, work.path())
                 .map_err(|err| error::file("storing what a build made", &err))
         })
         .await?;
         Ok(BuildResult { source: made, packages, cached: false })
     }
 
-    async fn kept(
+    async fn cached(
         &self,
         key: ContentDigest,
         work: &Arc<WorkDir>,
     ) -> Result<Option<BuildResult>, BuildError> {
         let Some((home, held)) = self.cache.hold(KIND, &key.to_string()) else { return Ok(None) };
         let text = fs::read(home.join("made.json")).unwrap_or_default();
-        let Ok(kept) = serde_json::from_slice::<CachedBuild>(&text) else { return Ok(None) };
-        let packages = match kept.packages {
+        let Ok(entry) = serde_json::from_slice::<CachedBuild>(&text) else { return Ok(None) };
+        let packages = match entry.packages {
             None => None,
             Some(diff_id) => match self.dependencies.made(&diff_id) {
                 Some(packages) => Some(packages),
@@ -241,18 +241,18 @@ impl Commands {
 }
 
 /// Stores the project in the cache. A build that comes second finds it there.
-fn keep(
+fn store(
     cache: &Cache,
     key: ContentDigest,
     source: &Source,
-    kept: &CachedBuild,
+    entry: &CachedBuild,
     work: &Path,
 ) -> io::Result<()> {
     let home = work.join("made");
     let project = home.join("project");
     fs::create_dir_all(&project)?;
     dependencies::write_project(source, &project)?;
-    fs::write(home.join("made.json"), serde_json::to_vec(kept)?)?;
+    fs::write(home.join("made.json"), serde_json::to_vec(entry)?)?;
     let bytes = source.files.iter().map(|file| file.bytes).sum();
     upkeep::write_size(&home, bytes)?;
     match fs::rename(&home, cache.entry_path(KIND, &key.to_string())) {

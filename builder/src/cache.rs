@@ -183,7 +183,7 @@ impl Cache {
             let home = self.root.join("npm").join(key.to_string());
             let content = home.join(CONTENT);
             fs::create_dir_all(&content)
-                .and_then(|()| give(&content, container_user()))
+                .and_then(|()| set_owner(&content, container_user()))
                 .map_err(|err| error::file(doing, &err))?;
             if let Some((home, held)) = self.hold("npm", &key.to_string())
                 && content.is_dir()
@@ -255,7 +255,7 @@ impl WorkDir {
     pub(crate) fn folder(&self, name: &str, owner: (u32, u32)) -> Result<PathBuf, BuildError> {
         let path = self.path.join(name);
         fs::create_dir(&path)
-            .and_then(|()| give(&path, owner))
+            .and_then(|()| set_owner(&path, owner))
             .map_err(|err| error::file("making a folder to work in", &err))?;
         Ok(path)
     }
@@ -264,7 +264,7 @@ impl WorkDir {
     pub(crate) fn file(&self, name: &str, owner: (u32, u32)) -> Result<PathBuf, BuildError> {
         let path = self.path.join(name);
         File::create_new(&path)
-            .and_then(|_| give(&path, owner))
+            .and_then(|_| set_owner(&path, owner))
             .map_err(|err| error::file("making a file to work with", &err))?;
         Ok(path)
     }
@@ -273,7 +273,7 @@ impl WorkDir {
 impl Drop for WorkDir {
     fn drop(&mut self) {
         let path = std::mem::take(&mut self.path);
-        // Removing a `node_modules` takes long enough to be kept off the runtime's own threads.
+        // Removing a `node_modules` takes long: not on the runtime's own threads.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(self.tasks.spawn_blocking_on(move || remove(&path), &runtime)),
             Err(_) => remove(&path),
@@ -292,7 +292,7 @@ pub(crate) fn container_user() -> (u32, u32) {
 }
 
 /// Changes the owner of a path, where this process may.
-pub(crate) fn give(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
+pub(crate) fn set_owner(path: &Path, (uid, gid): (u32, u32)) -> io::Result<()> {
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
     }

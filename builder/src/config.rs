@@ -164,7 +164,7 @@ impl Config {
     }
 
     /// Where layers of functions are cached for an agent on this machine.
-    pub fn shelf(&self) -> PathBuf {
+    pub fn layer_cache(&self) -> PathBuf {
         self.data.join("shelf")
     }
 

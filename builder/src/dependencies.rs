@@ -98,21 +98,21 @@ impl Dependencies {
     ) -> Result<Option<Installed>, BuildError> {
         let from = Arc::clone(source);
         let egress_env = self.egress_env.clone();
-        let asked = blocking::run("reading package.json", move || {
+        let read = blocking::run("reading package.json", move || {
             let operator = egress_env.operator()?;
             let manifest = Manifest::read(&from, &operator, with_dev)?;
             Ok(manifest.map(|manifest| (manifest.key(&from), manifest, operator)))
         });
-        let Some((asked, manifest, operator)) = asked.await? else { return Ok(None) };
+        let Some((requested, manifest, operator)) = read.await? else { return Ok(None) };
         for note in &manifest.notes {
             log.report(error::note(note));
         }
         let key = Hasher::default()
             .part(VERSION)
             .part(runtime.image.id.as_bytes())
-            .part(asked.to_string().as_bytes())
+            .part(requested.to_string().as_bytes())
             .finish();
-        if let Some(installed) = self.kept(key) {
+        if let Some(installed) = self.cached(key) {
             return Ok(Some(Installed { cached: true, ..installed }));
         }
         let folder = work.folder("install", container_user())?;
@@ -165,10 +165,10 @@ impl Dependencies {
         let work = Arc::clone(work);
         let dev = lock.dev();
         blocking::run("storing dependencies", move || {
-            keep(&cache, |_| key, &folder, size, dev, work.path())
+            store(&cache, |_| key, &folder, size, dev, work.path())
         })
         .await?;
-        self.kept(key).map(Some).ok_or_else(lost)
+        self.cached(key).map(Some).ok_or_else(lost)
     }
 
     /// Stores the packages after a `build` command, which may have changed them, by the digest of
@@ -182,30 +182,30 @@ impl Dependencies {
         let work = Arc::clone(work);
         let limit = self.size;
         let folder = folder.to_owned();
-        let kept = blocking::run("storing dependencies", move || {
+        let stored = blocking::run("storing dependencies", move || {
             let Some(size) = found(&folder, limit)? else { return Ok(None) };
-            keep(&cache, built_key, &folder, size, Vec::new(), work.path()).map(Some)
+            store(&cache, built_key, &folder, size, Vec::new(), work.path()).map(Some)
         });
-        let Some(key) = kept.await? else { return Ok(None) };
-        self.kept(key).map(Some).ok_or_else(lost)
+        let Some(key) = stored.await? else { return Ok(None) };
+        self.cached(key).map(Some).ok_or_else(lost)
     }
 
     /// Packages stored by [`Self::store_built`], by the digest of their layer.
     pub(crate) fn made(&self, diff_id: &str) -> Option<Installed> {
-        self.kept(built_key(diff_id))
+        self.cached(built_key(diff_id))
     }
 
-    fn kept(&self, key: ContentDigest) -> Option<Installed> {
+    fn cached(&self, key: ContentDigest) -> Option<Installed> {
         let (home, held) = self.cache.hold("dependencies", &key.to_string())?;
-        let kept: CachedMeta =
+        let meta: CachedMeta =
             serde_json::from_slice(&fs::read(home.join("layer.json")).ok()?).ok()?;
         let layer =
-            Layer { diff_id: kept.diff_id, tar: home.join("layer.tar"), bytes: kept.bytes, held };
+            Layer { diff_id: meta.diff_id, tar: home.join("layer.tar"), bytes: meta.bytes, held };
         Some(Installed {
             key,
             folder: home.join("node_modules"),
             layer,
-            dev: kept.dev,
+            dev: meta.dev,
             cached: false,
         })
     }
@@ -213,7 +213,7 @@ impl Dependencies {
 
 /// Moves the installed folder into the cache, with its layer. An install that comes second finds it
 /// there.
-fn keep(
+fn store(
     cache: &Cache,
     key: impl FnOnce(&str) -> ContentDigest,
     folder: &Path,
@@ -223,15 +223,15 @@ fn keep(
 ) -> Result<ContentDigest, BuildError> {
     let doing = "storing dependencies";
     let file = |err: io::Error| error::file(doing, &err);
-    let home = work.join(format!("kept-{}", InstanceId::random()));
+    let home = work.join(format!("stored-{}", InstanceId::random()));
     fs::create_dir(&home).map_err(file)?;
     let modules = home.join("node_modules");
     fs::rename(folder.join("node_modules"), &modules).map_err(file)?;
     let layer = tree::packages(&modules, "app/node_modules", &home.join("layer.tar"))?;
     upkeep::write_size(&home, size.get().saturating_add(layer.bytes)).map_err(file)?;
     let key = key(&layer.diff_id);
-    let kept = CachedMeta { diff_id: layer.diff_id, bytes: layer.bytes, dev };
-    let text = serde_json::to_vec(&kept).map_err(|err| error::broken(doing, &err))?;
+    let meta = CachedMeta { diff_id: layer.diff_id, bytes: layer.bytes, dev };
+    let text = serde_json::to_vec(&meta).map_err(|err| error::broken(doing, &err))?;
     fs::write(home.join("layer.json"), text).map_err(file)?;
     match fs::rename(&home, cache.entry_path("dependencies", &key.to_string())) {
         Err(err) if err.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(key),

@@ -1,7 +1,7 @@
 //! `runtime: container`: an existing image, or one that the project's own Dockerfile makes. Built
 //! by the engine's classic builder, which every engine has.
 //!
-//! Only brings the image into the engine; naming and publishing it is `ship`'s.
+//! Only brings the image into the engine; naming and publishing it is `publish`'s.
 
 mod added;
 mod ignored;

@@ -212,19 +212,19 @@ mod tests {
             "npm_config_git=git",
             "npm_config_script_shell=sh",
         ] {
-            assert!(silent.iter().any(|told| told == variable), "{variable}: {silent:?}");
+            assert!(silent.iter().any(|set| set == variable), "{variable}: {silent:?}");
         }
         let operator = Operator::read("proxy=http://p:1\nstrict-ssl=false\nnoproxy=x", None);
-        let told = outside().npm_env(&operator);
+        let env = outside().npm_env(&operator);
         for variable in
             ["npm_config_proxy=http://p:1", "npm_config_strict_ssl=false", "npm_config_noproxy=x"]
         {
-            assert!(told.iter().any(|told| told == variable), "{variable}: {told:?}");
+            assert!(env.iter().any(|set| set == variable), "{variable}: {env:?}");
         }
         let variables =
             relevant([("NPM_CONFIG_PROXY".to_owned(), "http://p:2".to_owned())].into_iter());
-        let told = EgressEnv { variables, ..outside() }.npm_env(&operator);
-        assert!(!told.iter().any(|told| told.starts_with("npm_config_proxy")), "{told:?}");
+        let env = EgressEnv { variables, ..outside() }.npm_env(&operator);
+        assert!(!env.iter().any(|set| set.starts_with("npm_config_proxy")), "{env:?}");
         assert_eq!(outside().operator().unwrap().registry.as_deref(), Some("https://npm.example"));
     }
 

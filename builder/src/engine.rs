@@ -2,7 +2,7 @@
 //! [`container`]. The only module that names bollard.
 //!
 //! Not the agent's engine: nothing here serves calls. Called by `runtime`, `dependencies`,
-//! `inspect`, `ship` and `dockerfile`.
+//! `inspect`, `publish` and `dockerfile`.
 
 mod commit;
 pub(crate) mod container;
@@ -75,8 +75,8 @@ impl EngineError {
         Self { doing, cause: Cause::TooSlow(limit) }
     }
 
-    /// The engine's own words, where it answered at all: for lines of a developer's Dockerfile, or of a
-    /// pull.
+    /// The engine's own words, where it answered at all: for lines of a developer's Dockerfile, or
+    /// of a pull.
     pub(crate) fn message(&self) -> Option<&str> {
         match &self.cause {
             Cause::Engine(Bollard::DockerResponseServerError { message, .. }) => Some(message),
@@ -223,25 +223,25 @@ impl Engine {
         self.docker.export_image(reference).map_err(io::Error::other).boxed()
     }
 
-    /// Several images and all their layers in the form of `docker save`, each layer once. Tells how many bytes there are
-    /// so far.
+    /// Several images and all their layers in the format of `docker save`, each layer once.
+    /// `on_progress` receives the number of bytes so far.
     pub(crate) async fn save_all(
         &self,
         references: &[&str],
         to: &mut tokio::fs::File,
-        told: &(dyn Fn(u64) + Sync),
+        on_progress: &(dyn Fn(u64) + Sync),
     ) -> io::Result<()> {
         let mut bytes = 0;
         let mut images = std::pin::pin!(self.docker.export_images(references));
         while let Some(piece) = images.try_next().await.map_err(io::Error::other)? {
             to.write_all(&piece).await?;
             bytes += piece.len() as u64;
-            told(bytes);
+            on_progress(bytes);
         }
         to.flush().await
     }
 
-    /// Pulls an image by name. `first_sign` bounds the wait until the registry is heard of at all,
+    /// Pulls an image by name. `first_sign` bounds the wait for the registry's first answer,
     /// `limit` the whole.
     pub(crate) async fn pull(
         &self,
@@ -442,7 +442,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tags_are_told_from_ports_and_digests() {
+    fn tags_are_distinguished_from_ports_and_digests() {
         for (text, want) in [
             ("node:24-bookworm-slim", ("node", "24-bookworm-slim")),
             ("localhost:5000/a/b", ("localhost:5000/a/b", "latest")),

@@ -80,9 +80,9 @@ impl Image {
         spec: &FunctionSpec,
     ) -> Result<Self, BuildError> {
         let own = spec.env.iter().map(|(name, value)| format!("{name}={value}"));
-        let told = serde_json::to_string(&WrapperSpec::new(name, spec))
+        let function = serde_json::to_string(&WrapperSpec::new(name, spec))
             .map_err(|err| error::broken("describing a function to its runtime", &err))?;
-        let env = merged(&runtime.env, own.chain([format!("EPSILON_FUNCTION={told}")]));
+        let env = merged(&runtime.env, own.chain([format!("EPSILON_FUNCTION={function}")]));
         compose(runtime, layers, env, "function")
     }
 }

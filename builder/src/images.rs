@@ -1,13 +1,14 @@
-//! Images of this machine's engine, out into an OCI image layout and back in: what `epsilon backup` takes along and
-//! `epsilon restore` brings. Not a part of the builder that serves; it keeps no folder and can work beside one.
+//! Images of this machine's engine, exported as an OCI image layout and loaded from one, for
+//! `epsilon backup` and `epsilon restore`. Not a part of a serving builder: it has no folder of its
+//! own and can work beside one.
 //!
 //! ```text
 //! engine ─ save ─▶ one archive, as `docker save` writes it ─ saved.rs ─▶ a layout's files, each layer once
-//! a layout's files ─ Chosen: names that are listed, and wanted ─ load ─▶ engine
+//! a layout's files ─ LayoutSelection: names that are listed, and wanted ─ load ─▶ engine
 //! ```
 //!
-//! A layout that is loaded may come from anywhere, and an engine takes all names in it, whoever has them now. So its two
-//! lists are written anew.
+//! A layout may come from anywhere, and an engine that loads it moves all names in it to the loaded
+//! images. So its two lists are written again, with the wanted names only.
 
 mod saved;
 
@@ -29,13 +30,14 @@ use std::{
 };
 use tokio_util::task::TaskTracker;
 
-/// How long the engine may take before it begins to give or has taken images: classic ones first write all of them to
+/// Limit on the engine's answer to an export or a load: classic engines first write all images to
 /// their own disk.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Largest list of a layout's images.
 const LARGEST_LIST: u64 = 64 << 20;
-/// What engines take for the name of an image in `index.json`.
-const NAMING: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+/// The annotations in `index.json` that engines read an image's name from.
+const NAME_ANNOTATIONS: [&str; 2] =
+    ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 
 /// An image that an engine has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,19 +45,20 @@ const NAMING: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image
 pub struct Image {
     /// Its name: `epsilon/shop/pay:0123456789ab`.
     pub reference: String,
-    /// What that engine calls it: `sha256:…`. Engines of two kinds call the same image differently.
+    /// Its id in that engine: `sha256:…`. Classic and containerd engines have different ids for the
+    /// same image.
     pub digest: String,
-    /// Digests of its layers' bytes, bottom first: what it *is*, in any engine.
+    /// Digests of its layers' bytes, bottom first: the same in any engine.
     pub layers: Vec<String>,
 }
 
-/// Whether an image's name says in which registry it can be had. One that does not is in an engine and nowhere else.
+/// Whether an image's name names a registry. An image without one is in an engine only.
 pub fn names_a_registry(reference: &str) -> bool {
     epsilon_registry::Host::named_in(reference).is_some()
 }
 
-/// Whether a backup of a platform with these settings would have an image of this name: one that no registry has, or the
-/// operator's own `builder.runtime_image`.
+/// Whether a backup of a platform with these settings has an image of this name: one without a
+/// registry, or the operator's own `builder.runtime_image`.
 pub fn belongs_in_backup(config: &Config, reference: &str) -> bool {
     !names_a_registry(reference) || config.runtime_image.as_deref() == Some(reference)
 }
@@ -66,34 +69,35 @@ pub struct Images {
     engine: Engine,
 }
 
-/// A file of a layout that is to be written.
+/// A file of an exported layout.
 #[derive(Clone, Debug)]
 pub struct LayoutFile {
-    /// Where it lies in the layout: `index.json`, `blobs/sha256/…`.
+    /// Its path in the layout: `index.json`, `blobs/sha256/…`.
     pub path: String,
     blob: Blob,
 }
 
-/// What of an unpacked layout an engine is asked to take.
+/// The images of an unpacked layout that are to be loaded.
 #[derive(Debug)]
-pub struct Chosen {
+pub struct LayoutSelection {
     folder: PathBuf,
     index: Vec<u8>,
     list: Vec<u8>,
 }
 
-/// Why a layout is not loaded.
+/// Why a layout is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
-    /// One of its lists is missing, is too large or says something else.
+    /// One of its lists is missing, too large or not valid.
     #[error("its list of images `{0}` cannot be read")]
     List(&'static str, #[source] io::Error),
-    /// An engine would give this name to an image, and nobody was told so.
+    /// It has a name that the backup's manifest does not list.
     #[error("it would give an image the name `{}`, which is not on its list", .0.escape_default())]
     Name(String),
 }
 
-/// `index.json`, as far as it is taken. Written anew, because engines also read keys that differ in case.
+/// The part of `index.json` that is taken over. Written again, because engines also read keys that
+/// differ in case.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Index {
@@ -112,8 +116,8 @@ struct Descriptor {
     annotations: BTreeMap<String, String>,
 }
 
-impl Chosen {
-    /// The images with `wanted` names of a layout that has `listed` ones, and no other.
+impl LayoutSelection {
+    /// Selects the images with `wanted` names from a layout whose names have to be `listed`.
     ///
     /// # Errors
     /// [`Refused`].
@@ -128,7 +132,7 @@ impl Chosen {
         let mut list: Vec<Listed> = text(folder, LIST)?;
         let tags = list.iter().flat_map(|image| image.repo_tags.iter().flatten());
         for image in &mut index.manifests {
-            image.annotations.retain(|key, _| NAMING.contains(&key.as_str()));
+            image.annotations.retain(|key, _| NAME_ANNOTATIONS.contains(&key.as_str()));
         }
         let names = index.manifests.iter().flat_map(|image| image.annotations.values());
         if let Some(stray) = tags.chain(names).find(|name| !listed.contains(name.as_str())) {
@@ -148,7 +152,8 @@ impl Chosen {
         Ok(Self { folder: folder.to_owned(), index, list })
     }
 
-    /// As the archive that engines load. Of the folder's own files only those that lists can lead to.
+    /// The archive that engines load. Of the folder's files it has only those that the lists can
+    /// refer to.
     fn parts(self) -> io::Result<Vec<Part>> {
         let mut found = Vec::new();
         collect(&self.folder, Path::new("blobs"), &mut found)?;
@@ -211,13 +216,14 @@ impl Images {
     /// `ENGINE_FAILED` when it does not.
     pub async fn open(config: &Config) -> Result<Self, BuildError> {
         let mut patient = config.clone();
-        patient.engine_timeout = PATIENCE;
+        patient.engine_timeout = TRANSFER_TIMEOUT;
         let engine = Engine::new(&patient, "backup".into(), TaskTracker::new())?;
         let limit = config.engine_timeout;
         let checked = tokio::time::timeout(limit, engine.check()).await;
-        let checked = checked.unwrap_or_else(|_| Err(EngineError::too_slow("being asked", limit)));
+        let checked =
+            checked.unwrap_or_else(|_| Err(EngineError::too_slow("checking the engine", limit)));
         checked.map_err(|err| {
-            tracing::warn!(error = %Chain(&err), "The engine does not answer.");
+            tracing::warn!(error = %Chain(&err), "Container engine does not answer.");
             let socket = config.engine.display();
             error::engine_failed(format!("no container engine answers at `{socket}`"))
                 .hint("start Docker, or name its socket in the setting `builder.engine`")
@@ -225,7 +231,7 @@ impl Images {
         Ok(Self { engine })
     }
 
-    /// The image behind a name, if the engine has it.
+    /// The image of a name, if the engine has it.
     ///
     /// # Errors
     /// `ENGINE_FAILED`.
@@ -239,19 +245,20 @@ impl Images {
         Ok(found.map(image))
     }
 
-    /// Names of what `epsilon up` would make at its start if the engine lacked it.
+    /// Names of the images that `epsilon up` makes at its start if the engine lacks them.
     ///
     /// # Errors
     /// `ENGINE_FAILED`.
     pub async fn of_platform(&self, config: &Config) -> Result<Vec<String>, BuildError> {
         let mut found = runtime::found(&self.engine, config).await?;
-        // One that the operator names by its digest has no name in the engine; its registry has it.
+        // An image that the operator names by its digest has no name in the engine; its registry
+        // has it.
         found.retain(|name| !name.contains('@'));
         Ok(found)
     }
 
-    /// Takes images out of the engine, into a file in `work`, which the layout's files are read from. Tells how many bytes
-    /// came so far.
+    /// Exports images from the engine into a file in `work`, which the layout's files are read
+    /// from. `on_progress` receives the number of bytes so far.
     ///
     /// # Errors
     /// `ENGINE_FAILED`, `DISK_FULL`.
@@ -259,31 +266,31 @@ impl Images {
         &self,
         references: &[&str],
         work: &Path,
-        told: &(dyn Fn(u64) + Sync),
+        on_progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Vec<LayoutFile>, BuildError> {
-        const DOING: &str = "taking images out of the engine";
+        const DOING: &str = "exporting images from the engine";
         let archive = work.join("images.tar");
         let saved = async {
             let mut file = tokio::fs::File::create(&archive).await?;
-            self.engine.save_all(references, &mut file, told).await
+            self.engine.save_all(references, &mut file, on_progress).await
         };
         saved.await.map_err(|err| error::file(DOING, &err))?;
         let wanted: Vec<String> = references.iter().map(|name| (*name).to_owned()).collect();
         crate::blocking::run(DOING, move || saved::layout(&archive, &wanted)).await
     }
 
-    /// Puts images of a layout into the engine under their names.
+    /// Loads images of a layout into the engine under their names.
     ///
     /// # Errors
     /// `ENGINE_FAILED`, `DISK_FULL`.
-    pub async fn load(&self, chosen: Chosen) -> Result<(), BuildError> {
+    pub async fn load(&self, selection: LayoutSelection) -> Result<(), BuildError> {
         let parts = crate::blocking::run("reading images", move || {
-            chosen.parts().map_err(|err| error::file("reading images", &err))
+            selection.parts().map_err(|err| error::file("reading images", &err))
         });
         Ok(self.engine.load(files(parts.await?)).await?)
     }
 
-    /// Takes a name off an image, and with its last name the image, unless a container uses it.
+    /// Removes a name of an image, and with its last name the image, unless a container uses it.
     ///
     /// # Errors
     /// `ENGINE_FAILED`.
@@ -313,7 +320,7 @@ mod tests {
 
     const NAMES: [&str; 2] = ["epsilon/shop/one:1", "epsilon/shop/two:1"];
 
-    /// With these names in the one list and in the other.
+    /// A layout with `tags` in `manifest.json` and `names` in `index.json`.
     fn unpacked(tags: &[&str], names: &[&str]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let put = |name: &str, content: String| fs::write(dir.path().join(name), content).unwrap();
@@ -338,17 +345,18 @@ mod tests {
         dir
     }
 
-    fn chosen(dir: &tempfile::TempDir, wanted: &[&str]) -> Result<Chosen, Refused> {
+    fn select(dir: &tempfile::TempDir, wanted: &[&str]) -> Result<LayoutSelection, Refused> {
         let wanted = wanted.iter().copied().collect();
-        Chosen::new(dir.path(), &NAMES.into_iter().collect(), &wanted)
+        LayoutSelection::new(dir.path(), &NAMES.into_iter().collect(), &wanted)
     }
 
     #[tokio::test]
     async fn only_names_that_are_wanted_reach_the_engine() {
-        let names =
-            NAMES.map(|name| format!(r#""{}":"{name}","{}":"{name}""#, NAMING[0], NAMING[1]));
+        let names = NAMES.map(|name| {
+            format!(r#""{}":"{name}","{}":"{name}""#, NAME_ANNOTATIONS[0], NAME_ANNOTATIONS[1])
+        });
         let dir = unpacked(&NAMES, &names.each_ref().map(String::as_str));
-        let parts = chosen(&dir, &NAMES[1..]).unwrap().parts().unwrap();
+        let parts = select(&dir, &NAMES[1..]).unwrap().parts().unwrap();
         let sent: Vec<bytes::Bytes> = files(parts).try_collect().await.unwrap();
         let mut seen = BTreeMap::new();
         for entry in tar::Archive::new(&sent.concat()[..]).entries().unwrap() {
@@ -367,25 +375,25 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_listed_is_refused_wherever_it_stands() {
+    fn a_name_that_is_not_listed_is_refused_everywhere() {
         let named = |key: &str, name: &str| format!(r#""{key}":"{name}""#);
-        let good = named(NAMING[0], NAMES[0]);
-        assert!(chosen(&unpacked(&NAMES, &[&good]), &NAMES).is_ok());
+        let good = named(NAME_ANNOTATIONS[0], NAMES[0]);
+        assert!(select(&unpacked(&NAMES, &[&good]), &NAMES).is_ok());
         for (tags, name) in [
             (&["nginx:latest"][..], good),
-            (&NAMES, named(NAMING[0], "nginx:latest")),
-            (&NAMES, named(NAMING[1], "nginx:latest")),
+            (&NAMES, named(NAME_ANNOTATIONS[0], "nginx:latest")),
+            (&NAMES, named(NAME_ANNOTATIONS[1], "nginx:latest")),
         ] {
-            let refused = chosen(&unpacked(tags, &[&name]), &[]).unwrap_err().to_string();
+            let refused = select(&unpacked(tags, &[&name]), &[]).unwrap_err().to_string();
             assert!(refused.contains("nginx:latest"), "{refused}");
         }
         let dir = unpacked(&NAMES, &[]);
         fs::remove_file(dir.path().join("manifest.json")).unwrap();
-        assert!(matches!(chosen(&dir, &NAMES), Err(Refused::List("manifest.json", _))));
+        assert!(matches!(select(&dir, &NAMES), Err(Refused::List("manifest.json", _))));
     }
 
     #[test]
-    fn an_image_of_a_registry_belongs_in_a_backup_only_as_the_operators() {
+    fn backup_has_only_the_operators_image_of_a_registry() {
         let operators = "registry.example/node:24".to_owned();
         let settings = crate::config::Settings {
             runtime_image: Some(operators.clone()),

@@ -78,9 +78,9 @@ impl Inspector {
             .map(|(name, value)| format!("{name}={value}"))
             .collect();
         let key = key(manifest, source, runtime, packages, &entries, &env);
-        let kept = self.cache.entry_path("inspections", &format!("{key}.json"));
+        let entry = self.cache.entry_path("inspections", &format!("{key}.json"));
         if let Some(inspection) =
-            fs::read(&kept).ok().and_then(|text| Inspection::parse(&text).ok())
+            fs::read(&entry).ok().and_then(|text| Inspection::parse(&text).ok())
         {
             return Ok(Inspected { inspection, cached: true });
         }
@@ -94,7 +94,7 @@ impl Inspector {
             let inspection = Inspection::load(&out)?;
             // Only successful inspections are cached: a failure may be the machine's.
             if inspection.entries.iter().all(|entry| entry.error.is_none()) {
-                move_file(&out, &kept)?;
+                move_file(&out, &entry)?;
             }
             Ok(inspection)
         });

@@ -182,7 +182,7 @@ impl Entry {
                 };
                 let place = printable(&format!("{file}:{line}: {text}"), SHOWN_MAX);
                 Some(format!(
-                    "every file counts for the functions of `{path}`: only a run can tell what is loaded at {place}{more}"
+                    "every file counts for the functions of `{path}`: what is loaded at {place}{more} is known at run time only"
                 ))
             }
             ([], Some(why)) => Some(format!(

@@ -16,9 +16,9 @@
 //! | `image` | layers and a configuration, composed to the same bytes each time |
 //! | `dockerfile` | `runtime: container` |
 //! | `publish` | images into this machine's engine or a registry |
-//! | [`images`] | the engine's images out into a backup and back in |
+//! | [`images`] | exports the engine's images into a backup, and loads them from one |
 //! | [`member`], [`serve`] | belonging to a fleet; the listener where its gateways come in |
-//! | `engine` | all that is asked of the container engine; alone in naming bollard |
+//! | `engine` | the container engine; the only file that names bollard |
 //! | `cache`, `egress_env`, `network`, `blocking` | the folder on disk; proxies and authorities for what reaches out; work that blocks |
 //! | [`error`] | why a build ended without images |
 

@@ -81,11 +81,11 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             .hint("start it with `--gateway URL --token-file FILE`")
     })?;
     files::raise_file_limit();
-    let mut asked = ShutdownSignals::new()?;
+    let mut signals = ShutdownSignals::new()?;
     let app = App::build(config).await.map_err(|err| unable(&err))?;
     let registry = Registry::new();
     metrics::register_all(&registry, &data).map_err(|err| unable(&err))?;
-    let ended = serve(&app, &member, &registry, &mut asked).await;
+    let ended = serve(&app, &member, &registry, &mut signals).await;
     app.shutdown(CLEANED_WITHIN).await;
     program::check_none_cut(ended?, "builds", "builder.drain_grace")
 }
@@ -95,7 +95,7 @@ async fn serve(
     app: &App,
     config: &MemberConfig,
     registry: &Registry,
-    asked: &mut ShutdownSignals,
+    signals: &mut ShutdownSignals,
 ) -> Result<usize, Failure> {
     // Binds first: failing after minutes of making the base would be worse.
     let member = Member::build(config, app, registry).map_err(|err| unable(&err))?;
@@ -103,7 +103,7 @@ async fn serve(
     let address = member.address();
     tokio::select! {
         biased; // shutdown first; what was started is removed
-        signal = asked.next() => {
+        signal = signals.next() => {
             info!(signal, "Shutting down before the start was complete.");
             return Ok(0);
         }
@@ -115,20 +115,20 @@ async fn serve(
     let mut running = member.spawn();
     tokio::select! {
         biased;
-        signal = asked.next() => info!(signal, "Shutting down before a gateway accepted this builder."),
+        signal = signals.next() => info!(signal, "Shutting down before a gateway accepted this builder."),
         reached = running.joined() => {
             let scheme = config.scheme();
             program::ready(&format!(
                 "ready  builder {id}  builds {scheme}://{address}  reached at {reached}"
             ))?;
-            let signal = asked.next().await;
+            let signal = signals.next().await;
             info!(signal, "Draining.");
         }
     }
     Ok(tokio::select! {
         biased; // an ended drain first
         cut = running.drain(config.drain_grace) => cut,
-        signal = asked.next() => {
+        signal = signals.next() => {
             warn!(signal, "Second signal; cutting running builds.");
             1
         }

@@ -37,7 +37,7 @@ use epsilon_api::{
     ids::{FunctionName, ProjectName},
     suggest,
 };
-use function::Written;
+use function::KeySource;
 use origin::Origin;
 use package::Package;
 use section::{Problem, Section};
@@ -254,8 +254,11 @@ impl<'a> Top<'a> {
             let path = section.path_of(key);
             let name = FunctionName::parse(key)
                 .map_err(|invalid| Problem::new(&path, format!("is wrong: {invalid}")))?;
-            let keys =
-                FunctionKeys::read(Section::open(path, node)?, Written::InFile(runtime), ceilings)?;
+            let keys = FunctionKeys::read(
+                Section::open(path, node)?,
+                KeySource::InFile(runtime),
+                ceilings,
+            )?;
             named.insert(name, keys);
         }
         Ok(named)

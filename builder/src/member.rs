@@ -15,9 +15,9 @@ use epsilon_api::{
     redacted::Secret,
     units::{Bytes, MilliCores},
 };
+use epsilon_fleet_link::authenticated_listener::Shutdown;
 use epsilon_fleet_link::certificate;
 use epsilon_fleet_link::certificate::Certificate;
-use epsilon_fleet_link::door::Shutdown;
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::membership::{Membership, Settings};
 use epsilon_fleet_link::metrics::Metrics;

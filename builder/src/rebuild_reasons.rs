@@ -54,7 +54,7 @@ pub(crate) fn explain(
     is_built: impl Fn(&FunctionPlan) -> bool,
 ) -> Vec<String> {
     let Some(before) = before else { return Vec::new() };
-    let (built, kept): (Vec<_>, Vec<_>) = plan.functions.iter().partition(|f| is_built(f));
+    let (built, unchanged): (Vec<_>, Vec<_>) = plan.functions.iter().partition(|f| is_built(f));
     if built.is_empty() {
         return Vec::new();
     }
@@ -64,8 +64,8 @@ pub(crate) fn explain(
     }
     let mut lines: Vec<_> =
         reasons.into_iter().map(|(why, of)| format!("built {}: {why}", names(&of))).collect();
-    if !kept.is_empty() {
-        lines.push(format!("not rebuilt, no file that they reach changed: {}", names(&kept)));
+    if !unchanged.is_empty() {
+        lines.push(format!("not rebuilt, no file that they reach changed: {}", names(&unchanged)));
     }
     lines.extend(plan.unknown.iter().filter(|_| plan.functions.len() > 1).cloned());
     lines

@@ -60,7 +60,7 @@ const PUBLIC_IMAGE: &str = "node:24-bookworm-slim";
 /// Version of the composition; part of the key. Raised when the parts are put together differently.
 const VERSION: &str = "1";
 /// How often a process checks whether another one has made the base.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A runtime in the engine.
 #[derive(Clone, Debug)]
@@ -107,14 +107,11 @@ struct RuntimeContext<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
     /// The operator's image: its name, and its current id.
-    Operator {
-        name: String,
-        id: String,
-    },
-    Hub,
-    Packages {
-        release: Option<String>,
-    },
+    Operator { name: String, id: String },
+    /// The public registry's image.
+    PublicRegistry,
+    /// Packages of this machine's distribution.
+    Packages { release: Option<String> },
 }
 
 impl Runtimes {
@@ -260,7 +257,7 @@ impl Runtimes {
         if let Some(name) = &self.operators {
             if self.engine.image(name).await?.is_none() {
                 let pull = self.engine.pull(name, self.pull_timeout, self.pull_timeout);
-                let pulled = context.step(name, Needs::Hub, async { Ok(pull.await) }).await?;
+                let pulled = context.step(name, Needs::Registry, async { Ok(pull.await) }).await?;
                 pulled.map_err(|err| {
                     let says = err.message().unwrap_or("no answer").to_owned();
                     error::runtime_failed(format!("`{name}` cannot be pulled: {says}"))
@@ -271,7 +268,7 @@ impl Runtimes {
             return Ok((Origin::Operator { name: name.clone(), id: base.image.id.clone() }, base));
         }
         if self.registry_has(context).await? {
-            return Ok((Origin::Hub, Base::of(&self.engine, PUBLIC_IMAGE).await?));
+            return Ok((Origin::PublicRegistry, Base::of(&self.engine, PUBLIC_IMAGE).await?));
         }
         let origin = Origin::Packages { release: packages::release() };
         // The base alone is cached too: another wrapper needs no other Debian.
@@ -296,7 +293,7 @@ impl Runtimes {
             return Ok(false);
         }
         let pull = self.engine.pull(PUBLIC_IMAGE, self.hub_patience, self.pull_timeout);
-        let pulled = context.step(PUBLIC_IMAGE, Needs::Hub, async { Ok(pull.await) }).await?;
+        let pulled = context.step(PUBLIC_IMAGE, Needs::Registry, async { Ok(pull.await) }).await?;
         if let Err(err) = &pulled {
             self.registry_unreachable.store(true, Ordering::Relaxed);
             tracing::info!(error = %Chain(err), "No public registry has the runtime base; making it from packages.");
@@ -321,7 +318,7 @@ impl Runtimes {
         }
         let locked = async {
             while !is_locked()? {
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(LOCK_POLL_INTERVAL).await;
             }
             Ok(())
         };
@@ -333,7 +330,7 @@ impl Runtimes {
     }
 }
 
-/// Where a base may come from, best first, as far as it is known without asking a network.
+/// Possible origins of a base, best first, as far as they are known without a network.
 async fn origins(
     engine: &Engine,
     operators: Option<&str>,
@@ -346,13 +343,13 @@ async fn origins(
     }
     let mut origins = vec![Origin::Packages { release: packages::release() }];
     if !hub_patience.is_zero() {
-        origins.insert(0, Origin::Hub);
+        origins.insert(0, Origin::PublicRegistry);
     }
     Ok(origins)
 }
 
-/// What a start of these settings would find in the engine and be spared: the operator's image, the best runtime, its
-/// inspector.
+/// The images in the engine that a start with these settings would not have to make: the operator's
+/// image, the best runtime, its inspector.
 pub(crate) async fn found(engine: &Engine, config: &Config) -> Result<Vec<String>, BuildError> {
     let mut found = Vec::new();
     let operators = config.runtime_image.as_deref();
@@ -387,7 +384,8 @@ impl Origin {
     fn recipe(&self) -> String {
         match self {
             Self::Operator { name: _, id } => format!("image {id}"),
-            Self::Hub => format!("hub {PUBLIC_IMAGE}"),
+            // `hub` is a part of existing tags.
+            Self::PublicRegistry => format!("hub {PUBLIC_IMAGE}"),
             Self::Packages { release } => {
                 format!("{} {}", release.as_deref().unwrap_or_default(), packages::recipe())
             }
@@ -410,7 +408,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operator { name, id: _ } => write!(f, "the operator's `{name}`"),
-            Self::Hub => write!(f, "`{PUBLIC_IMAGE}` of the public registry"),
+            Self::PublicRegistry => write!(f, "`{PUBLIC_IMAGE}` of the public registry"),
             Self::Packages { release } => {
                 let release = release.as_deref().unwrap_or("this machine's release");
                 write!(f, "{release} from this machine's own packages")
@@ -420,7 +418,7 @@ impl fmt::Display for Origin {
 }
 
 impl RuntimeContext<'_> {
-    /// Does one part of the work within its limit, and tells how long it took.
+    /// Does one part of the work within its limit, and reports how long it took.
     async fn step<T>(
         &self,
         doing: &str,
@@ -443,7 +441,7 @@ mod tests {
         let keys = [
             operator("sha256:1").key(),
             operator("sha256:2").key(),
-            Origin::Hub.key(),
+            Origin::PublicRegistry.key(),
             packages("bookworm").key(),
             packages("noble").key(),
         ];

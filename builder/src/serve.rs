@@ -1,6 +1,6 @@
 //! The builder's listener: gateways of its fleet send archives and read the progress. One request
 //! is one build; a gateway that hangs up cancels it. Builds are run by the `Builder`;
-//! authentication is done by [`epsilon_fleet_link::door`].
+//! authentication is done by [`epsilon_fleet_link::authenticated_listener`].
 //!
 //! ```text
 //! POST /v1/builds?… ─▶ build slot (503 without) ─▶ 200 at once ─▶ archive is read
@@ -20,9 +20,9 @@ use epsilon_api::{
     units::Bytes,
 };
 use epsilon_bootstrap::metrics::VERSION;
-use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::gateway_token::Verifier;
-use epsilon_fleet_link::{door, tls};
+use epsilon_fleet_link::{authenticated_listener, tls};
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;
@@ -42,7 +42,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Limits on connections and heads.
-    pub door: door::Limits,
+    pub connections: authenticated_listener::Limits,
     /// Builds that run or wait for a slot.
     pub builds: usize,
     /// Largest archive in bytes.
@@ -52,7 +52,7 @@ pub struct Limits {
 /// A bound listener that does not serve yet.
 #[derive(Debug)]
 pub struct BoundListener {
-    door: AuthenticatedListener,
+    listener: AuthenticatedListener,
     verifier: Arc<Verifier>,
     server: Arc<BuilderServer>,
     shutdown: Shutdown,
@@ -63,7 +63,7 @@ pub struct BoundListener {
 struct BuilderServer {
     builder: Arc<dyn Builder>,
     limits: Limits,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
     builds: TaskTracker,
     /// Cancels every build.
     stop: CancellationToken,
@@ -82,27 +82,28 @@ impl BoundListener {
         builder: Arc<dyn Builder>,
     ) -> io::Result<Self> {
         let shutdown = Shutdown::default();
-        let door = AuthenticatedListener::bind(address, tls, limits.door, shutdown.clone())?;
+        let listener =
+            AuthenticatedListener::bind(address, tls, limits.connections, shutdown.clone())?;
         let server = BuilderServer {
             builder,
             limits,
-            places: Arc::new(Semaphore::new(limits.builds)),
+            slots: Arc::new(Semaphore::new(limits.builds)),
             builds: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        Ok(Self { door, verifier, server: Arc::new(server), shutdown })
+        Ok(Self { listener, verifier, server: Arc::new(server), shutdown })
     }
 
     /// The bound address.
     pub fn address(&self) -> SocketAddr {
-        self.door.address()
+        self.listener.address()
     }
 
     /// Starts serving.
     pub fn spawn(self) -> Running {
-        let Self { door, verifier, server, shutdown } = self;
+        let Self { listener, verifier, server, shutdown } = self;
         let answering = Arc::clone(&server);
-        shutdown.tasks.spawn(door.serve(verifier, move |request, _| {
+        shutdown.tasks.spawn(listener.serve(verifier, move |request, _| {
             let server = Arc::clone(&answering);
             async move { answer(&server, request).await }
         }));
@@ -171,15 +172,15 @@ async fn answer(server: &Arc<BuilderServer>, request: Request<Incoming>) -> Resp
         let error = error::source_too_large(format!("the archive is larger than {limit}"));
         return error_response(error.body(), error.status.as_u16());
     }
-    let Ok(place) = Arc::clone(&server.places).try_acquire_owned() else {
+    let Ok(slot) = Arc::clone(&server.slots).try_acquire_owned() else {
         let error = error::busy(format!(
             "this builder already has {} running or waiting builds",
             server.limits.builds
         ));
         return error_response(error.body(), error.status.as_u16());
     };
-    let (news, lines) = progress::channel(&server.stop);
-    server.builds.spawn(work(Arc::clone(server), order, request.into_body(), news, place));
+    let (progress, lines) = progress::channel(&server.stop);
+    server.builds.spawn(work(Arc::clone(server), order, request.into_body(), progress, slot));
     let mut response = Response::new(lines);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     response
@@ -198,8 +199,8 @@ async fn work(
     server: Arc<BuilderServer>,
     order: BuildOrder,
     archive: Incoming,
-    news: Progress,
-    _place: OwnedSemaphorePermit,
+    progress: Progress,
+    _slot: OwnedSemaphorePermit,
 ) {
     let deployment = order.deployment.clone();
     let job = BuildJob {
@@ -207,13 +208,13 @@ async fn work(
         archive: body::boxed(archive),
         folder: order.folder,
         only: order.only,
-        log: news.as_build_log(),
+        log: progress.as_build_log(),
     };
     tracing::info!(%deployment, "Build started.");
     let building = AssertUnwindSafe(server.builder.build(job)).catch_unwind();
     let built = tokio::select! {
         biased; // shutdown before results; dropping a build cleans up after it
-        () = news.stopped() => Ok(Err(cut(&server))),
+        () = progress.stopped() => Ok(Err(cut(&server))),
         built = building => built,
     };
     let last = match built {
@@ -231,7 +232,7 @@ async fn work(
             tracing::info!(%deployment, "Build done.");
         }
     }
-    news.end(last).await;
+    progress.end(last).await;
 }
 
 /// Removes an image that no version needs any more. Limits are those of the destination; a gateway

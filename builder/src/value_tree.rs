@@ -225,7 +225,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn numbers_are_kept_as_written_below_env_only() {
+    fn numbers_keep_their_text_below_env_only() {
         let node =
             from_yaml("a: 1.10\nenv: {A: 1.10, B: 0o17, C: yes, D: null, E: \"null\"}\n").unwrap();
         let Node::Map(top) = &node else { panic!("{node:?}") };

@@ -19,8 +19,8 @@ use epsilon_builder::{
     error,
     serve::{BoundListener, Limits, Running},
 };
+use epsilon_fleet_link::authenticated_listener;
 use epsilon_fleet_link::connection::Connection;
-use epsilon_fleet_link::door;
 use epsilon_fleet_link::gateway_token::{Signer, Verifier};
 use futures_util::future::BoxFuture;
 use http::{Method, Request, Response};
@@ -44,7 +44,7 @@ use tokio::{
 };
 
 /// Upper bound for any wait of a test.
-const PATIENCE: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Reads the archive, reports its length, and ends when the test permits it.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ struct Site {
 impl Site {
     /// With slots for two builds.
     fn open() -> Self {
-        Self::with_head_limit(PATIENCE)
+        Self::with_head_limit(LIMIT)
     }
 
     fn with_head_limit(head: Duration) -> Self {
@@ -112,7 +112,7 @@ impl Site {
             gate: Semaphore::new(0),
         });
         let limits = Limits {
-            door: door::Limits { connections: 8, head, idle: head },
+            connections: authenticated_listener::Limits { connections: 8, head, idle: head },
             builds: 2,
             archive: units::Bytes(1000),
         };
@@ -150,7 +150,7 @@ impl Site {
             .header(headers::GATEWAY_TOKEN, pass)
             .body(archive)
             .unwrap();
-        let response = patient(connection.sender.send_request(request)).await.unwrap();
+        let response = in_time(connection.sender.send_request(request)).await.unwrap();
         (connection, response)
     }
 
@@ -167,35 +167,35 @@ fn order() -> BuildOrder {
     }
 }
 
-async fn patient<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future).await.expect("in time")
 }
 
 async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < PATIENCE, "{what}");
+        assert!(began.elapsed() < LIMIT, "{what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 
 /// All lines of an answer.
-async fn news(response: Response<Incoming>) -> Vec<BuildMessage> {
+async fn messages(response: Response<Incoming>) -> Vec<BuildMessage> {
     assert_eq!(response.status(), 200);
-    let text = patient(response.into_body().collect()).await.unwrap().to_bytes();
+    let text = in_time(response.into_body().collect()).await.unwrap().to_bytes();
     let lines = std::str::from_utf8(&text).unwrap().lines();
     lines.map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 async fn code(response: Response<Incoming>) -> (u16, String) {
     let status = response.status().as_u16();
-    let text = patient(response.into_body().collect()).await.unwrap().to_bytes();
+    let text = in_time(response.into_body().collect()).await.unwrap().to_bytes();
     let envelope: ErrorEnvelope = serde_json::from_slice(&text).unwrap();
     (status, envelope.error.code)
 }
 
-fn last_code(news: &[BuildMessage]) -> &str {
-    match news.last() {
+fn last_code(messages: &[BuildMessage]) -> &str {
+    match messages.last() {
         Some(BuildMessage::Failed(error)) => &error.code,
         other => panic!("{other:?}"),
     }
@@ -206,10 +206,10 @@ async fn build_progress_is_streamed_line_by_line() {
     let site = Site::open();
     let (_connection, response) = site.ask(body::full("archive")).await;
     site.builder.gate.add_permits(1);
-    let told = news(response).await;
+    let messages = messages(response).await;
     let step = BuildEvent::StepStarted { step: Step::Source, detail: "7 bytes".into() };
-    assert_eq!(told[0], BuildMessage::Event(step));
-    assert!(matches!(told[1], BuildMessage::Built(_)) && told.len() == 2, "{told:?}");
+    assert_eq!(messages[0], BuildMessage::Event(step));
+    assert!(matches!(messages[1], BuildMessage::Built(_)) && messages.len() == 2, "{messages:?}");
     assert_eq!(*site.builder.orders.lock().unwrap(), [order()]);
 }
 
@@ -225,7 +225,7 @@ async fn head_is_sent_before_the_archive_is_read() {
     archive.send(piece).await.unwrap();
     drop(archive);
     site.builder.gate.add_permits(1);
-    assert!(matches!(news(response).await.last(), Some(BuildMessage::Built(_))));
+    assert!(matches!(messages(response).await.last(), Some(BuildMessage::Built(_))));
 }
 
 #[tokio::test]
@@ -234,14 +234,14 @@ async fn a_gateway_that_hangs_up_cancels_the_build() {
     for read_archive in [true, false] {
         let (archive, pieces) = mpsc::channel(1);
         let pieces = tokio_stream::wrappers::ReceiverStream::new(pieces);
-        let asked = site.ask(body::boxed(StreamBody::new(pieces))).await;
+        let request = site.ask(body::boxed(StreamBody::new(pieces))).await;
         let piece: Result<_, std::io::Error> = Ok(Frame::data(Bytes::from_static(b"half")));
         archive.send(piece).await.unwrap();
         if read_archive {
             drop(archive);
         }
         eventually("the build begins", || site.at_work() == 1).await;
-        drop(asked);
+        drop(request);
         eventually("the build is dropped", || site.at_work() == 0).await;
         eventually("its place is free", || site.running.builds() == 0).await;
     }
@@ -257,16 +257,16 @@ async fn third_build_is_refused_while_two_run() {
     assert_eq!(code(third).await, (503, "BUILDER_BUSY".into()));
     site.builder.gate.add_permits(2);
     for response in [first, second] {
-        assert!(matches!(news(response).await.last(), Some(BuildMessage::Built(_))));
+        assert!(matches!(messages(response).await.last(), Some(BuildMessage::Built(_))));
     }
     eventually("the places are free", || site.running.builds() == 0).await;
     site.builder.gate.add_permits(1);
     let (_four, fourth) = site.ask(body::full("4")).await;
-    assert!(matches!(news(fourth).await.last(), Some(BuildMessage::Built(_))));
+    assert!(matches!(messages(fourth).await.last(), Some(BuildMessage::Built(_))));
 }
 
 #[tokio::test]
-async fn without_a_good_pass_nothing_is_told() {
+async fn without_a_good_token_nothing_is_answered() {
     let site = Site::open();
     let folder = tempfile::tempdir().unwrap();
     let stranger = Signer::load_or_create(&folder.path().join("gateway.key")).unwrap();
@@ -282,7 +282,7 @@ async fn without_a_good_pass_nothing_is_told() {
             assert_eq!(response.status(), 401, "{pass} {uri}");
             let empty = ["connection", "content-length", "date"];
             assert!(response.headers().keys().all(|name| empty.contains(&name.as_str())));
-            assert!(patient(response.collect()).await.unwrap().to_bytes().is_empty());
+            assert!(in_time(response.collect()).await.unwrap().to_bytes().is_empty());
         }
     }
     assert!(site.builder.orders.lock().unwrap().is_empty());
@@ -309,9 +309,9 @@ async fn panic_in_a_build_is_reported_and_isolated() {
     let site = Site::open();
     site.builder.gate.add_permits(2);
     let (_connection, response) = site.ask(body::full("bug")).await;
-    assert_eq!(last_code(&news(response).await), "INTERNAL");
+    assert_eq!(last_code(&messages(response).await), "INTERNAL");
     let (_connection, response) = site.ask(body::full("fine")).await;
-    assert!(matches!(news(response).await.last(), Some(BuildMessage::Built(_))));
+    assert!(matches!(messages(response).await.last(), Some(BuildMessage::Built(_))));
 }
 
 #[tokio::test]
@@ -320,15 +320,15 @@ async fn shutdown_refuses_new_builds_and_waits_for_running() {
     let (_connection, response) = site.ask(body::full("1")).await;
     eventually("it runs", || site.at_work() == 1).await;
     let Site { address, running, builder, .. } = site;
-    let draining = tokio::spawn(running.drain(PATIENCE));
+    let draining = tokio::spawn(running.drain(LIMIT));
     let began = Instant::now();
     while TcpStream::connect(address).await.is_ok() {
-        assert!(began.elapsed() < PATIENCE, "the door stays open");
+        assert!(began.elapsed() < LIMIT, "the listener stays open");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     builder.gate.add_permits(1);
-    assert!(matches!(news(response).await.last(), Some(BuildMessage::Built(_))));
-    assert_eq!(patient(draining).await.unwrap(), 0);
+    assert!(matches!(messages(response).await.last(), Some(BuildMessage::Built(_))));
+    assert_eq!(in_time(draining).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -338,8 +338,8 @@ async fn a_grace_that_is_over_cuts_and_says_so() {
     eventually("it runs", || site.at_work() == 1).await;
     let Site { running, builder, .. } = site;
     let draining = tokio::spawn(running.drain(Duration::ZERO));
-    assert_eq!(last_code(&news(response).await), "BUILDER_STOPPED");
-    assert_eq!(patient(draining).await.unwrap(), 1);
+    assert_eq!(last_code(&messages(response).await), "BUILDER_STOPPED");
+    assert_eq!(in_time(draining).await.unwrap(), 1);
     assert_eq!(builder.at_work.load(SeqCst), 0);
 }
 
@@ -351,21 +351,21 @@ async fn silent_connections_are_closed() {
         let mut stream = TcpStream::connect(site.address).await.unwrap();
         stream.write_all(said.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        patient(stream.read_to_end(&mut answer)).await.unwrap();
+        in_time(stream.read_to_end(&mut answer)).await.unwrap();
         assert!(!String::from_utf8_lossy(&answer).contains("200"), "{said}");
     }
 }
 
 #[tokio::test]
-async fn a_gateway_is_told_its_version_and_its_builds() {
+async fn the_status_has_version_and_builds() {
     let site = Site::open();
     let _build = site.ask(body::full("archive")).await;
     eventually("a build", || site.at_work() == 1).await;
     let mut connection = site.connect().await;
     let request = Request::get(STATUS_PATH).header("host", "builder");
     let request = request.header(headers::GATEWAY_TOKEN, site.token()).body(body::empty()).unwrap();
-    let response = patient(connection.sender.send_request(request)).await.unwrap();
-    let text = patient(response.into_body().collect()).await.unwrap().to_bytes();
+    let response = in_time(connection.sender.send_request(request)).await.unwrap();
+    let text = in_time(response.into_body().collect()).await.unwrap().to_bytes();
     let status: BuilderStatus = serde_json::from_slice(&text).unwrap();
     assert_eq!(status, BuilderStatus { version: env!("CARGO_PKG_VERSION").into(), builds: 1 });
 }

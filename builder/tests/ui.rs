@@ -83,7 +83,7 @@ fn expand(source: &Source) -> Result<String, BuildError> {
 }
 
 #[tokio::test]
-async fn every_manifest_gives_what_lies_beside_it() {
+async fn every_manifest_gives_the_golden_beside_it() {
     let work = tempfile::tempdir().unwrap();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ui");
     let write = std::env::var_os("EPSILON_GOLDEN").is_some_and(|flag| flag == "write");

@@ -58,13 +58,13 @@ pub(crate) enum Command {
     Drain(commands::drain::Drain),
     /// Send calls to a drained VM again
     Undrain(commands::undrain::Undrain),
-    /// Write all of a platform that cannot be made again into one file, while it runs
+    /// Back up a platform into one file, while it runs
     Backup(commands::backup::Backup),
-    /// Bring a platform back from such a file, into a new data folder
+    /// Restore a platform from a backup into a new data folder
     Restore(commands::restore::Restore),
-    /// List the keys that gateways take, and remove those of lost gateways
+    /// List the keys that gateways accept, and remove those of lost gateways
     Keys(commands::keys::Keys),
-    /// Move the state of gateways: from a file to a data base that several share, or back
+    /// Copy the state of gateways between SQLite and PostgreSQL
     Store(commands::store::Store),
 }
 

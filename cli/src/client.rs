@@ -308,8 +308,8 @@ impl Client {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("healthz");
         }
-        let asked = self.http.get(url).timeout(self.answer_within).send().await;
-        let response = asked.map_err(|err| self.unreachable(err))?;
+        let answered = self.http.get(url).timeout(self.answer_within).send().await;
+        let response = answered.map_err(|err| self.unreachable(err))?;
         let is_control = response.headers().get(LISTENER) == Some(&CONTROL);
         let status = response.status();
         let body = response.bytes().await.map_err(|err| self.unreachable(err))?;

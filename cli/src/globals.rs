@@ -1,5 +1,5 @@
-//! The flags that every verb takes: which gateway, with which key and authority, in which format the
-//! answer is printed, and how long to wait.
+//! The flags that every verb takes: which gateway, with which key and authority, in which format
+//! the answer is printed, and how long to wait.
 
 use clap::Args;
 use epsilon_api::redacted::Secret;

@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn their_ends_are_told_to_collectors() {
+    fn their_expiry_is_a_metric() {
         let (registry, end) = (Registry::new(), Timestamp::from_second(4_000_000_000).unwrap());
         let fleet = Authority::new();
         let certificates = loaded(&fleet.files_until("a", end)).unwrap();

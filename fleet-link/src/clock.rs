@@ -35,19 +35,19 @@ impl Clock {
     }
 
     /// How far `other` is ahead of this clock.
-    pub fn behind(&self, other: Timestamp) -> SignedDuration {
+    pub fn lag_to(&self, other: Timestamp) -> SignedDuration {
         other.duration_since(self.now())
     }
 
     /// Sets the clock to `now`.
     pub fn set(&self, now: Timestamp) {
-        self.move_by(self.behind(now));
+        self.move_by(self.lag_to(now));
     }
 
     /// Moves the clock towards `now` by at most `step`.
     pub fn approach(&self, now: Timestamp, step: Duration) {
         let step = SignedDuration::try_from(step).unwrap_or(SignedDuration::MAX);
-        self.move_by(self.behind(now).clamp(-step, step));
+        self.move_by(self.lag_to(now).clamp(-step, step));
     }
 
     fn move_by(&self, by: SignedDuration) {
@@ -61,11 +61,11 @@ mod tests {
 
     /// The clock's own steps are milliseconds, and the test takes some time.
     fn is_about(clock: &Clock, want: Timestamp) -> bool {
-        clock.behind(want).abs() < SignedDuration::from_secs(1)
+        clock.lag_to(want).abs() < SignedDuration::from_secs(1)
     }
 
     #[test]
-    fn it_goes_on_from_where_it_was_set() {
+    fn it_continues_from_where_it_was_set() {
         let hour = SignedDuration::from_hours(1);
         let start = Timestamp::from_second(1_800_000_000).unwrap();
         let clock = Clock::start(start);

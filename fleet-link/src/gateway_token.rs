@@ -164,7 +164,7 @@ pub struct Verifier {
 struct Known {
     keys: HashMap<GatewayId, [u8; KEY_BYTES]>,
     /// Verified tokens, and the unix time at which each expires.
-    passes: HashMap<Box<str>, i64>,
+    verified: HashMap<Box<str>, i64>,
 }
 
 impl Verifier {
@@ -174,10 +174,10 @@ impl Verifier {
         Self { member, known: RwLock::default(), clock }
     }
 
-    /// Takes over the time that a trusted gateway reported. Differences below [`TIME_RESOLUTION`] are
-    /// ignored: reports are in seconds.
+    /// Takes over the time that a trusted gateway reported. Differences below [`TIME_RESOLUTION`]
+    /// are ignored: reports are in seconds.
     pub fn note_time(&self, now: Timestamp) {
-        if self.clock.behind(now).abs() > TIME_RESOLUTION {
+        if self.clock.lag_to(now).abs() > TIME_RESOLUTION {
             self.clock.set(now);
         }
     }
@@ -195,14 +195,14 @@ impl Verifier {
             .collect();
         let mut known = self.known.write();
         if known.keys != keys {
-            *known = Known { keys, passes: HashMap::new() };
+            *known = Known { keys, verified: HashMap::new() };
         }
     }
 
     /// Whether this text is a valid token of a trusted gateway for this member at `now`.
     pub fn verify(&self, text: &str, now: Timestamp) -> bool {
         let now = now.as_second();
-        let remembered = self.known.read().passes.get(text).copied();
+        let remembered = self.known.read().verified.get(text).copied();
         match remembered {
             Some(end) => is_current(end, now),
             None => self.check(text, now),
@@ -230,9 +230,9 @@ impl Verifier {
         if known.keys.get(gateway).is_none_or(|still| still != key) {
             return;
         }
-        known.passes.retain(|_, end| is_current(*end, now));
-        if known.passes.len() < MAX_VERIFIED {
-            known.passes.insert(text.into(), end);
+        known.verified.retain(|_, end| is_current(*end, now));
+        if known.verified.len() < MAX_VERIFIED {
+            known.verified.insert(text.into(), end);
         }
     }
 }
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_not_meant_or_not_trusted_stays_outside() {
+    fn tokens_of_strangers_and_for_others_are_refused() {
         let (ours, stranger) = (signer(), signer());
         let verifier = verifier(&[&ours]);
         assert!(
@@ -360,13 +360,13 @@ mod tests {
             !verifier.verify(&stranger.token(&member("vm-1"), at(NOW)), at(NOW)),
             "a stranger's"
         );
-        let posing = stranger.token(&member("vm-1"), at(NOW));
-        let posing = posing.replace(stranger.id().as_str(), ours.id().as_str());
-        assert!(!verifier.verify(&posing, at(NOW)), "a stranger's in our name");
+        let forged = stranger.token(&member("vm-1"), at(NOW));
+        let forged = forged.replace(stranger.id().as_str(), ours.id().as_str());
+        assert!(!verifier.verify(&forged, at(NOW)), "a stranger's in our name");
     }
 
     #[test]
-    fn no_part_of_a_pass_can_be_changed() {
+    fn no_part_of_a_token_can_be_changed() {
         let ours = signer();
         let verifier = verifier(&[&ours]);
         let token = ours.token(&member("vm-1"), at(NOW));
@@ -438,11 +438,11 @@ mod tests {
         {
             assert!(!verifier.verify(text, at(NOW)), "{text:.60}");
         }
-        assert!(verifier.known.read().passes.is_empty(), "an invalid token uses no memory");
+        assert!(verifier.known.read().verified.is_empty(), "an invalid token uses no memory");
     }
 
     #[test]
-    fn passes_that_are_over_are_forgotten() {
+    fn expired_tokens_are_forgotten() {
         let ours = signer();
         let verifier = verifier(&[&ours]);
         for second in (0..3600).step_by(20) {
@@ -450,7 +450,7 @@ mod tests {
                 verifier.verify(&ours.token(&member("vm-1"), at(NOW + second)), at(NOW + second))
             );
         }
-        assert!(verifier.known.read().passes.len() <= 6);
+        assert!(verifier.known.read().verified.len() <= 6);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Interim answers (1xx: early hints) that we write to a caller. hyper's server writes final
 //! answers only, so they are queued here until the connection's stream writes them, before any byte
 //! of the answer. HTTP/1.0 callers get none: they would take one for the answer. Used by the
-//! gateway's listeners and by a member's authenticated listener ([`InterimQueue`]); reading those of a
-//! function is `connection/interim.rs`.
+//! gateway's listeners and by a member's authenticated listener ([`InterimQueue`]); reading those
+//! of a function is `connection/interim.rs`.
 
 use crate::connection::poll_write_coalesced;
 use epsilon_api::vm::InterimSink;

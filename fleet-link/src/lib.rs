@@ -1,17 +1,17 @@
 //! How the parts of a fleet talk to each other: pooled HTTP/1.1 connections ([`connection`]),
-//! signed gateway tokens ([`gateway_token`]), the listener where members check them ([`door`]), how a member
-//! joins and stays ([`join`]), one attempt for all who need the same ([`together`]), the clock of
-//! the tokens ([`clock`]), TLS from an operator's PEM files ([`tls`]) and their expiry
-//! ([`certificate`]), interim answers to a caller ([`interim`]), a metrics listener ([`metrics`]),
-//! and the listening port under all of these ([`listen`]) with its limit on connections
-//! ([`limiter`]).
+//! signed gateway tokens ([`gateway_token`]), the listener where members check them
+//! ([`authenticated_listener`]), how a member joins and stays ([`membership`]), one attempt for all
+//! who need the same ([`single_flight`]), the clock of the tokens ([`clock`]), TLS from an
+//! operator's PEM files ([`tls`]) and their expiry ([`certificate`]), interim answers to a caller
+//! ([`interim`]), a metrics listener ([`metrics`]), and the listening port under all of these
+//! ([`listen`]) with its limit on connections ([`limiter`]).
 //!
 //! The messages themselves are in `epsilon_api::fleet`; gateway, vm-agent and builder send them.
 
+pub mod authenticated_listener;
 pub mod certificate;
 pub mod clock;
 pub mod connection;
-pub mod door;
 pub mod gateway_token;
 pub mod interim;
 pub mod limiter;

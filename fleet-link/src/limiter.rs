@@ -6,10 +6,10 @@
 //! too many of this address? ─ yes ─▶ close idle ones of it, else refuse
 //! too many altogether?      ─ yes ─▶ close idle ones, else a slot of the reserve, else wait
 //! ```
-//! A connection to be closed is asked to ([`Occupant::close`]) and is not counted any more; if a
-//! request reached it meanwhile, it goes on and counts again ([`Slot::keep`]). IPv6 addresses count
-//! by their /64, because one caller has all of it. Used by `listen.rs`; whether a connection is
-//! idle is known by its server.
+//! A connection to be closed gets a request to close ([`Occupant::close`]) and is not counted any
+//! more; if a request reached it meanwhile, it stays open and counts again ([`Slot::keep`]). IPv6
+//! addresses count by their /64, because one caller has all of it. Used by `listen.rs`; whether a
+//! connection is idle is known by its server.
 
 use parking_lot::Mutex;
 use std::{
@@ -112,7 +112,7 @@ impl fmt::Debug for Entry {
 enum Kind {
     Regular,
     Reserve,
-    /// Asked to close; not counted.
+    /// Requested to close; not counted.
     Closing {
         was_reserve: bool,
     },
@@ -226,8 +226,8 @@ impl Table {
         }
     }
 
-    /// Asks up to `most` connections to close: unauthenticated ones first, then those idle for
-    /// longest. Returns how many were asked.
+    /// Requests up to `most` connections to close: unauthenticated ones first, then those idle for
+    /// longest. Returns their number.
     fn close_idle(
         &mut self,
         most: usize,
@@ -311,7 +311,7 @@ impl Slot {
         self.limiter.is_crowded()
     }
 
-    /// Counts again a connection that was asked to close and had a request in flight.
+    /// Counts again a connection that got a request to close and had a request in flight.
     pub fn keep(&self) {
         let mut table = self.limiter.table.lock();
         let Some(entry) = table.slots.get_mut(&self.id) else { return };

@@ -1,7 +1,7 @@
 //! A member's side of fleet membership: it registers with one of the configured gateways, sends a
-//! heartbeat each [`HEARTBEAT_INTERVAL`](epsilon_api::fleet::HEARTBEAT_INTERVAL), and learns which gateways' tokens to accept.
-//! Agents and builders do this in one task; their own work does not depend on it once they have
-//! joined.
+//! heartbeat each [`HEARTBEAT_INTERVAL`](epsilon_api::fleet::HEARTBEAT_INTERVAL), and learns which
+//! gateways' tokens to accept. Agents and builders do this in one task; their own work does not
+//! depend on it once they have joined.
 //!
 //! ```text
 //!            ┌────────── 401: the gateway rejects the credential ────────┐
@@ -160,8 +160,8 @@ impl Membership {
     pub async fn run(mut self, end: CancellationToken) {
         let mut pause = FIRST_PAUSE;
         loop {
-            // Shutdown first. A round that is dropped may have reached a gateway; deregistering makes
-            // up for it.
+            // Shutdown first. A round that is dropped may have reached a gateway; deregistering
+            // makes up for it.
             let round = tokio::select! {
                 biased;
                 () = end.cancelled() => break,

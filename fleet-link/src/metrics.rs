@@ -1,10 +1,10 @@
 //! A member's metrics listener, for collectors, which have no gateway token: `GET /metrics`, `GET
 //! /healthz`, nothing else. Off unless its address is set. Metrics contain names and load, so they
 //! are served to this machine only, and to clients with the key that the operator has set; health
-//! is served to anybody.
+//! is served without authentication.
 
 use crate::{
-    door::{AuthenticatedListener, Limits, Shutdown},
+    authenticated_listener::{AuthenticatedListener, Limits, Shutdown},
     limiter::Slot,
 };
 use aws_lc_rs::constant_time::verify_slices_are_equal;

@@ -40,9 +40,9 @@ impl<K, E> fmt::Debug for SingleFlight<K, E> {
 }
 
 impl<K: Hash + Eq + Clone, E> SingleFlight<K, E> {
-    /// Makes the thing unless it exists. `existing` returns it if it exists; `make` makes it, and its
-    /// success must show in `existing`. An attempt whose future is dropped has no outcome: the next
-    /// waiting caller makes its own.
+    /// Makes the thing unless it exists. `existing` returns it if it exists; `make` makes it, and
+    /// its success must show in `existing`. An attempt whose future is dropped has no outcome: the
+    /// next waiting caller makes its own.
     ///
     /// # Errors
     /// The error of the attempt, for all callers that waited for it.
@@ -180,7 +180,7 @@ mod tests {
         thing.open();
         assert_eq!(first.await, Err("attempt 1".into()));
         let mut late = Box::pin(thing.get(true));
-        assert!(late.as_mut().now_or_never().is_none(), "it waits behind the other one");
+        assert!(late.as_mut().now_or_never().is_none(), "it waits for the running attempt");
         assert_eq!(waits.await, Err("attempt 1".into()));
         thing.open();
         assert_eq!(late.await, Ok(2));
@@ -200,7 +200,7 @@ mod tests {
         thing.open();
         assert_eq!((first.await, alone.await), (Ok(1), Some(1)));
         thing.open();
-        assert_eq!(waits.await, Ok(2), "what was taken away meanwhile is made again");
+        assert_eq!(waits.await, Ok(2), "what was removed meanwhile is made again");
         assert!(thing.is_forgotten());
     }
 

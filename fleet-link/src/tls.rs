@@ -1,8 +1,8 @@
-//! TLS between the parts of a fleet, from three PEM files of the operator: an own certificate, its key, and the
-//! authority that signed the certificates of everybody else in the fleet. Both sides show theirs; whoever
-//! has none of that authority is not spoken to. The gateway's control listener alone also speaks with those who show
-//! none (people, collectors, git), and asks each connection whether a certificate was shown. Its public listener, where it speaks
-//! TLS, asks nobody for one.
+//! TLS between the parts of a fleet, from three PEM files of the operator: an own certificate, its
+//! key, and the authority that signed all certificates of the fleet. Both sides present theirs; a
+//! peer without a certificate of that authority is refused. Only the gateway's control listener
+//! also accepts clients without one (people, collectors, git), and knows of each connection whether
+//! a certificate was presented. Its public listener, where it uses TLS, requests none.
 //!
 //! TLS decides who may connect at all, and encrypts. Which gateway sends a request is proven by its
 //! token, which member by its credential. Without the files the fleet uses plain HTTP.
@@ -119,7 +119,7 @@ impl Files {
         self.listener(ClientCertVerifierBuilder::allow_unauthenticated)
     }
 
-    /// The same for a listener that asks nobody for a certificate.
+    /// TLS for a listener that requests no certificate of its clients.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -370,8 +370,8 @@ pub(crate) mod tests {
             assert_eq!(stream.read_u8().await?, 7);
             Ok(())
         };
-        let (served, asked) = tokio::join!(serve, ask);
-        served.and(asked)
+        let (served, answered) = tokio::join!(serve, ask);
+        served.and(answered)
     }
 
     #[tokio::test]
@@ -457,9 +457,9 @@ pub(crate) mod tests {
         ] {
             let (near, far) = duplex(16 << 10);
             let (server, client) = (server.unwrap(), good.client().unwrap());
-            let (asked, _) = tokio::join!(client.connect(host, near), server.accept(far));
-            let told = explain(&asked.err().unwrap());
-            assert!(told.is_some_and(|told| told.contains(words)), "{host}: {told:?}");
+            let (connected, _) = tokio::join!(client.connect(host, near), server.accept(far));
+            let error = explain(&connected.err().unwrap());
+            assert!(error.is_some_and(|error| error.contains(words)), "{host}: {error:?}");
         }
         // A server checks our certificate after our handshake has ended.
         let (near, far) = duplex(16 << 10);
@@ -468,10 +468,13 @@ pub(crate) mod tests {
             let mut stream = client.connect("127.0.0.1", near).await?;
             stream.read_u8().await
         };
-        let (asked, served) = tokio::join!(ask, server.accept(far));
+        let (answered, served) = tokio::join!(ask, server.accept(far));
         assert!(served.is_err());
-        let told = explain(&asked.unwrap_err());
-        assert!(told.is_some_and(|told| told.contains("our certificate has expired")), "{told:?}");
+        let error = explain(&answered.unwrap_err());
+        assert!(
+            error.is_some_and(|error| error.contains("our certificate has expired")),
+            "{error:?}"
+        );
         assert_eq!(explain(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
     }
 
@@ -507,15 +510,15 @@ pub(crate) mod tests {
         let other = fleet.files("other");
         let empty = fleet.folder.path().join("empty.pem");
         fs::write(&empty, "").unwrap();
-        let away = PathBuf::from("/nowhere.pem");
+        let missing = PathBuf::from("/nowhere.pem");
         for (files, part) in [
-            (Files { certificate: away.clone(), ..good.clone() }, "/nowhere.pem"),
+            (Files { certificate: missing.clone(), ..good.clone() }, "/nowhere.pem"),
             (Files { certificate: empty.clone(), ..good.clone() }, "empty.pem"),
             (Files { certificate: good.key.clone(), ..good.clone() }, "127.0.0.1.key.pem"),
             (Files { key: other.key, ..good.clone() }, "127.0.0.1.certificate.pem"),
             (Files { key: empty.clone(), ..good.clone() }, "empty.pem"),
             (Files { authority: empty, ..good.clone() }, "empty.pem"),
-            (Files { authority: away, ..good }, "/nowhere.pem"),
+            (Files { authority: missing, ..good }, "/nowhere.pem"),
         ] {
             let (server, client) = (files.server().unwrap_err(), files.client().unwrap_err());
             assert!(server.to_string().contains(part), "{part}: {server}");

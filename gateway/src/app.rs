@@ -263,10 +263,10 @@ impl App {
         store.gateway_heartbeat(&sync.me).await?;
         let known = store.members().await?;
         // A VM that this gateway cannot use will never report, so the start does not wait for it.
-        let will_be_heard = |member: &&epsilon_store::Member| {
+        let will_report = |member: &&epsilon_store::Member| {
             member.join.kind == MemberKind::Vm && Link::new(&member.join, &identity).is_ok()
         };
-        let known = known.iter().filter(will_be_heard).count();
+        let known = known.iter().filter(will_report).count();
         registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
         let version_cache = Arc::new(VersionCache::new(Arc::clone(&store)));
         let table = Arc::clone(&routes);

@@ -224,7 +224,7 @@ impl Calls {
         response
     }
 
-    /// Finds the target of the call and checks that the request may go on. The body of a refused
+    /// Finds the target of the call and checks that the request may continue. The body of a refused
     /// request is discarded in the background.
     async fn lookup_and_permit(
         &self,

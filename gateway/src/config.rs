@@ -115,10 +115,12 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// The authority that signed the certificates of the fleet, in PEM.
     pub tls_authority: Option<PathBuf>,
-    /// `listen` speaks TLS as well, with `tls_certificate`, for a load balancer that speaks TLS with its targets; then plain HTTP
-    /// is for this machine only. Nobody is asked for a certificate there. Default `false`.
+    /// `listen` speaks TLS as well, with `tls_certificate`, for a load balancer that speaks TLS
+    /// with its targets; then plain HTTP is for this machine only. Clients need no certificate
+    /// there. Default `false`.
     pub listen_tls: bool,
-    /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to the next VM.
+    /// Longest wait for a connection to a VM, its TLS included. Default `1s`: then a call goes to
+    /// the next VM.
     #[serde(deserialize_with = "serde_text::duration")]
     pub member_connect_timeout: Duration,
     /// How long a connection to a VM stays open between two requests. Default `15s`: shorter than
@@ -134,7 +136,7 @@ pub struct Settings {
     #[serde(deserialize_with = "serde_text::duration")]
     pub member_start_timeout: Duration,
     /// Time without a report after which pending calls on a VM fail (502). Default `15s`: a VM that
-    /// was only suspended goes on with its calls. New calls go to other VMs long before that.
+    /// was only suspended continues its calls. New calls go to other VMs long before that.
     #[serde(deserialize_with = "serde_text::duration")]
     pub member_lost_after: Duration,
     /// Time without a sign of life after which a member is removed from the fleet. Default `10m`.
@@ -185,8 +187,8 @@ pub struct Settings {
     /// Longest deployment, including the wait for another one of the same project. Default `30m`.
     #[serde(deserialize_with = "serde_text::duration")]
     pub deploy_timeout: Duration,
-    /// Longest time for one VM to pull a new version's image; then the deployment goes on without
-    /// that VM. Default `5m`: a large image over a slow line.
+    /// Longest time for one VM to pull a new version's image; then the deployment continues
+    /// without that VM. Default `5m`: a large image over a slow line.
     #[serde(deserialize_with = "serde_text::duration")]
     pub fetch_timeout: Duration,
     /// Longest that a joined builder may send nothing, during a build or before it. Default `30s`:
@@ -203,9 +205,9 @@ pub struct Settings {
     /// version can be reached there until the old version is retired (`epsilon versions NAME
     /// --retire N`) or removed.
     pub version_addresses: VersionAddresses,
-    /// How long an image is kept after the last version with it was removed. Default `10m`: after a
-    /// function is deleted or a failed deployment is fixed, deploying the same code again needs no
-    /// build.
+    /// How long an image is stored after the last version with it was removed. Default `10m`: after
+    /// a function is deleted or a failed deployment is fixed, deploying the same code again needs
+    /// no build.
     #[serde(deserialize_with = "serde_text::duration")]
     pub image_grace: Duration,
     /// Limits for functions whose images were built elsewhere: a mapping of its own, see

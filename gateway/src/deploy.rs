@@ -304,7 +304,7 @@ impl Deploys {
         if is_ours {
             let images: Vec<_> = built.functions.iter().map(|one| one.image.clone()).collect();
             if let Err(err) = self.store.record_unneeded_images(&images, Timestamp::now()).await {
-                tracing::warn!(deployment = %id, error = %Chain(&err), "Unused images could not be marked for removal; they are kept.");
+                tracing::warn!(deployment = %id, error = %Chain(&err), "Unused images could not be marked for removal; they stay stored.");
             }
         }
         Err(DeployError::Store(err))

@@ -12,7 +12,7 @@
 //! | `watch` | receives the reports of one VM |
 //! | `view` | a VM's last report, indexed for placement: warm? image? memory? |
 //! | `remote` | a VM reached through its agent's listener: `Vm` over HTTP |
-//! | `link` | the connections to one member: pool, TLS, pass |
+//! | `link` | the connections to one member: pool, TLS, gateway token |
 //! | `totals` | calls and weights of all VMs together |
 
 pub(crate) mod breaker;
@@ -193,7 +193,7 @@ impl Fleet {
         });
     }
 
-    /// Removes a VM. Calls that run on it go on.
+    /// Removes a VM. Calls that run on it continue.
     pub(crate) fn forget(&self, id: &VmId) -> Option<Arc<Member>> {
         self.change(|members| {
             let found = members.iter().position(|member| member.id == *id)?;

@@ -68,7 +68,7 @@ pub(crate) struct Vms {
 #[serde(tag = "status", rename_all = "snake_case")]
 pub(crate) enum Store {
     Ok,
-    /// It does not answer; calls of known functions go on.
+    /// It does not answer; calls of known functions are served.
     Away {
         since: Timestamp,
     },
@@ -126,7 +126,7 @@ impl Health {
                 (Status::Unavailable, Some(of_certificate(validity)))
             }
             _ if is_start_over && !self.fleet.has_any_reported() => {
-                (Status::Unavailable, Some("no VM of the fleet has been heard since the start"))
+                (Status::Unavailable, Some("no VM of the fleet has reported since the start"))
             }
             Some(validity) => (Status::Degraded, Some(of_certificate(validity))),
             None if matches!(store, Store::Full { .. }) => {
@@ -186,7 +186,7 @@ mod tests {
         }
 
         /// Status, its code, known and reporting VMs after this many seconds.
-        fn stands(&self, seconds: u64) -> (Status, u16, usize, usize) {
+        fn state(&self, seconds: u64) -> (Status, u16, usize, usize) {
             let now = self.began + Duration::from_secs(seconds);
             let Report { status, reason, vms, .. } = self.health.at(now, Timestamp::now());
             assert_eq!(reason.is_some(), status != Status::Ok);
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    fn hears(member: &Member) {
+    fn reports(member: &Member) {
         member.reported(member.vm.status(), Instant::now());
     }
 
@@ -205,39 +205,39 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn without_any_report_the_gateway_becomes_unavailable() {
         let world = World::new(None);
-        assert_eq!(world.stands(0), (OK, 200, 0, 0));
-        assert_eq!(world.stands(100), (OK, 200, 0, 0), "a fleet starts without a VM");
+        assert_eq!(world.state(0), (OK, 200, 0, 0));
+        assert_eq!(world.state(100), (OK, 200, 0, 0), "a fleet starts without a VM");
         time::advance(Duration::from_secs(100)).await;
         let (a, _b) = (world.join("a"), world.join("b"));
         a.report_failed(
             &LinkError::Refused(io::ErrorKind::ConnectionRefused.into()),
             Instant::now(),
         );
-        assert_eq!(world.stands(107), (OK, 200, 2, 0), "they joined a moment ago");
-        assert_eq!(world.stands(108), (UNAVAILABLE, 503, 2, 0));
-        hears(&a);
-        assert_eq!(world.stands(108), (OK, 200, 2, 1));
+        assert_eq!(world.state(107), (OK, 200, 2, 0), "they joined a moment ago");
+        assert_eq!(world.state(108), (UNAVAILABLE, 503, 2, 0));
+        reports(&a);
+        assert_eq!(world.state(108), (OK, 200, 2, 1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn losing_a_reporting_vm_is_only_degraded() {
         let world = World::new(None);
         let a = world.join("a");
-        hears(&a);
+        reports(&a);
         time::advance(Duration::from_secs(20)).await;
         a.tick(Instant::now());
-        assert_eq!(world.stands(20), (DEGRADED, 200, 1, 0), "another gateway could do no better");
+        assert_eq!(world.state(20), (DEGRADED, 200, 1, 0), "another gateway could do no better");
         world.join("b");
         world.health.fleet.forget(&VmId::parse("a").unwrap());
-        assert_eq!(world.stands(40), (DEGRADED, 200, 1, 0));
+        assert_eq!(world.state(40), (DEGRADED, 200, 1, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_unusable_vm_counts_as_not_reporting() {
         let world = World::new(None);
         world.health.fleet.set_unusable(1);
-        assert_eq!(world.stands(7), (OK, 200, 1, 0));
-        assert_eq!(world.stands(8), (UNAVAILABLE, 503, 1, 0));
+        assert_eq!(world.state(7), (OK, 200, 1, 0));
+        assert_eq!(world.state(8), (UNAVAILABLE, 503, 1, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -251,7 +251,7 @@ mod tests {
         };
         let mut alone = World::new(Some(FakeVm::arc("here")));
         alone.health.certificates = vec![ended.clone()];
-        assert_eq!(alone.stands(100), (DEGRADED, 200, 1, 1));
+        assert_eq!(alone.state(100), (DEGRADED, 200, 1, 1));
         let mut started = World::new(None);
         started.health.certificates = vec![ended.clone()];
         started.join("a");
@@ -263,12 +263,12 @@ mod tests {
             "the cause, not the effect"
         );
         let mut fleet = World::new(None);
-        hears(&fleet.join("a"));
+        reports(&fleet.join("a"));
         fleet.health.certificates = vec![ended];
-        assert_eq!(fleet.stands(0), (DEGRADED, 200, 1, 1), "existing connections go on");
+        assert_eq!(fleet.state(0), (DEGRADED, 200, 1, 1), "existing connections stay open");
         fleet.health.fleet.forget(&VmId::parse("a").unwrap());
         fleet.join("b");
-        assert_eq!(fleet.stands(0), (UNAVAILABLE, 503, 1, 0), "its next connection is refused");
+        assert_eq!(fleet.state(0), (UNAVAILABLE, 503, 1, 0), "its next connection is refused");
         let before = fleet.health.at(Instant::now(), time);
         assert_eq!((before.status, before.reason), (OK, None));
     }
@@ -277,12 +277,12 @@ mod tests {
     async fn a_full_store_is_degraded_not_unavailable() {
         let world = World::new(Some(FakeVm::arc("here")));
         world.health.store.mark_full();
-        assert_eq!(world.stands(0), (DEGRADED, 200, 1, 1));
+        assert_eq!(world.state(0), (DEGRADED, 200, 1, 1));
         let text = serde_json::to_value(world.health.report()).unwrap();
         assert_eq!(text["store"]["status"], "full");
         world.health.store.mark_writable();
         world.health.store.mark_unavailable();
-        assert_eq!(world.stands(0), (OK, 200, 1, 1), "calls are served");
+        assert_eq!(world.state(0), (OK, 200, 1, 1), "calls are served");
         let text = serde_json::to_value(world.health.report()).unwrap();
         assert_eq!(text["store"]["status"], "away");
         assert_eq!(text["vms"], serde_json::json!({"known": 1, "heard": 1}));

@@ -1,7 +1,8 @@
-//! The keys of the gateway's own api_keys: made at the first start, kept in a file that only the operator can
-//! read, recognised by a hash. A file that is gone or does not match makes a new key, and the old one
-//! opens nothing any more. Each gateway of a store makes its own; all of them open every gateway's api_keys, until the
-//! gateway is lost (`lost.rs`). Members of the fleet get theirs when they join.
+//! The gateway's own API keys: created at the first start, stored in a file that only the operator
+//! can read, recognised by a hash. If the file is missing or holds no valid key, a new key is
+//! created and the old one becomes invalid. Each gateway of a store creates its own; every gateway
+//! accepts all of them, until the gateway that has a key in its file is lost (`lost.rs`). Members
+//! of the fleet get theirs when they join.
 //!
 //! Text form: `epsilon_<role>_<id>_<secret>`. The id finds the hash; the secret has 256 bits, so a
 //! plain SHA-256 is enough.
@@ -37,7 +38,7 @@ pub enum KeyError {
     /// The file cannot be read or written.
     #[error("`{}` cannot be read or written", path.display())]
     File {
-        /// The file.
+        /// Path of the key's file.
         path: PathBuf,
         /// The cause.
         #[source]
@@ -79,7 +80,7 @@ pub(crate) async fn ensure(
             Some(key) => match store.replace_key(gateway, &key, silent_before).await {
                 Ok(false) => return Ok(key),
                 Ok(true) => {
-                    tracing::info!(path = %path.display(), "The key in this file opens from now on.");
+                    tracing::info!(path = %path.display(), "Key in this file is valid from now on.");
                     return Ok(key);
                 }
                 // Its id is that of another key.
@@ -96,7 +97,8 @@ pub(crate) async fn ensure(
         Err(err) => return Err(file(err)),
     }
     let (key, text) = make(role);
-    // The hash first: a crash in between leaves no file, or an old one, and the next start comes here again.
+    // The hash first: a crash in between leaves no file, or an old one, and the next start
+    // creates a key again.
     store.replace_key(gateway, &key, silent_before).await.map_err(store_error)?;
     write_private(path, text.reveal()).map_err(file)?;
     tracing::info!(path = %path.display(), "New key was written to this file.");
@@ -115,7 +117,7 @@ fn read(role: &KeyRole, text: &str) -> Option<Key> {
     good.then(|| Key { id: id.to_owned(), role: role.clone(), hash: hash(secret), created_at })
 }
 
-/// Nobody can say now whether a key opens.
+/// Why it is unknown now whether a key is valid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyCheckError {
     /// The store is known not to answer.
@@ -178,7 +180,7 @@ impl ApiKeys {
         }
     }
 
-    /// This was one.
+    /// Removes a key that is no longer valid from the cache.
     pub(crate) fn forget(&self, id: &str) {
         self.known.lock().remove(id);
     }
@@ -343,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn keys_that_opened_once_open_while_the_store_is_away() {
+    async fn cached_keys_are_valid_while_the_store_is_unavailable() {
         let lab = Lab::new().await;
         let (used, unused) = (make(&KeyRole::Admin), make(&KeyRole::Admin));
         let (one, other) = (GatewayId::random(), GatewayId::random());

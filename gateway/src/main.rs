@@ -76,7 +76,7 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
     let config = Config::new(settings, &data).map_err(|err| program::invalid_setting(&err))?;
     let lock = Lock::take(&data)?;
     files::raise_file_limit();
-    let mut asked = ShutdownSignals::new()?;
+    let mut shutdown = ShutdownSignals::new()?;
 
     let store = store_url(store.as_deref().unwrap_or("sqlite"), &data)?;
     let store = epsilon_store::open(&store).await.map_err(|err| match err {
@@ -92,13 +92,13 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
     lock.write_address(&control.local, control.authority.as_deref())?;
     program::ready(&format!("ready  calls {public}  control {}", control.url))?;
 
-    let signal = asked.next().await;
+    let signal = shutdown.next().await;
     info!(signal, "Draining.");
     let calls = running.calls();
     let cut = tokio::select! {
         biased; // a completed drain takes precedence over a second signal
         stopped = running.drain(grace) => stopped.cut,
-        signal = asked.next() => {
+        signal = shutdown.next() => {
             tracing::warn!(signal, calls, "Second signal; cutting running calls.");
             calls
         }

@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_read_and_asked() {
+    fn networks_are_parsed_and_matched() {
         let networks: Networks =
             serde_json::from_str(r#"["10.1.0.0/16","192.0.2.7","fd00::/8"]"#).unwrap();
         for (address, inside) in [

@@ -52,7 +52,7 @@ impl StoreHealth {
         self.note(|since| {
             if since.unavailable.is_none() {
                 since.unavailable = Some(Timestamp::now());
-                tracing::error!("Store does not answer; calls go on with the known state.");
+                tracing::error!("Store does not answer; calls continue with the known state.");
             }
         });
     }
@@ -64,7 +64,7 @@ impl StoreHealth {
             if since.full.is_none() {
                 since.full = Some(Timestamp::now());
                 tracing::error!(
-                    "Store's disk is full; calls go on, but nothing can be deployed or changed."
+                    "Store's disk is full; calls continue, but nothing can be deployed or changed."
                 );
             }
         });

@@ -11,7 +11,7 @@
 mod agent;
 #[path = "support/fake.rs"]
 mod fake;
-#[path = "support/hub.rs"]
+#[path = "support/fake_github.rs"]
 mod fake_github;
 #[path = "support/world.rs"]
 mod world;

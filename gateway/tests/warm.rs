@@ -62,7 +62,7 @@ const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\
                       connection: keep-alive\r\nkeep-alive: timeout=72\r\n\r\nHello";
 
 /// Deadline of each wait in this file.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A platform with one function, `hello`, concurrency 32.
 struct World {
@@ -102,8 +102,8 @@ impl World {
     }
 
     async fn end(self) {
-        self.running.drain(PATIENCE).await;
-        self.agent.shutdown(PATIENCE).await;
+        self.running.drain(TEST_TIMEOUT).await;
+        self.agent.shutdown(TEST_TIMEOUT).await;
     }
 }
 
@@ -167,7 +167,7 @@ impl Caller {
     fn new(to: SocketAddr) -> Self {
         let stream = TcpStream::connect(to).unwrap();
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         Self { stream, answer: [0; 4096] }
     }
 

@@ -37,7 +37,7 @@ class Settings:
     log_gb: float = setting(0.50, "a GB of logs taken in")
     lambda_request: float = setting(0.20e-6, "one request to Lambda")
     lambda_gb_second: float = setting(0.0000166667, "Lambda's GB-second, x86, first tier")
-    http_api_request: float = setting(1.00e-6, "one request through API Gateway's HTTP API, where Lambda stands behind one")
+    http_api_request: float = setting(1.00e-6, "one request through API Gateway's HTTP API, where Lambda is called through one")
     commitment: float = setting(0.27, "what a year's commitment takes off EC2's price (Savings Plan, nothing up front)")
     # Assumptions about the fleet.
     gateways: float = setting(2, "gateways")
@@ -106,8 +106,8 @@ def fleet(s, calls, number, off=0.0):
     vm = vms(s, calls, number)
     machines = (vm * s.vm_hour + s.gateways * s.gateway_hour + s.builder_hour) * (1 - off)
     around = s.alb_hour + s.nlb_hour + s.nat_hour + s.database_hour + 3 * s.address_hour  # two of the ALB, one of NAT
-    kept = ((vm + 1) * s.vm_disk + s.gateways * s.gateway_disk) * s.disk_gb + s.database_storage * s.database_gb
-    return (machines + around) * HOURS + kept + s.secrets * s.secret + number * per_call(s)
+    disks = ((vm + 1) * s.vm_disk + s.gateways * s.gateway_disk) * s.disk_gb + s.database_storage * s.database_gb
+    return (machines + around) * HOURS + disks + s.secrets * s.secret + number * per_call(s)
 
 
 def one(s, calls, number):
@@ -118,12 +118,12 @@ def one(s, calls, number):
 
 
 def on_lambda(s, calls, number):
-    """A month of Lambda alone, behind a function URL, which is free."""
+    """A month of Lambda alone, called by a function URL, which is free."""
     return number * (s.lambda_request + calls.seconds * calls.mib / 1024 * s.lambda_gb_second)
 
 
 def on_lambda_with_api(s, calls, number):
-    """The same behind API Gateway's HTTP API, where a function URL does not do."""
+    """The same through API Gateway's HTTP API, where a function URL is not enough."""
     return on_lambda(s, calls, number) + number * s.http_api_request
 
 

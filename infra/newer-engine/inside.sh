@@ -73,7 +73,7 @@ has_settled() { ! grep -qsF "DOCKER_HOST=$DOCKER_HOST" /proc/[0-9]*/environ; }
 until_true "$SETTLE_LIMIT" has_settled || say "processes of the command are still there after $SETTLE_LIMIT s"
 is_clean() { [ -z "$(engine_platforms)" ]; }
 if ! until_true 5 is_clean; then
-    say "left behind on the engine: $(engine_platforms | paste -sd' ')"
+    say "left on the engine: $(engine_platforms | paste -sd' ')"
     [ "$status" -ne 0 ] || status=1
 fi
 settled=$SECONDS

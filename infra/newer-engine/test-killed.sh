@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Kills run.sh in the middle, as nothing can be caught, and looks whether anything of it is left on this machine: its process
-# that cleans up has to do it all. Called by test.sh.
+# Kills run.sh in the middle with SIGKILL, and checks that nothing of it is left on this machine: its guard process has to
+# clean up everything. Called by test.sh.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 here=$(cd "$(dirname "$0")" && pwd)
@@ -10,7 +10,7 @@ readonly START_LIMIT=120 GONE_LIMIT=60
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/epsilon-killed.XXXXXX")
 run=''
-# Whoever is gone already needs no end.
+# The process may have ended already.
 trap '[ -z "$run" ] || kill "$run" 2>/dev/null || true; rm -rf "$work"' EXIT
 # shellcheck disable=SC2016 # that shell's variables
 "$here/run.sh" sh -c 'echo "${DOCKER_HOST#unix://}" >"$0/socket"; sleep 1000' "$work" 2>"$work/log" &

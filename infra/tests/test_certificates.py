@@ -41,7 +41,7 @@ class Certificates(test_instance.Machine):
         return self.dir / address / "etc/epsilon"
 
     def start(self, address, check=True, alone=True, **env):
-        """What comes before a start of the machine's unit. A member is not told which secret signs gateways. Not `alone`: another
+        """What comes before a start of the machine's unit. A member does not know which secret signs gateways. Not `alone`: another
         one starts at the same time, and its keys that sign may lie about."""
         self.folder(address).mkdir(parents=True, exist_ok=True)
         role = ROLES[address]
@@ -50,7 +50,7 @@ class Certificates(test_instance.Machine):
         env = {**self.tokens, "AUTHORITY_PARAMETER": PARAMETER, "MEMBER_AUTHORITY_SECRET": self.members, "ADDRESS": address, **env}
         done = self.fetch(role, check=check, root=self.dir / address, **env)
         if alone:
-            self.assertEqual(list((self.dir / "tmp").iterdir()), [], "keys that sign are left behind")
+            self.assertEqual(list((self.dir / "tmp").iterdir()), [], "keys that sign are left")
         return done
 
     def trusts(self, one, other, *options):
@@ -77,7 +77,7 @@ exec {shutil.which("openssl")} "$@"
             for one in [both.submit(self.start, address, alone=False) for address in [GATEWAY, OTHER_GATEWAY]]:
                 one.result()
         self.assertEqual(self.version(), self.first + 2, "both wrote")
-        self.assertEqual(list((self.dir / "tmp").iterdir()), [], "keys that sign are left behind")
+        self.assertEqual(list((self.dir / "tmp").iterdir()), [], "keys that sign are left")
         meet.unlink()
         for address in [VM, BUILDER]:
             self.start(address)

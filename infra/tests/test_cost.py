@@ -35,9 +35,9 @@ class Cost(unittest.TestCase):
     def test_an_idle_fleet_by_hand(self):
         machines = 2 * 0.2016 + 2 * 0.08925 + 0.1008
         around = 0.0225 + 0.0225 + 0.045 + 0.064 + 3 * 0.005
-        kept = (3 * 60 + 2 * 20) * 0.08 + 20 * 0.23 + 7 * 0.40
-        self.assertAlmostEqual(cost.fleet(S, CALLS, 0), (machines + around) * 730 + kept, places=6)
-        self.assertAlmostEqual(cost.fleet(S, CALLS, 0, off=0.5), (machines / 2 + around) * 730 + kept, places=6)
+        disks = (3 * 60 + 2 * 20) * 0.08 + 20 * 0.23 + 7 * 0.40
+        self.assertAlmostEqual(cost.fleet(S, CALLS, 0), (machines + around) * 730 + disks, places=6)
+        self.assertAlmostEqual(cost.fleet(S, CALLS, 0, off=0.5), (machines / 2 + around) * 730 + disks, places=6)
 
     def test_what_a_call_costs_on_its_way(self):
         only = dataclasses.replace(NOTHING, lcu_hour=0.008, log_gb=0.5, answer_kib=100, new_connections=0.2, log_bytes=1000)

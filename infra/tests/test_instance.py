@@ -130,8 +130,8 @@ class Setup(Folder):
 
     def test_no_secret_is_asked_for_by_setup(self):
         self.setup("gateway")
-        kept = (self.root / "etc/epsilon/aws.env").read_text()
-        self.assertIn("EPSILON_AWS_ADMIN_KEY_SECRET=arn:admin", kept)
+        env = (self.root / "etc/epsilon/aws.env").read_text()
+        self.assertIn("EPSILON_AWS_ADMIN_KEY_SECRET=arn:admin", env)
         self.assertEqual((self.root / "etc/epsilon/aws.env").stat().st_mode & 0o777, 0o600)
 
 
@@ -150,7 +150,7 @@ class Machine(Folder):
         self.store = boto3.client("secretsmanager", endpoint_url=self.endpoint, region_name="us-east-1")
         self.commands = world.aws_command(self.dir / "commands")
         (self.root / "etc/epsilon").mkdir(parents=True)
-        # Whoever runs the tests stands in for the user `epsilon`.
+        # The user of the tests stands in for the user `epsilon`.
         user = pwd.getpwuid(os.getuid()).pw_name
         for name, words in [("chown", 'echo "$*" >>"$0.words"; shift; exec /bin/chown {0}: "$@"'),
                             ("install", 'exec /usr/bin/install -d -m 700 "${{@: -1}}"')]:
@@ -212,12 +212,12 @@ class Secrets(Machine):
         self.assertIn("0c" * 32, second)
 
     def test_without_aws_a_restart_goes_on_and_a_first_start_fails(self):
-        nobody = "http://127.0.0.1:9"
-        done = self.fetch("vm-agent", check=False, endpoint=nobody, FLEET_TOKEN_SECRET="x")
+        unreachable = "http://127.0.0.1:9"
+        done = self.fetch("vm-agent", check=False, endpoint=unreachable, FLEET_TOKEN_SECRET="x")
         self.assertEqual(done.returncode, 1)
         self.fetch("vm-agent", FLEET_TOKEN_SECRET=self.secret("0a" * 32), METRICS_KEY_SECRET=self.secret("0e" * 32))
         before = self.read("etc/epsilon/fleet.token")
-        self.fetch("vm-agent", endpoint=nobody, FLEET_TOKEN_SECRET="x")
+        self.fetch("vm-agent", endpoint=unreachable, FLEET_TOKEN_SECRET="x")
         self.assertEqual(self.read("etc/epsilon/fleet.token"), before)
 
     def test_a_secret_of_another_form_is_refused_and_not_printed(self):

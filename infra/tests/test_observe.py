@@ -1,4 +1,4 @@
-"""Prometheus and Grafana: promtool reads configuration and rules and plays the alerts; every metric that is asked for is
+"""Prometheus and Grafana: promtool reads configuration and rules and plays the alerts; every metric that is queried is
 one that the code declares, with the labels that it has; every alert has its place in the runbook."""
 
 import json
@@ -51,12 +51,12 @@ def rules():
 
 
 def queries():
-    """Everything that is asked of Prometheus, by where it stands."""
+    """All queries to Prometheus, by their place."""
     for rule in rules():
         yield rule.get("alert") or rule["record"], rule["expr"]
     for titles in dashboard.ROWS.values():
-        for title, _, asked in titles:
-            for _, expression in asked:
+        for title, _, expressions in titles:
+            for _, expression in expressions:
                 yield title, expression.replace("$__rate_interval", "5m").replace('=~"$function"', '=~".*"')
 
 

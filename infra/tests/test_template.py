@@ -25,10 +25,10 @@ import world
 
 TEMPLATE = world.INFRA / "aws" / "epsilon.yaml"
 GIVEN = {"ReleaseBucket": "releases", "ReleaseVersion": "1.2.3", "ReleaseSha256": "a" * 64}
-# moto has no public parameter with Debian's images, and nobody can put one below /aws.
+# moto has no public parameter with Debian's images, and a test cannot put one below /aws.
 DEBIAN, IMAGE = "/aws/service/debian/release/12/latest/amd64", "/images/debian"
 
-# Actions that AWS lets nobody narrow to one resource; anything else with `*` is a mistake.
+# Actions that cannot be narrowed to one resource in AWS; anything else with `*` is a mistake.
 UNNARROWABLE = {
     "ecr:GetAuthorizationToken",
     "autoscaling:DescribeAutoScalingGroups",
@@ -178,9 +178,9 @@ class Written(unittest.TestCase):
         self.assertEqual(actions("VmRole", "ecr:"), vm)
         rows = [line.split("|")[1] for line in (world.ROOT / "docs/autoscaling.md").read_text().splitlines()
                 if line.startswith("| `autoscaling:")]
-        asked = {f"autoscaling:{word.removeprefix('autoscaling:')}" for row in rows for word in re.findall(r"`([\w:]+)`", row)}
-        self.assertGreater(len(asked), 5)
-        self.assertLessEqual(asked, actions("GatewayRole", "autoscaling:"))
+        documented = {f"autoscaling:{word.removeprefix('autoscaling:')}" for row in rows for word in re.findall(r"`([\w:]+)`", row)}
+        self.assertGreater(len(documented), 5)
+        self.assertLessEqual(documented, actions("GatewayRole", "autoscaling:"))
 
     def test_limits_grow_along_the_way_of_a_call(self):
         for longest, limits in self.all["Mappings"]["Limits"].items():
@@ -243,8 +243,8 @@ class Written(unittest.TestCase):
             self.assertIn(f"`{name}`", runbook, f"docs/operate.md does not say what to do about {name}")
 
     def test_an_alarm_sees_certificates_end_in_the_logs_of_all_machines(self):
-        """By the field that the parts' reminder has (wire/src/certificate.rs), with the words that it has there."""
-        text = (world.ROOT / "wire/src/certificate.rs").read_text()
+        """By the field that the parts' reminder has (fleet-link/src/certificate.rs), with the words that it has there."""
+        text = (world.ROOT / "fleet-link/src/certificate.rs").read_text()
         self.assertEqual(text.count("certificate = owner"), 2)
         words = re.findall(r'=> "(\w+)"', text.split("pub fn as_str", 1)[1].split("}", 1)[0])
         pattern = "{ " + " || ".join(f'($.certificate = "{word}")' for word in words) + " }"
@@ -264,7 +264,7 @@ class Written(unittest.TestCase):
             (hook,) = self.resources[name]["Properties"]["LifecycleHookSpecificationList"]
             self.assertEqual(hook["LifecycleTransition"], "autoscaling:EC2_INSTANCE_TERMINATING")
             self.assertEqual(hook["HeartbeatTimeout"]["Fn::FindInMap"][2], "Hook")
-            # The name that machines are told.
+            # The name that machines get.
             self.assertIn(f"EPSILON_HOOK={hook['LifecycleHookName']}\n", TEMPLATE.read_text())
 
     def test_no_timer_of_the_load_balancer_cuts_a_call(self):
@@ -444,11 +444,11 @@ class Fresh(Made):
 
     def test_outputs_are_told(self):
         outputs = self.cloudformation.describe_stacks(StackName="fleet")["Stacks"][0]["Outputs"]
-        told = {one["OutputKey"]: one["OutputValue"] for one in outputs}
-        self.assertRegex(told["PublicUrl"], r"^http://.+")
-        self.assertRegex(told["ControlUrl"], r"^https://.+:8081$")
-        self.assertEqual(told["AuthorityParameter"], "/epsilon/fleet/authority")
-        self.assertTrue(told["Registry"].endswith(f".dkr.ecr.{self.region}.amazonaws.com/epsilon"))
+        values = {one["OutputKey"]: one["OutputValue"] for one in outputs}
+        self.assertRegex(values["PublicUrl"], r"^http://.+")
+        self.assertRegex(values["ControlUrl"], r"^https://.+:8081$")
+        self.assertEqual(values["AuthorityParameter"], "/epsilon/fleet/authority")
+        self.assertTrue(values["Registry"].endswith(f".dkr.ecr.{self.region}.amazonaws.com/epsilon"))
 
 
 class InAnExistingVpc(Made):
@@ -497,8 +497,8 @@ class InAnExistingVpc(Made):
         for name in ["GatewayTemplate", "VmTemplate", "BuilderTemplate"]:
             self.assertIn("EPSILON_AUTHORITY_PARAMETER='' ", self.user_data(name))
         outputs = self.cloudformation.describe_stacks(StackName="fleet")["Stacks"][0]["Outputs"]
-        told = {one["OutputKey"]: one["OutputValue"] for one in outputs}
-        self.assertRegex(told["ControlUrl"], "^http://")
+        values = {one["OutputKey"]: one["OutputValue"] for one in outputs}
+        self.assertRegex(values["ControlUrl"], "^http://")
 
     def test_a_shell_is_there_when_asked_for(self):
         self.assertEqual(self.launch("VmTemplate")["KeyName"], "ops")

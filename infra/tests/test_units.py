@@ -68,9 +68,9 @@ class Units(unittest.TestCase):
 
         for unit, grace in [("epsilon", "gateway"), ("epsilon-gateway", "gateway"), ("epsilon-vm-agent", "vm_agent"),
                             ("epsilon-builder", "builder")]:
-            patience = seconds(setting(f"{unit}.service", "TimeoutStopSec")[0])
+            stop_timeout = seconds(setting(f"{unit}.service", "TimeoutStopSec")[0])
             removals = 5 if unit in ("epsilon", "epsilon-vm-agent") else 1
-            self.assertGreater(patience, default(f"{grace}.drain_grace") + removals * default("vm_agent.remove_timeout"), unit)
+            self.assertGreater(stop_timeout, default(f"{grace}.drain_grace") + removals * default("vm_agent.remove_timeout"), unit)
 
     def test_sockets_have_the_names_that_the_programs_know_and_the_default_addresses(self):
         for service in ["epsilon", "epsilon-gateway"]:

@@ -56,8 +56,8 @@ def unpack(archive, folder):
 
 
 def aws_command(folder):
-    """An `aws` for scripts: the words of the command line become one question to moto, which is at AWS_ENDPOINT_URL. Machines
-    have the real one; what it is asked is the same. Without boto3, which takes most of a second to start, each time."""
+    """An `aws` for scripts: the words of the command line become one request to moto, which is at AWS_ENDPOINT_URL. Machines
+    have the real one; it gets the same requests. Without boto3, which takes most of a second to start, each time."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "aws"
     path.write_text(f"#!{sys.executable}\n" + textwrap.dedent('''
@@ -81,12 +81,12 @@ def aws_command(folder):
                 options[key] = open(value.removeprefix("file://")).read()
         service, verb = words
         pascal = lambda text: "".join(part.capitalize() for part in text.split("-"))
-        asked = request.Request(os.environ["AWS_ENDPOINT_URL"], json.dumps({pascal(key): value for key, value in options.items()}).encode(), {
+        call = request.Request(os.environ["AWS_ENDPOINT_URL"], json.dumps({pascal(key): value for key, value in options.items()}).encode(), {
             "Content-Type": "application/x-amz-json-1.1",
             "X-Amz-Target": {"secretsmanager": "secretsmanager.", "ssm": "AmazonSSM."}[service] + pascal(verb),
             "Authorization": f"AWS4-HMAC-SHA256 Credential=test/20260101/{region}/{service}/aws4_request, SignedHeaders=host, Signature=0",
         })
-        answer = json.load(request.build_opener(request.ProxyHandler({})).open(asked, timeout=30))
+        answer = json.load(request.build_opener(request.ProxyHandler({})).open(call, timeout=30))
         for part in query.split(".") if query else []:
             answer = answer[part]
         print(answer if output == "text" else json.dumps(answer))

@@ -16,8 +16,9 @@ impl Host {
         Self::named_in(image).unwrap_or_else(|| Self(DOCKER_HUB.into()))
     }
 
-    /// The host that stands in an image's name; nothing where the name leaves it out. Images that a builder put into an
-    /// engine are called so, and asking a public hub for them would tell it of them, and run whatever it has there.
+    /// The host in an image's name, if there is one. Images that a builder loaded into an engine
+    /// have names without a host: pulling them from Docker Hub would disclose the names, and run
+    /// whatever was pushed there.
     pub fn named_in(image: &str) -> Option<Self> {
         let (first, _) = image.split_once('/')?;
         let is_host = first == "localhost" || first.contains(['.', ':']);

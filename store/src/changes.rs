@@ -1,12 +1,12 @@
 //! Notifications of store changes to listeners inside one process. Nothing is stored: a listener
-//! that lags behind must read everything again.
+//! that is too slow must read everything again.
 
 use crate::Change;
 use futures_util::stream::{self, BoxStream};
 use std::fmt;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-/// Changes that a listener may lag behind before it gets [`Change::Resync`]. A listener reads whole
+/// Changes that a listener may miss before it gets [`Change::Resync`]. A listener reads whole
 /// tables anyway, so a longer queue would not help it.
 const MAX_LAG: usize = 64;
 
@@ -65,18 +65,18 @@ mod tests {
     use futures_util::StreamExt;
 
     #[tokio::test]
-    async fn who_falls_behind_reads_everything_again() {
+    async fn a_slow_listener_reads_everything_again() {
         let changes = Changes::new();
         changes.announce(Change::Members); // no listener yet
-        let mut heard = changes.listen();
+        let mut changed = changes.listen();
         changes.announce(Change::Routes);
-        assert_eq!(heard.next().await, Some(Change::Routes));
+        assert_eq!(changed.next().await, Some(Change::Routes));
         for _ in 0..=MAX_LAG {
             changes.announce(Change::Draining);
         }
-        assert_eq!(heard.next().await, Some(Change::Resync));
-        assert_eq!(heard.next().await, Some(Change::Draining));
+        assert_eq!(changed.next().await, Some(Change::Resync));
+        assert_eq!(changed.next().await, Some(Change::Draining));
         drop(changes);
-        assert_eq!(heard.by_ref().count().await, MAX_LAG - 1);
+        assert_eq!(changed.by_ref().count().await, MAX_LAG - 1);
     }
 }

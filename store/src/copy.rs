@@ -256,8 +256,8 @@ pub async fn copy(
     }
     target.commit(write, Change::Resync).await.map_err(CopyError::Target)?;
     drop(read);
-    // In this order: the last connection to a file brings what its log holds into the file itself, so that whoever moves
-    // the file moves everything; one that only reads leaves the log.
+    // In this order: the last connection to a file writes its log into the file itself, so that
+    // moving the file moves everything; a connection that only reads leaves the log.
     for pool in [source.read, source.write, target.read, target.write] {
         pool.close().await;
     }
@@ -272,8 +272,8 @@ pub(crate) async fn schema(store: &Sql) -> Result<i64, StoreError> {
 }
 
 async fn refuse_in_use(source: &Sql, report: &(dyn Fn(Progress) + Sync)) -> Result<(), CopyError> {
-    let heard = async || source.gateways().await.map_err(CopyError::Source);
-    let before = heard().await?;
+    let read = async || source.gateways().await.map_err(CopyError::Source);
+    let before = read().await?;
     let fresh = before.iter().filter_map(|gateway| {
         let ago = Timestamp::now().duration_since(gateway.seen_at).unsigned_abs();
         Some((gateway, IN_USE.checked_sub(ago)?))
@@ -283,8 +283,8 @@ async fn refuse_in_use(source: &Sql, report: &(dyn Fn(Progress) + Sync)) -> Resu
     let until = Instant::now() + up_to;
     while Instant::now() < until {
         sleep(HEARTBEAT_POLL).await;
-        if let Some(beat) = heard().await?.into_iter().find(|gateway| !before.contains(gateway)) {
-            return Err(CopyError::InUse(beat.id));
+        if let Some(gateway) = read().await?.into_iter().find(|gateway| !before.contains(gateway)) {
+            return Err(CopyError::InUse(gateway.id));
         }
     }
     Ok(())

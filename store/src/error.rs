@@ -88,7 +88,7 @@ pub enum StoreError {
         /// The owning project.
         owner: ProjectName,
     },
-    /// A later deployment is already active; going on would undo it.
+    /// A later deployment is already active; continuing would undo it.
     #[error("deployment `{by}` is newer, and `{function}` already serves its version")]
     Superseded {
         /// The function.
@@ -105,12 +105,12 @@ pub enum StoreError {
     /// No gateway's key has this id.
     #[error("no key has the id `{0}`")]
     KeyNotFound(String),
-    /// The gateway that has this key in its file was heard a while ago.
+    /// The gateway that has this key in its file has sent a heartbeat recently.
     #[error("gateway `{gateway}` has the key `{id}` in its file")]
     KeyInUse {
         /// The key's id.
         id: String,
-        /// Whose it is.
+        /// The gateway that has it.
         gateway: GatewayId,
     },
     /// The list did not hand out this cursor.
@@ -163,16 +163,16 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(err: sqlx::Error) -> Self {
         use sqlx::Error as E;
-        let away = match &err {
+        let unavailable = match &err {
             E::Io(_) | E::Tls(_) | E::PoolTimedOut | E::PoolClosed => true,
-            E::Database(told) => told.code().is_some_and(|code| is_unavailable(&code)),
+            E::Database(err) => err.code().is_some_and(|code| is_unavailable(&code)),
             _ => false,
         };
         let full = match &err {
-            E::Database(told) => told.code().is_some_and(|code| is_disk_full(&code)),
+            E::Database(err) => err.code().is_some_and(|code| is_disk_full(&code)),
             _ => false,
         };
-        match (away, full) {
+        match (unavailable, full) {
             (true, _) => Self::Unavailable(err),
             (false, true) => Self::Full(err),
             (false, false) => Self::Database(err),

@@ -1,4 +1,4 @@
-//! Durable state of a gateway behind one trait, [`Store`]: functions, their versions, deployments,
+//! Durable state of a gateway, as one trait, [`Store`]: functions, their versions, deployments,
 //! hashed keys, members of the fleet, VMs that drain.
 //!
 //! Nothing on the path of a call reads it: the gateway keeps the active versions in memory and
@@ -11,8 +11,8 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `store` | the trait and its words |
-//! | `changes` | how a change reaches those who want to hear of it |
+//! | `store` | the trait and its types |
+//! | `changes` | how a change reaches its listeners |
 //! | `error` | why an operation did nothing |
 //! | `copy` | moves a store from one back end to the other |
 //! | `sql/backup` | a copy of a file that a gateway writes, and what its versions are made of |
@@ -32,7 +32,7 @@ pub mod testing;
 
 pub use copy::{Copied, CopyError, Progress, copy};
 pub use error::StoreError;
-pub use sql::backup::{BackedUp, BackupError, KeptVersion, back_up, rename_images};
+pub use sql::backup::{BackedUp, BackedUpVersion, BackupError, back_up, rename_images};
 pub use store::{
     Change, Delivery, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, OwnedKey, Page,
     Paged, Prepared, SplitRequest, Store, StoredVersion, Traffic,

@@ -48,7 +48,7 @@ const WRITE_LOCK: i64 = 0x65_70_73_69_6c_6f_6e;
 
 pub(crate) type Tx = Transaction<'static, Any>;
 
-/// The database behind the pools.
+/// The kind of database that the pools connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
     Sqlite,
@@ -513,7 +513,7 @@ impl Store for Sql {
     }
 
     async fn member_heartbeat(&self, id: &VmId, now: Timestamp) -> Result<(), StoreError> {
-        self.with_limit(members::beat(&self.write, id, now)).await
+        self.with_limit(members::heartbeat(&self.write, id, now)).await
     }
 
     async fn leave(&self, id: &VmId) -> Result<(), StoreError> {
@@ -531,7 +531,7 @@ impl Store for Sql {
 
     async fn gateway_heartbeat(&self, gateway: &Gateway) -> Result<(), StoreError> {
         self.with_limit(async {
-            if gateways::beat(&self.write, gateway).await? {
+            if gateways::heartbeat(&self.write, gateway).await? {
                 return Ok(());
             }
             let mut tx = self.begin().await?;

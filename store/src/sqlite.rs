@@ -75,8 +75,8 @@ async fn migrate(path: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(connection.close().await?)
 }
 
-/// Makes the file, readable by its owner only, before SQLite would make it readable by all: settings of
-/// functions may hold secrets. The WAL takes over the mode.
+/// Creates the file, readable by its owner only, before SQLite would create it readable by all:
+/// settings of functions may hold secrets. The WAL takes over the mode.
 pub(crate) fn ensure_private(path: &Path) -> io::Result<()> {
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),

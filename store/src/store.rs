@@ -164,7 +164,7 @@ pub struct Paged<T> {
 }
 
 impl Page {
-    /// Rows to query: one more than requested tells whether there is a next page.
+    /// Rows to query: one more than requested shows whether there is a next page.
     pub(crate) fn limit_plus_one(&self) -> i64 {
         i64::from(self.limit) + 1
     }
@@ -234,13 +234,13 @@ pub struct OwnedKey {
     pub key: Key,
     /// The gateway that has it in its file; none in rows of the first release.
     pub owner: Option<GatewayId>,
-    /// When that gateway was heard last; none when it is not known any more.
+    /// Time of that gateway's last heartbeat; none when it is not known any more.
     pub owner_seen_at: Option<Timestamp>,
 }
 
 impl OwnedKey {
-    /// When anything was heard last of somebody who has it.
-    pub fn heard_at(&self) -> Timestamp {
+    /// When its owner was seen last: the last heartbeat, or else the key's creation.
+    pub fn last_seen_at(&self) -> Timestamp {
         self.owner_seen_at.unwrap_or(self.key.created_at)
     }
 }
@@ -443,8 +443,8 @@ pub trait Store: Send + Sync + fmt::Debug {
     ) -> Result<(), StoreError>;
 
     /// Takes at most `limit` images that no version has needed since `before`, to be removed
-    /// everywhere. Until [`Store::record_removals`] reports the outcome, a deployment that uses one of them
-    /// is refused.
+    /// everywhere. Until [`Store::record_removals`] reports the outcome, a deployment that uses one
+    /// of them is refused.
     async fn claim_unneeded_images(
         &self,
         before: Timestamp,
@@ -459,9 +459,10 @@ pub trait Store: Send + Sync + fmt::Debug {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Makes this the gateway's key of its role, in place of the one that it had before. Keys of other gateways stay valid:
-    /// each gateway has its own, and all open every gateway's doors. A key that several gateways have in their files belongs
-    /// to the first of them until that one has been silent since `silent_before`. Answers whether it was not known before.
+    /// Makes this the gateway's key of its role, in place of the one that it had before. Keys of
+    /// other gateways stay valid: each gateway has its own, and every gateway accepts all of them.
+    /// A key that several gateways have in their files belongs to the first of them until that one
+    /// has been silent since `silent_before`. Returns whether the key was not known before.
     async fn replace_key(
         &self,
         gateway: &GatewayId,
@@ -469,8 +470,8 @@ pub trait Store: Send + Sync + fmt::Debug {
         silent_before: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Makes a key this gateway's that belongs to none, or to one that has been silent since `silent_before`. Answers whether
-    /// it was such a one.
+    /// Assigns a key to this gateway if it has no owner, or one that has been silent since
+    /// `silent_before`. Returns whether it did.
     async fn adopt_key(
         &self,
         gateway: &GatewayId,
@@ -484,15 +485,15 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// The keys of gateways, by id; none of members.
     async fn keys(&self, page: &Page) -> Result<Paged<OwnedKey>, StoreError>;
 
-    /// Removes a gateway's key: it opens nothing any more. Refused when something was heard of its gateway since
-    /// `silent_before`, if that is given.
+    /// Removes a gateway's key: no gateway accepts it any more. Refused when its gateway sent a
+    /// heartbeat since `silent_before`, if that is given.
     async fn remove_key(
         &self,
         id: &str,
         silent_before: Option<Timestamp>,
     ) -> Result<OwnedKey, StoreError>;
 
-    /// Notes that a VM drains, or that it does no more.
+    /// Records that a VM drains, or that it no longer does.
     async fn set_draining(&self, vm: &VmId, draining: bool) -> Result<(), StoreError>;
 
     /// The VMs that drain.
@@ -514,19 +515,21 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Records a gateway's heartbeat, public key and address.
     async fn gateway_heartbeat(&self, gateway: &Gateway) -> Result<(), StoreError>;
 
-    /// The gateways by id. One that has been silent for a month is forgotten when a new one beats.
+    /// The gateways by id. One that has been silent for a month is removed when a new one sends its
+    /// first heartbeat.
     async fn gateways(&self) -> Result<Vec<Gateway>, StoreError>;
 
-    /// Forgets a gateway that has been silent since `silent_before`: members trust its passes no more. Answers whether it was
-    /// such a one.
+    /// Removes a gateway that has been silent since `silent_before`: members no longer accept its
+    /// tokens. Returns whether it did.
     async fn forget_gateway(
         &self,
         id: &GatewayId,
         silent_before: Timestamp,
     ) -> Result<bool, StoreError>;
 
-    /// Whether this gateway is the one that does `role` from `now` for the length of `lease`. It stays so as
-    /// long as it asks again before that; when it does not, the next one that asks takes over.
+    /// Whether this gateway is the one that does `role` from `now` for the length of `lease`. It
+    /// stays so as long as it requests the lease again before that; otherwise the next one that
+    /// does takes over.
     ///
     /// Clocks of gateways may differ by as much as `lease`. A lease that ends later than that
     /// allows was given by a clock that had jumped, and counts as expired.

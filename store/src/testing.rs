@@ -298,8 +298,8 @@ fn unprivileged(program: &Path) -> Command {
 fn run(command: &mut Command) {
     let done: io::Result<_> = command.stdin(Stdio::null()).output();
     let done = done.unwrap_or_else(|err| panic!("{command:?}: {err}"));
-    let told = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{command:?}: {}: {told}", done.status);
+    let output = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{command:?}: {}: {output}", done.status);
 }
 
 fn free_port() -> u16 {

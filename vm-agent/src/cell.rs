@@ -7,9 +7,9 @@
 //!             └────────┴── died, surplus, memory needed, init failed ──┴──▶ removed (resources)
 //! ```
 //!
-//! A cell serves one version, once: an instance never becomes a cell again. `compatibility.rs` says which
-//! versions fit, `demand.rs` how many cells to keep ready. [`Cells`] owns all cells of the VM;
-//! where nothing can be mounted, or the operator wants no cells, it is off, and instances are
+//! A cell serves one version, once: an instance never becomes a cell again. `compatibility.rs` says
+//! which versions fit, `demand.rs` how many cells to keep ready. [`Cells`] owns all cells of the
+//! VM; where nothing can be mounted, or the operator wants no cells, it is off, and instances are
 //! created from images. `instance/runner.rs` takes cells, `reconcile.rs` removes those of an
 //! earlier run, `app.rs` opens and closes.
 
@@ -176,8 +176,8 @@ impl Cells {
         self.pool.lock().started(kind, now);
     }
 
-    /// Takes a ready cell, the one that booted last, if at least `min_left` others stay. Skips cells
-    /// that died a moment ago, before the engine reported it.
+    /// Takes a ready cell, the one that booted last, if at least `min_left` others stay. Skips
+    /// cells that died a moment ago, before the engine reported it.
     pub(crate) fn take(&self, kind: &Kind, min_left: usize) -> Option<Cell> {
         self.mounts()?;
         loop {

@@ -1,5 +1,5 @@
 //! What every part of the agent on a VM shares: settings, engine, images, layers, network, memory,
-//! logs, metrics, the shutdown. It lies below cells, instances and pools and knows none of them;
+//! logs, metrics, the shutdown. Cells, instances and pools use it; it knows none of them;
 //! `vm.rs` puts those on top.
 
 use crate::{
@@ -71,7 +71,7 @@ pub(crate) struct VmContext {
     /// Instances with a runner: reconciliation leaves their containers alone.
     pub(crate) known: Mutex<HashSet<InstanceId>>,
     pub(crate) is_engine_down: AtomicBool,
-    /// When the first of its certificates ends; set once they are loaded.
+    /// End of the certificate that ends first; set once certificates are loaded.
     pub(crate) certificate_ends_at: OnceLock<Timestamp>,
     /// Whether it takes new calls.
     pub(crate) drain: Drain,

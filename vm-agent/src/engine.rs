@@ -265,13 +265,14 @@ pub enum EngineError {
     /// The engine works, but a registry did not provide the image.
     #[error(transparent)]
     Registry(Box<ImageUnavailable>),
-    /// It is well, but has no such image, and the image's name does not say where one could be had.
+    /// The engine works but does not have this image, and the image's name names no registry to
+    /// pull it from.
     #[error(
         "the image `{0}` is not on this VM, and its name names no registry to pull it from; deploy \
          its function again, or bring it back from a backup with `epsilon restore`"
     )]
     NotHere(String),
-    /// What somebody else met who asked for the same, and for whom this one waited.
+    /// The error of a concurrent request for the same image, which this one shared.
     #[error(transparent)]
     Shared(std::sync::Arc<EngineError>),
 }
@@ -308,8 +309,8 @@ pub trait Engine: Send + Sync + fmt::Debug {
         false
     }
 
-    /// Makes sure that the image is here; pulls it when it is not. A name without a registry's host is never pulled:
-    /// [`EngineError::NotHere`].
+    /// Makes sure that the image is here; pulls it when it is not. An image whose name has no
+    /// registry's host is never pulled: [`EngineError::NotHere`].
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError>;
 
     /// Removes an image's name, and with the last name the image. Only names of ours or images with

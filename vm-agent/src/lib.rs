@@ -24,7 +24,8 @@
 //!    body.
 //!
 //! For a caller who disconnects, a deadline that passes and a process that dies, see
-//! `instance/lease/abandoned.rs`, the transition table in `instance/state.rs`, and `instance/runner.rs`.
+//! `instance/lease/abandoned.rs`, the transition table in `instance/state.rs`, and
+//! `instance/runner.rs`.
 //!
 //! # Where else to look
 //!

@@ -70,7 +70,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             .hint("start it with `--gateway URL --token-file FILE`")
     })?;
     files::raise_file_limit();
-    let mut asked = ShutdownSignals::new()?;
+    let mut signals = ShutdownSignals::new()?;
 
     let cloud = Imds::find().await;
     if config.id.is_none() {
@@ -81,7 +81,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     metrics::register_all(&registry, &data).map_err(|err| unable(&err))?;
     let agent = Box::pin(Agent::build(config, &registry)).await.map_err(|err| unable(&err))?;
     match Member::build(agent, member, &folder, cloud) {
-        Ok(member) => serve(member, &mut asked).await,
+        Ok(member) => serve(member, &mut signals).await,
         Err(failed) => {
             let (err, agent) = *failed;
             agent.shutdown(Duration::ZERO).await;
@@ -91,16 +91,16 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 /// Runs from the first attempt to join to the last call.
-async fn serve(member: Member, asked: &mut ShutdownSignals) -> Result<(), Failure> {
+async fn serve(member: Member, signals: &mut ShutdownSignals) -> Result<(), Failure> {
     let id = member.id();
     let running = member.spawn();
     let mut was_ready = false;
     let end = loop {
         tokio::select! {
             biased; // a signal goes first
-            signal = asked.next() => {
+            signal = signals.next() => {
                 info!(signal, "Draining.");
-                break End::Asked;
+                break End::Signal;
             }
             () = running.reclaimed() => break End::Reclaimed,
             address = running.joined(), if !was_ready => {
@@ -110,18 +110,18 @@ async fn serve(member: Member, asked: &mut ShutdownSignals) -> Result<(), Failur
         }
     };
     // A VM that the cloud takes away drains already when its supervisor sends the signal.
-    let was_signalled = Cell::new(end == End::Asked);
+    let was_signalled = Cell::new(end == End::Signal);
     let hurry = async {
         if !was_signalled.get() {
-            asked.next().await;
+            signals.next().await;
             was_signalled.set(true);
         }
-        asked.next().await
+        signals.next().await
     };
     let cut = running.drain(hurry).await;
     if !was_signalled.get() {
         info!("VM has left its fleet; waiting for the cloud to end it.");
-        asked.next().await;
+        signals.next().await;
     }
     program::check_none_cut(cut as usize, "calls", "vm_agent.drain_grace")
 }
@@ -129,7 +129,7 @@ async fn serve(member: Member, asked: &mut ShutdownSignals) -> Result<(), Failur
 /// Why the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    Asked,
+    Signal,
     Reclaimed,
 }
 

@@ -17,9 +17,9 @@ use epsilon_api::{
     redacted::Secret,
 };
 use epsilon_cloud_aws::imds::{self, Imds, Notice};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::certificate;
 use epsilon_fleet_link::certificate::Certificate;
-use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::membership::{Membership, Settings};
 use epsilon_fleet_link::metrics::Metrics;
@@ -103,10 +103,10 @@ impl Member {
     /// Serves, joins, and polls the cloud's notices. Needs a tokio runtime.
     pub fn spawn(self) -> Running {
         let Self { agent, parts, drain_grace, cloud } = self;
-        let Parts { door, metrics, certificates, verifier, membership, shutdown, .. } = parts;
+        let Parts { listener, metrics, certificates, verifier, membership, shutdown, .. } = parts;
         let server_state = Server::new(agent.service(), shutdown.clone());
         let answering = Arc::clone(&server_state);
-        shutdown.tasks.spawn(door.serve(verifier, move |request, interim| {
+        shutdown.tasks.spawn(listener.serve(verifier, move |request, interim| {
             Arc::clone(&answering).answer(request, interim)
         }));
         shutdown.tasks.spawn(Arc::clone(&server_state).report());
@@ -212,7 +212,7 @@ impl Running {
 #[derive(Debug)]
 struct Parts {
     address: SocketAddr,
-    door: AuthenticatedListener,
+    listener: AuthenticatedListener,
     metrics: Option<Metrics>,
     certificates: Vec<Certificate>,
     verifier: Arc<Verifier>,
@@ -230,10 +230,10 @@ impl Parts {
         let listen = |source| StartError::Listen { key: "listen", address: config.listen, source };
         let tls = server.is_some();
         let shutdown = Shutdown::default();
-        let door =
+        let listener =
             AuthenticatedListener::bind(config.listen, server, config.limits, shutdown.clone())
                 .map_err(listen)?;
-        let address = door.address();
+        let address = listener.address();
         let certificates = config.tls.as_ref().map(certificate::loaded).transpose()?;
         let certificates: Vec<_> = certificates.into_iter().flatten().collect();
         certificate::register(&certificates, agent.registry())?;
@@ -267,7 +267,7 @@ impl Parts {
         let membership = Membership::new(settings, me, Arc::clone(&verifier))
             .map_err(|source| StartError::Fleet { path: config.token_file.clone(), source })?;
         let metrics = metrics.transpose()?;
-        Ok(Self { address, door, metrics, certificates, verifier, membership, shutdown })
+        Ok(Self { address, listener, metrics, certificates, verifier, membership, shutdown })
     }
 }
 

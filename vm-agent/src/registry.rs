@@ -39,7 +39,7 @@ impl Pulls {
         };
         let deadline = Instant::now() + self.limit;
         let work = async {
-            // A closed semaphore would be a harmless bug: the pull goes on.
+            // A closed semaphore would be a harmless bug: the pull continues.
             let _turn = self.turns.acquire().await;
             self.access.run(&host, is_refused, |login| pull(host.clone(), login)).await
         };
@@ -159,18 +159,19 @@ mod tests {
         }
     }
 
-    /// What a builder put into an engine has such a name. A public hub may have anything under it, or be asked in vain.
+    /// Images that a builder loaded into the engine have such names. Docker Hub may have anything
+    /// under them.
     #[tokio::test]
     async fn a_name_without_a_registry_is_never_pulled() {
         for reference in ["epsilon/shop/pay:0123456789ab", "pay:1", "team/pay@sha256:00"] {
             let image = ImageRef { reference: reference.into(), digest: "sha256:01".into() };
-            let asked = AtomicUsize::new(0);
+            let attempts = AtomicUsize::new(0);
             let pull = |_, _| {
-                asked.fetch_add(1, Ordering::SeqCst);
+                attempts.fetch_add(1, Ordering::SeqCst);
                 ready(Ok(()))
             };
             let err = pulls(1).run(&image, pull).await.unwrap_err();
-            assert_eq!(asked.load(Ordering::SeqCst), 0, "{reference}");
+            assert_eq!(attempts.load(Ordering::SeqCst), 0, "{reference}");
             let text = err.to_string();
             for part in [reference, "not on this VM", "no registry", "deploy", "`epsilon restore`"]
             {

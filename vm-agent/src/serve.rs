@@ -1,9 +1,9 @@
 //! The agent's own listener: what gateways of its fleet request of this VM (`epsilon_api::fleet`
-//! lists it). Authentication is done by [`epsilon_fleet_link::door`]; calls are handled by `call.rs`,
-//! which does not know whether its gateway is in this process.
+//! lists it). Authentication is done by [`epsilon_fleet_link::authenticated_listener`]; calls are
+//! handled by `call.rs`, which does not know whether its gateway is in this process.
 //!
 //! ```text
-//! door: token? ─▶ x-epsilon-version? ─ yes ─▶ serve/calls.rs ═▶ call.rs
+//! listener: token? ─▶ x-epsilon-version? ─ yes ─▶ serve/calls.rs ═▶ call.rs
 //!                        │ no                    │ serve/versions.rs: versions that gateways sent
 //!                        └─▶ serve/orders.rs     └ serve/upload.rs, serve/tunnel.rs: request bodies, upgrades
 //!                              └─▶ serve/reports.rs: the VM's state, each second
@@ -23,7 +23,7 @@ use epsilon_api::{
     headers,
     vm::InterimSink,
 };
-use epsilon_fleet_link::door::Shutdown;
+use epsilon_fleet_link::authenticated_listener::Shutdown;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use reports::Reports;

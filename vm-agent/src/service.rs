@@ -1,5 +1,5 @@
-//! The VM as the gateway uses it: the trait [`Vm`] on top of [`LocalVm`]. In one process the gateway
-//! calls it directly; in a fleet `serve.rs` does.
+//! The VM as the gateway uses it: the trait [`Vm`] on top of [`LocalVm`]. In one process the
+//! gateway calls it directly; in a fleet `serve.rs` does.
 
 use crate::{call, cell::fetch::fetch, drain::DrainReason, vm::LocalVm};
 use epsilon_api::{

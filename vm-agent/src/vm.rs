@@ -45,7 +45,7 @@ pub(crate) struct LocalVm {
     eviction_clock: Mutex<EvictionClock>,
 }
 
-/// Whoever has the VM has what its parts share.
+/// The VM gives access to what its parts share.
 impl Deref for LocalVm {
     type Target = VmContext;
 

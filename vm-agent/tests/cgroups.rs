@@ -1,7 +1,6 @@
-//! Control groups of either version, as the agent finds and writes them: on trees that were captured or written after the
-//! kernel's documents (`cgroups/README.md`), and version 2 on this kernel itself, whatever version the engine here uses.
-//!
-//! The last needs root.
+//! How the agent finds and writes control groups of both versions: on trees that were captured or
+//! written by the kernel's documents (`cgroups/README.md`), and version 2 on this kernel itself,
+//! whatever version the engine here uses. The latter needs root.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
@@ -23,7 +22,7 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(done.success(), "{program} {arguments:?}: {done} (run this as root)");
 }
 
-/// A copy of a tree, to be written to.
+/// A writable copy of a tree.
 fn tree(name: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     run("cp", &["-r", &format!("{TREES}/{name}/."), copy.path().to_str().unwrap()]);
@@ -34,7 +33,7 @@ fn freezer(tree: &Path, container: &str) -> Option<CgroupFreezer> {
     CgroupFreezer::open_in(&tree.join("proc"), &tree.join("cgroup"), container, PROCESS)
 }
 
-/// All files of a tree and what is in them.
+/// All files of a tree and their content.
 fn files(folder: &Path) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -53,7 +52,7 @@ fn files(folder: &Path) -> Vec<(PathBuf, String)> {
 }
 
 #[test]
-fn the_group_of_a_container_is_found_and_written_in_every_layout() {
+fn the_containers_group_is_found_in_every_layout() {
     let docker = format!("docker/{CONTAINER}");
     let scope = format!("docker-{CONTAINER}.scope");
     let user = "user.slice/user-1000.slice/user@1000.service/user.slice";
@@ -82,7 +81,7 @@ fn the_group_of_a_container_is_found_and_written_in_every_layout() {
 fn no_other_group_is_ever_written() {
     for name in ["hybrid", "v2-systemd", "v2-cgroupfs", "v2-rootless"] {
         let tree = tree(name);
-        // The process has ended, and its number is another's.
+        // The process has ended, and its number is reused.
         assert!(freezer(tree.path(), &CONTAINER.replace('7', "8")).is_none(), "{name}");
         assert!(freezer(tree.path(), "").is_none(), "{name}");
         // A namespace of groups shows a path above its own root.
@@ -94,7 +93,7 @@ fn no_other_group_is_ever_written() {
     }
 }
 
-/// The kernel's second version, mounted for this test, with a group in which a process sleeps.
+/// Version 2, mounted for this test, with a group in which a process sleeps.
 struct Kernel {
     mount: TempDir,
     group: PathBuf,
@@ -114,7 +113,7 @@ impl Kernel {
         kernel
     }
 
-    /// Waits until the kernel says so: it tells in `cgroup.events` when the last process has stopped.
+    /// Waits until the kernel says so: `cgroup.events` has it once the last process has stopped.
     fn until(&self, line: &str) {
         let mut seen = String::new();
         for _ in 0..1000 {
@@ -142,7 +141,7 @@ fn version_two_on_this_kernel() {
     let mut kernel = Kernel::new();
     let (pid, name) = (i64::from(kernel.process.id()), kernel.group.file_name().unwrap());
     let name = name.to_str().unwrap();
-    // Without the lines of a first version, as on a machine that has none.
+    // Without the lines of version 1, as on a machine that has only version 2.
     let processes = tempfile::tempdir().unwrap();
     fs::create_dir(processes.path().join(pid.to_string())).unwrap();
     let all = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -157,7 +156,7 @@ fn version_two_on_this_kernel() {
         freezer.thaw().unwrap();
         kernel.until("frozen 0");
     }
-    // One that is stopped dies all the same, and its group tells that it is gone.
+    // A frozen process can be killed, and the group's events say that it is gone.
     freezer.freeze().unwrap();
     kernel.until("frozen 1");
     kernel.process.kill().unwrap();

@@ -244,7 +244,7 @@ macro_rules! contract {
 contract! {
     machine_resources_are_reported;
     an_unknown_image_is_not_found;
-    a_name_without_a_registry_is_not_looked_for_elsewhere;
+    a_name_without_a_registry_is_never_pulled;
     output_and_exit_status_arrive;
     container_is_listed_by_label_and_its_output_readable;
     removing_kills_and_may_be_repeated;
@@ -267,14 +267,14 @@ async fn an_unknown_image_is_not_found<E: Engine>(bench: Bench<E>) {
     let unknown = ImageRef {
         // No registry listens there, so that no network is needed to learn that the image is
         // missing.
-        reference: "127.0.0.1:9/nobody/has-this:1".into(),
+        reference: "127.0.0.1:9/missing/image:1".into(),
         digest: format!("sha256:{}", "0".repeat(64)),
     };
     assert!(bench.engine.ensure_image(&unknown).await.is_err());
 }
 
-/// It would be asked of a public hub, where anybody may have put anything.
-async fn a_name_without_a_registry_is_not_looked_for_elsewhere<E: Engine>(bench: Bench<E>) {
+/// The engine would pull it from Docker Hub, where anyone may have pushed that name.
+async fn a_name_without_a_registry_is_never_pulled<E: Engine>(bench: Bench<E>) {
     let here_once = ImageRef {
         reference: "epsilon/contract/gone:0123456789ab".into(),
         digest: format!("sha256:{}", "0".repeat(64)),
@@ -283,9 +283,9 @@ async fn a_name_without_a_registry_is_not_looked_for_elsewhere<E: Engine>(bench:
     assert!(matches!(&err, EngineError::NotHere(name) if *name == here_once.reference), "{err:?}");
 }
 
-/// The same with the real one's own word for whether it was asked to pull.
+/// The same with the real engine: its metric counts the pulls.
 #[tokio::test]
-async fn docker_is_not_asked_to_pull_what_names_no_registry() {
+async fn docker_pulls_no_image_without_a_registry() {
     let opts = HistogramOpts::new("engine", "calls");
     let seconds = HistogramVec::new(opts, &["call"]).unwrap();
     let engine = DockerEngine::new(&config(), seconds.clone()).unwrap();
@@ -422,7 +422,7 @@ async fn a_name_is_used_once<E: Engine>(bench: Bench<E>) {
 }
 
 async fn the_unknown_is_not_found<E: Engine>(bench: Bench<E>) {
-    let name = ContainerName::parse("epsilon-contract-nobody").unwrap();
+    let name = ContainerName::parse("epsilon-contract-missing").unwrap();
     let engine = &bench.engine;
     assert!(matches!(engine.start(&name).await, Err(EngineError::NotFound(_))));
     assert!(matches!(engine.wait(&name).await, Err(EngineError::NotFound(_))));

@@ -73,12 +73,12 @@ impl Slots {
             share.percent -= 1;
             Some(share.version)
         };
-        let kept = self.0.map(|owner| take(&|share| share.version == owner));
+        let retained = self.0.map(|owner| take(&|share| share.version == owner));
         // As many slots are given up as are missing elsewhere, so none stays with a version against
         // its share.
         let mut next = Self(self.0);
-        for (slot, kept) in next.0.iter_mut().zip(kept) {
-            if let Some(version) = kept.or_else(|| take(&|_| true)) {
+        for (slot, retained) in next.0.iter_mut().zip(retained) {
+            if let Some(version) = retained.or_else(|| take(&|_| true)) {
                 *slot = version;
             }
         }
@@ -199,8 +199,8 @@ mod tests {
                 slots = slots.share(&step).unwrap();
                 let some: Vec<_> = step.into_iter().filter(|share| share.percent > 0).collect();
                 prop_assert_eq!(text(&slots.shares()), text(&some));
-                let kept: Vec<(VersionNumber, u8)> = slots.clone().into();
-                prop_assert_eq!(&Slots::try_from(kept).unwrap(), &slots);
+                let stored: Vec<(VersionNumber, u8)> = slots.clone().into();
+                prop_assert_eq!(&Slots::try_from(stored).unwrap(), &slots);
             }
         }
 

@@ -38,11 +38,11 @@ const FETCHED: Duration = Duration::from_micros(500);
 pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     eprintln!("first calls of a function that comes from a registry …");
     let registry = DebianRegistry::start().await;
-    let shelf = tempfile::tempdir().unwrap();
+    let layer_cache = tempfile::tempdir().unwrap();
     let config = format!(
         "builder: {{ registry: \"{}/bench\" }}\nvm_agent: {{ layers_size: 1MiB, disk_look: 200ms, layer_shelf: \"{}\" }}",
         registry.address(),
-        shelf.path().display()
+        layer_cache.path().display()
     );
     let up = Epsilon::start_with(Settings::config(&config)).await;
     up.deploy(&project!("unseen", { "index.js" => code("unseen", SMALL) })).await;

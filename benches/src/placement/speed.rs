@@ -71,7 +71,7 @@ fn trial(is_warm: bool) -> Trial {
         at_home[home].push(function);
     }
     let vms = ids.iter().zip(&at_home).map(|(id, functions)| {
-        let vm: Arc<dyn Vm> = Arc::new(Still(status(id, size, functions)));
+        let vm: Arc<dyn Vm> = Arc::new(FixedStatusVm(status(id, size, functions)));
         vm
     });
     Trial::new((0..FUNCTIONS).map(version).collect(), vms.collect()).unwrap()
@@ -155,9 +155,9 @@ fn status(id: &str, size: Bytes, functions: &[usize]) -> VmStatus {
 
 /// A VM that reports its state and does nothing.
 #[derive(Debug)]
-struct Still(VmStatus);
+struct FixedStatusVm(VmStatus);
 
-impl Vm for Still {
+impl Vm for FixedStatusVm {
     fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
         let function = call.version.function.clone();
         Box::pin(async { Err(CallError::NoCapacity { function, cause: "it is none".into() }) })

@@ -1,7 +1,7 @@
-//! Which failures become a line of the operator's log: of one function and one code the first at once, then at most one
-//! in ten seconds, with the number of those that were left out since. Anybody can call a function that fails; without
-//! this, each such call is a line. ShutdownSignals by the gateway's `observe/` and the agent's `instance/warnings.rs`; time is handed
-//! in.
+//! Rate limit for repeated failures in the operator's log: of one function and one code the first
+//! is logged at once, then at most one in ten seconds, with the number of those left out since.
+//! Without it, any caller of a function that fails could fill the log. Used by the gateway's
+//! `observe/` and the agent's `instance/warnings.rs`; the caller passes the time in.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ struct Repeat {
 }
 
 impl Repeats {
-    /// Whether this failure becomes a line: then, how many were left out since the last one.
+    /// `Some` if this failure is to be logged: the number of those left out since the last line.
     pub fn admit(&self, code: &'static str, now: Instant) -> Option<u64> {
         let mut codes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let repeat = codes.entry(code).or_insert(Repeat { next_line: now, left_out: 0 });

@@ -41,10 +41,10 @@ struct Entry {
 /// Entries are first moved into `trash`, a folder on the same disk, so that no lookup finds half of
 /// one.
 pub(crate) fn keep_within(bound: Bound, folders: &[PathBuf], trash: &Path) {
-    let mut kept: Vec<Entry> = folders.iter().flat_map(|folder| list(folder)).collect();
-    kept.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.path.cmp(&b.path)));
+    let mut entries: Vec<Entry> = folders.iter().flat_map(|folder| list(folder)).collect();
+    entries.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.path.cmp(&b.path)));
     let mut total: u64 = 0;
-    for (at, one) in kept.iter().enumerate() {
+    for (at, one) in entries.iter().enumerate() {
         total = total.saturating_add(one.bytes);
         if (at >= bound.count || total > bound.bytes) && discard(&one.path, trash) {
             total = total.saturating_sub(one.bytes);
@@ -139,26 +139,26 @@ mod tests {
 
     fn folders() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let (kept, trash) = (dir.path().join("kept"), dir.path().join("trash"));
-        fs::create_dir(&kept).unwrap();
+        let (folder, trash) = (dir.path().join("folder"), dir.path().join("trash"));
+        fs::create_dir(&folder).unwrap();
         fs::create_dir(&trash).unwrap();
-        (dir, kept, trash)
+        (dir, folder, trash)
     }
 
     #[test]
     fn least_recently_used_is_removed_first() {
-        let (_dir, kept, trash) = folders();
+        let (_dir, folder, trash) = folders();
         for (name, age) in [("old", 3000), ("used", 2000), ("new", 1000)] {
-            fs::write(kept.join(name), [0; 40]).unwrap();
-            aged(&kept.join(name), age);
+            fs::write(folder.join(name), [0; 40]).unwrap();
+            aged(&folder.join(name), age);
         }
-        let folder = [kept.clone()];
+        let folder = [folder.clone()];
         keep_within(Bound { bytes: 120, count: COUNT }, &folder, &trash);
-        assert_eq!(names(&kept).len(), 3);
+        assert_eq!(names(&folder).len(), 3);
         keep_within(Bound { bytes: 100, count: COUNT }, &folder, &trash);
-        assert_eq!(names(&kept), ["new", "used"]);
+        assert_eq!(names(&folder), ["new", "used"]);
         keep_within(Bound { bytes: 100, count: 1 }, &folder, &trash);
-        assert_eq!(names(&kept), ["new"]);
+        assert_eq!(names(&folder), ["new"]);
         assert_eq!(names(&trash), [""; 0]);
         // Missing folders are no error.
         keep_within(Bound { bytes: 0, count: 0 }, &["/nowhere".into()], &trash);
@@ -166,40 +166,40 @@ mod tests {
 
     #[test]
     fn sizes_are_read_from_what_was_written_beside() {
-        let (_dir, kept, trash) = folders();
+        let (_dir, folder, trash) = folders();
         for (name, age, size) in [("a", 2000, 10), ("b", 1000, 95)] {
-            fs::create_dir(kept.join(name)).unwrap();
-            write_size(&kept.join(name), size).unwrap();
-            aged(&kept.join(name), age);
+            fs::create_dir(folder.join(name)).unwrap();
+            write_size(&folder.join(name), size).unwrap();
+            aged(&folder.join(name), age);
         }
-        keep_within(Bound { bytes: 100, count: COUNT }, std::slice::from_ref(&kept), &trash);
-        assert_eq!(names(&kept), ["b"]);
+        keep_within(Bound { bytes: 100, count: COUNT }, std::slice::from_ref(&folder), &trash);
+        assert_eq!(names(&folder), ["b"]);
     }
 
     #[test]
     fn what_is_held_stays() {
-        let (_dir, kept, trash) = folders();
-        fs::write(kept.join("held"), [0; 40]).unwrap();
-        let held = File::open(kept.join("held")).unwrap();
+        let (_dir, folder, trash) = folders();
+        fs::write(folder.join("held"), [0; 40]).unwrap();
+        let held = File::open(folder.join("held")).unwrap();
         flock(&held, FlockOperation::LockShared).unwrap();
         let none = Bound { bytes: 0, count: 0 };
-        keep_within(none, std::slice::from_ref(&kept), &trash);
-        assert_eq!(names(&kept), ["held"]);
+        keep_within(none, std::slice::from_ref(&folder), &trash);
+        assert_eq!(names(&folder), ["held"]);
         drop(held);
-        keep_within(none, std::slice::from_ref(&kept), &trash);
-        assert_eq!(names(&kept), [""; 0]);
+        keep_within(none, std::slice::from_ref(&folder), &trash);
+        assert_eq!(names(&folder), [""; 0]);
     }
 
     #[test]
     fn unmeasurable_tree_is_removed_and_nothing_else() {
-        let (_dir, kept, trash) = folders();
+        let (_dir, folder, trash) = folders();
         for name in ["bomb", "fine"] {
-            fs::create_dir_all(kept.join(name).join(CONTENT)).unwrap();
+            fs::create_dir_all(folder.join(name).join(CONTENT)).unwrap();
         }
-        nest(&kept.join("bomb").join(CONTENT), 3000);
-        fs::write(kept.join("fine/x"), [0; 40]).unwrap();
-        keep_within(Bound { bytes: 1 << 20, count: COUNT }, std::slice::from_ref(&kept), &trash);
-        assert_eq!(names(&kept), ["fine"]);
+        nest(&folder.join("bomb").join(CONTENT), 3000);
+        fs::write(folder.join("fine/x"), [0; 40]).unwrap();
+        keep_within(Bound { bytes: 1 << 20, count: COUNT }, std::slice::from_ref(&folder), &trash);
+        assert_eq!(names(&folder), ["fine"]);
         assert_eq!(names(&trash), [""; 0]);
     }
 }

@@ -2,8 +2,8 @@
 //! never by a long path, follows no link, does not recurse, and stops at bounds: depth, path
 //! length, number of entries.
 //!
-//! Removing such a folder has no bounds and is done by `epsilon_bootstrap::remove_untrusted_dir`. Used for sizes, for
-//! packing, and for reading the result of a build command.
+//! Removing such a folder has no bounds and is done by `epsilon_bootstrap::remove_untrusted_dir`.
+//! Used for sizes, for packing, and for reading the result of a build command.
 
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat},

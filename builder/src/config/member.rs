@@ -2,7 +2,7 @@
 
 use super::{ConfigError, Settings, check};
 use crate::serve::Limits;
-use epsilon_fleet_link::door;
+use epsilon_fleet_link::authenticated_listener;
 use epsilon_fleet_link::membership::Gateways;
 use epsilon_fleet_link::tls::{Files, TlsError};
 use std::{
@@ -29,7 +29,7 @@ pub struct MemberConfig {
 }
 
 impl MemberConfig {
-    /// What gateways speak with this builder.
+    /// The scheme of gateways' requests to this builder.
     pub fn scheme(&self) -> &'static str {
         if self.tls.is_some() { "https" } else { "http" }
     }
@@ -62,7 +62,7 @@ pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, 
         metrics: s.metrics,
         metrics_key_file: s.metrics_key_file.clone(),
         limits: Limits {
-            door: door::Limits {
+            connections: authenticated_listener::Limits {
                 connections: s.max_connections,
                 head: s.head_timeout,
                 idle: s.idle_timeout,

@@ -36,9 +36,9 @@ pub struct Settings {
     /// Longest time for pulling an image. Default 5 min.
     #[serde(deserialize_with = "serde_text::duration")]
     pub pull_timeout: Duration,
-    /// The longest that making the runtime base may take. Default 20 min, for a slow mirror. A step has a share of it and
-    /// is given up when that is over: a half where packages of the distribution or Node are fetched, a tenth for npm's,
-    /// a quarter for what only this machine does.
+    /// Longest time for making the runtime base. Default 20 min, for a slow mirror. Each step has a
+    /// share of it and is cancelled after that: half where packages of the distribution or Node are
+    /// fetched, a tenth for npm's packages, a quarter for work on this machine only.
     #[serde(deserialize_with = "serde_text::duration")]
     pub runtime_timeout: Duration,
     /// Certificates that installs trust in addition. Default: `SSL_CERT_FILE` or

@@ -79,12 +79,13 @@ impl Manifest {
             Some(Value::Array(items)) => items.is_empty(),
             Some(_) | None => true,
         };
-        let asked = ["dependencies", "optionalDependencies", "peerDependencies", "workspaces"];
+        let parts_installed =
+            ["dependencies", "optionalDependencies", "peerDependencies", "workspaces"];
         let has_dev = with_dev && !is_empty(DEV);
-        if asked.iter().all(|part| is_empty(part)) && !has_dev {
+        if parts_installed.iter().all(|part| is_empty(part)) && !has_dev {
             return Ok(None);
         }
-        let listed = asked[..3].iter().chain(with_dev.then_some(&DEV));
+        let listed = parts_installed[..3].iter().chain(with_dev.then_some(&DEV));
         if let Some((name, path)) = listed.copied().find_map(|part| outside(&package, part)) {
             return Err(error::manifest_invalid(format!(
                 "package.json: `{name}` is `{path}`, which is outside of the project's folder"
@@ -114,11 +115,13 @@ impl Manifest {
             parts.push((DEV, package.get(DEV)));
         }
         let dev = with_dev.then_some(&DEV);
-        let asked_for =
-            asked[..3].iter().chain(dev).filter_map(|part| Some((*part, package.get(*part)?)));
-        let asked_for: BTreeMap<_, _> = asked_for.collect();
+        let requested = parts_installed[..3]
+            .iter()
+            .chain(dev)
+            .filter_map(|part| Some((*part, package.get(*part)?)));
+        let requested: BTreeMap<_, _> = requested.collect();
         Ok(Some(Self {
-            package: serde_json::to_string(&asked_for).unwrap_or_default(),
+            package: serde_json::to_string(&requested).unwrap_or_default(),
             parts: serde_json::to_string(&parts).unwrap_or_default(),
             files,
             copies: operator.copies
@@ -128,7 +131,7 @@ impl Manifest {
             has_lockfile,
             with_dev,
             needs_tree: !is_empty("workspaces")
-                || asked[..2].iter().any(|part| is_local(&package, part))
+                || parts_installed[..2].iter().any(|part| is_local(&package, part))
                 || has_dev && is_local(&package, DEV),
             notes: [notes(source, &package, is_pinned), settings.notes].concat(),
         }))
@@ -177,10 +180,10 @@ fn is_local(package: &Map<String, Value>, part: &str) -> bool {
 /// dangling link.
 fn outside(package: &Map<String, Value>, part: &str) -> Option<(String, String)> {
     let Some(Value::Object(packages)) = package.get(part) else { return None };
-    packages.iter().find_map(|(name, asked)| {
-        let asked = asked.as_str()?;
-        let path = ["file:", "link:"].iter().find_map(|scheme| asked.strip_prefix(scheme));
-        let path = path.or_else(|| asked.starts_with(['.', '/']).then_some(asked))?;
+    packages.iter().find_map(|(name, range)| {
+        let range = range.as_str()?;
+        let path = ["file:", "link:"].iter().find_map(|scheme| range.strip_prefix(scheme));
+        let path = path.or_else(|| range.starts_with(['.', '/']).then_some(range))?;
         let mut depth = 0;
         let leaves = path.starts_with('/')
             || path.split('/').any(|part| {
@@ -191,7 +194,7 @@ fn outside(package: &Map<String, Value>, part: &str) -> Option<(String, String)>
                 };
                 depth < 0
             });
-        leaves.then(|| (short(name), short(asked)))
+        leaves.then(|| (short(name), short(range)))
     })
 }
 
@@ -316,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_developer_is_told_what_is_not_honoured() {
+    async fn what_is_not_honoured_is_reported() {
         assert_eq!(notes(&[A, ("package-lock.json", "{}")]).await, [""; 0]);
         assert!(notes(&[A]).await[0].contains("no lockfile"));
         for lock in ["yarn.lock", "pnpm-lock.yaml", "bun.lock"] {

@@ -5,7 +5,7 @@ use super::manifest::Manifest;
 use super::npm_output::NpmOutput;
 use super::{Dependencies, Operator, manifest, npm_output, size};
 use crate::{
-    cache::{NpmCache, WorkDir, container_user, give},
+    cache::{NpmCache, WorkDir, container_user, set_owner},
     engine::container::{Bind, Exit, Rights, Task},
     image::APP,
     runtime::Runtime,
@@ -128,7 +128,7 @@ pub(super) fn prepare(
         path.iter().try_for_each(|part| {
             folder.push(part);
             fs::create_dir_all(&folder)?;
-            give(&folder, owner)
+            set_owner(&folder, owner)
         })
     };
     for path in source.empty_folders.iter().filter(|_| only.is_none()) {
@@ -146,14 +146,14 @@ pub(super) fn prepare(
             FileKind::File => drop(fs::copy(source.root.join(&file.path), &target)?),
             FileKind::Symlink { target: text } => std::os::unix::fs::symlink(text, &target)?,
         }
-        give(&target, owner)?;
+        set_owner(&target, owner)?;
     }
     if npmrc.is_empty() {
         return Ok(());
     }
     let settings = to.join(manifest::SETTINGS);
     fs::write(&settings, npmrc)?;
-    give(&settings, owner)
+    set_owner(&settings, owner)
 }
 
 /// npm's report of what it installed.
@@ -223,7 +223,7 @@ pub(super) fn move_packages(from: &Path, to: &Path, package: &str) -> io::Result
     }
     let file = to.join("package.json");
     fs::write(&file, package)?;
-    give(&file, container_user())
+    set_owner(&file, container_user())
 }
 
 #[cfg(test)]

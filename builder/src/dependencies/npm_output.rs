@@ -108,8 +108,8 @@ pub(super) fn failed(exit: Exit, words: &NpmOutput, verb: &str, limits: Limits) 
 
 /// The package that npm did not find: `npm error 404  '@acme/shared@*' is not in this registry.`
 fn not_in_registry(text: &str) -> Option<String> {
-    let told = text.lines().filter_map(|line| line.strip_prefix("npm error 404"));
-    let wanted = told.filter_map(|line| line.split('\'').nth(1)).next()?;
+    let lines = text.lines().filter_map(|line| line.strip_prefix("npm error 404"));
+    let wanted = lines.filter_map(|line| line.split('\'').nth(1)).next()?;
     let name = match wanted.get(1..)?.find('@') {
         Some(at) => &wanted[..=at],
         None => wanted,
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_kept_and_the_usage_is_not() {
+    fn the_cause_is_shown_and_the_usage_is_not() {
         let usage = vec!["npm error   --audit"; 100];
         let lines = [
             "npm error code EUSAGE",
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_script_the_end_is_kept() {
+    fn the_end_of_a_scripts_output_is_shown() {
         let noise: Vec<_> = (0..100).map(|n| format!("compiling {n}")).collect();
         let mut lines: Vec<_> = noise.iter().map(String::as_str).collect();
         lines.extend(["gyp ERR! not ok", "npm error code 1", "npm error path /app/node_modules/x"]);

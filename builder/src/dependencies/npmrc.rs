@@ -132,7 +132,7 @@ impl Operator {
 pub(super) fn filter_project(text: &str, operator: &Operator) -> Filtered {
     let all: Vec<_> = lines(text).collect();
     let mut left_out: Vec<(Dropped, &str)> = Vec::new();
-    let mut kept: Vec<(&str, &str)> = Vec::new();
+    let mut allowed: Vec<(&str, &str)> = Vec::new();
     let (registries, others): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(key, _)| *key == "registry" || is_scope(key));
     for (key, value) in registries {
@@ -143,17 +143,17 @@ pub(super) fn filter_project(text: &str, operator: &Operator) -> Filtered {
             value if value.contains('$') => left_out.push((Dropped::Variable, key)),
             value if !is_url(value) => left_out.push((Dropped::Form, key)),
             value if operator.is_exposed_by(value) => left_out.push((Dropped::Operators, key)),
-            value => kept.push((key, value)),
+            value => allowed.push((key, value)),
         }
     }
     for (key, value) in others {
         match is_allowed(key, value, operator) {
-            Some(Ok(())) => kept.push((key, value)),
+            Some(Ok(())) => allowed.push((key, value)),
             Some(Err(why)) => left_out.push((why, key)),
             None => {}
         }
     }
-    let text = kept.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    let text = allowed.into_iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     Filtered { text, notes: notes(left_out) }
 }
 

@@ -162,14 +162,14 @@ impl Container {
         mut on_line: impl FnMut(&str) + Send,
     ) -> Result<Ended, EngineError> {
         let mut tail = VecDeque::with_capacity(TAIL);
-        let mut tell = |line: &str| {
+        let mut take_line = |line: &str| {
             if tail.len() == TAIL {
                 tail.pop_front();
             }
             tail.push_back(line.to_owned());
             on_line(line);
         };
-        let exit = match tokio::time::timeout(self.limits.time, self.follow(&mut tell)).await {
+        let exit = match tokio::time::timeout(self.limits.time, self.follow(&mut take_line)).await {
             Ok(exit) => exit?,
             Err(_) => Exit::TimedOut,
         };

@@ -196,7 +196,8 @@ fn make_group(root: &Path, name: &str, pids: u32) -> io::Result<()> {
     fs::write(group.join("pids.max"), pids.to_string())
 }
 
-/// Removes the folder where it is, and says whether it is nowhere any more. The kernel answers at once.
+/// Removes the group in all hierarchies, and returns whether it is gone from all of them. Does not
+/// block.
 fn is_removed(root: &Path, name: &str) -> bool {
     let hierarchies = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok);
     let roots = hierarchies.map(|entry| entry.path()).chain([root.to_owned()]);
@@ -255,7 +256,7 @@ mod tests {
             let handed_on = fs::read_to_string(root.join("cgroup.subtree_control"));
             assert_eq!(handed_on.ok().as_deref(), (version == "2").then_some("+pids"));
 
-            // The engine has made it in the other hierarchies, too. What has something in it stays.
+            // The engine has made it in the other hierarchies, too. A group with members stays.
             for other in others.iter().filter(|other| **other != "pids") {
                 fs::create_dir(root.join(other).join("epsilon-build-1")).unwrap();
             }

@@ -1,8 +1,9 @@
-//! Reads the archive of `docker save` without unpacking it: where each file lies in it and what its digest is. Of that, the
-//! files of an OCI image layout, each layer once by its content.
+//! Reads the archive of `docker save` without unpacking it (the offset and the digest of each file)
+//! and makes the files of an OCI image layout of it, each layer once by its content.
 //!
-//! Classic engines name a layer after the image that it came with, and write links in place of one that was there before;
-//! newer ones write a layout themselves, perhaps with compressed layers. Both list their images in `manifest.json`.
+//! Classic engines name a layer after the image that it came with, and write links for repeated
+//! ones; newer ones write a layout themselves, perhaps with compressed layers. Both list their
+//! images in `manifest.json`.
 
 use super::LayoutFile;
 use crate::error;
@@ -20,7 +21,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Links that lead to links.
+/// Most links in a chain of links.
 const LINKS: usize = 8;
 /// Largest list of images, and largest configuration of one.
 const LARGEST_TEXT: u64 = 64 << 20;
@@ -101,7 +102,7 @@ fn digest(from: &mut impl Read) -> io::Result<String> {
     }
 }
 
-/// `a/../b` is `b`. Nothing is opened by such a name: it is one of the archive's own.
+/// Normalizes a path: `a/../b` is `b`. It names an entry of the archive, not a file that is opened.
 fn normal(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::new(), |mut path, part| {
         match part {

@@ -33,13 +33,13 @@ const HINTS: [(&[&str], &str); 5] = [
     ),
 ];
 
-pub(super) fn hint(told: &str, entry: &str) -> Option<&'static str> {
-    let fits = |parts: &[&str]| parts.iter().all(|part| told.contains(part));
+pub(super) fn hint(error: &str, entry: &str) -> Option<&'static str> {
+    let fits = |parts: &[&str]| parts.iter().all(|part| error.contains(part));
     let found = HINTS.iter().find(|(parts, _)| fits(parts)).map(|(_, hint)| *hint);
     // Node's error for a decorator, which has no position. In JavaScript they are not expected to
     // work.
-    let is_token = told.contains("SyntaxError: Invalid or unexpected token");
-    let is_typescript = entry.ends_with("ts") || told.contains(".ts:");
+    let is_token = error.contains("SyntaxError: Invalid or unexpected token");
+    let is_typescript = entry.ends_with("ts") || error.contains(".ts:");
     found.or((is_token && is_typescript).then_some(
         "are there decorators in it? Node does not run them; have them compiled: `build: tsc` in `epsilon.yaml`, with \
          `typescript` among the `devDependencies`",

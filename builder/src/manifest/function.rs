@@ -45,7 +45,7 @@ pub(crate) struct FunctionKeys {
 
 /// Where settings are written: it decides which keys apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
+pub(super) enum KeySource {
     /// In `epsilon.yaml`, for a function of this runtime.
     InFile(Runtime),
     /// Beside the function in the code.
@@ -56,36 +56,36 @@ impl FunctionKeys {
     /// Reads the `config` of an export. The path of a problem begins with `config`.
     pub(crate) fn from_code(config: &Node, ceilings: &Ceilings) -> Result<Self, (String, String)> {
         let section = Section::open(vec!["config".into()], config);
-        let keys = section.and_then(|section| Self::read(section, Written::InCode, ceilings));
+        let keys = section.and_then(|section| Self::read(section, KeySource::InCode, ceilings));
         keys.map_err(|problem| (problem.path.join("."), problem.message))
     }
 
     pub(super) fn read(
         mut section: Section<'_>,
-        written: Written,
+        source: KeySource,
         ceilings: &Ceilings,
     ) -> Result<Self, Problem> {
         let mut keys = Self::default();
-        match written {
-            Written::InFile(Runtime::Node) => {
+        match source {
+            KeySource::InFile(Runtime::Node) => {
                 keys.entry = section.take("entry", values::path)?;
                 keys.export = section.take("export", values::text)?;
                 section.refuse(&IMAGE_KEYS, "has no meaning with `runtime: node`")?;
             }
-            Written::InFile(Runtime::Container) => {
+            KeySource::InFile(Runtime::Container) => {
                 keys.image = section.take("image", values::image)?;
                 keys.dockerfile = section.take("dockerfile", values::path)?;
                 section.refuse(&CODE_KEYS, "has no meaning with `runtime: container`")?;
                 section
                     .refuse(&["signature", "event"], "has no meaning with `runtime: container`")?;
             }
-            Written::InCode => {
+            KeySource::InCode => {
                 let here = "belongs in `epsilon.yaml`, not in the code";
                 section.refuse(&CODE_KEYS, here)?;
                 section.refuse(&IMAGE_KEYS, here)?;
             }
         }
-        if written != Written::InFile(Runtime::Container) {
+        if source != KeySource::InFile(Runtime::Container) {
             keys.signature = section.take("signature", |node| word(node, &SIGNATURES))?;
             keys.event = section.take("event", |node| word(node, &EVENTS))?;
         }

@@ -6,7 +6,6 @@
 //! file of this entry loads a module whose name is known at run time only. So data files, workers
 //! and scripts that no module imports count for every function. An export reaches what its entry
 //! reaches, unless a bundler's module graph is more precise.
-//! module graph could tell more.
 
 use crate::manifest::origin::Origin;
 use crate::{

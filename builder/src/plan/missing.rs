@@ -1,11 +1,11 @@
-//! A package that code does not find although the project asks for it: `epsilon dev` takes packages as they lie in the
-//! project's folder. Called by `plan`.
+//! Detects a package that the project lists and that is not installed: `epsilon dev` uses the
+//! packages in the project's folder. Called by `plan`.
 
 use crate::{inspection::missing_module, source::Source};
 use epsilon_api::{build::BuildError, units::Bytes};
 use serde_json::Value;
 
-/// npm's own largest are around 100 KiB.
+/// Largest `package.json`; the largest in npm are around 100 KiB.
 const PACKAGE_MAX: Bytes = Bytes::mib(1);
 
 /// The name of that package.
@@ -14,9 +14,9 @@ pub(super) fn package(err: &BuildError, source: &Source) -> Option<String> {
     let name = name_of(module)?;
     let package: Value =
         serde_json::from_slice(&source.read("package.json", PACKAGE_MAX).ok()??).ok()?;
-    let asked = ["dependencies", "optionalDependencies"].into_iter();
-    let is_asked = asked.filter_map(|part| package.get(part)).any(|part| part.get(name).is_some());
-    is_asked.then(|| name.to_owned())
+    let parts = ["dependencies", "optionalDependencies"].into_iter();
+    let is_listed = parts.filter_map(|part| package.get(part)).any(|part| part.get(name).is_some());
+    is_listed.then(|| name.to_owned())
 }
 
 /// `redis/lib` is a file of `redis`, `@a/b/c` one of `@a/b`.

@@ -33,7 +33,7 @@ async fn planned(
 }
 
 /// Functions as `name=entry#export`, then the notes.
-fn told(result: Result<Plan, BuildError>) -> String {
+fn summary(result: Result<Plan, BuildError>) -> String {
     match result {
         Ok(plan) => {
             let functions = plan.functions.iter().map(|function| {
@@ -54,7 +54,7 @@ macro_rules! exports {
         #[tokio::test]
         async fn $name() {
             let exports: &[&str] = &$exports;
-            let got = told(planned(&[INDEX], &[entry("index.js", exports, &["index.js"])], &[]).await);
+            let got = summary(planned(&[INDEX], &[entry("index.js", exports, &["index.js"])], &[]).await);
             assert_eq!(got, $want);
         }
     )*};
@@ -86,7 +86,7 @@ async fn platform_paths_are_no_function_names() {
         "{ runtime: container, image: x, functions: { mcp: {} } }",
     ] {
         let files = [INDEX, ("epsilon.yaml", yaml)];
-        let got = told(planned(&files, &[entry("index.js", &["a", "default"], &[])], &[]).await);
+        let got = summary(planned(&files, &[entry("index.js", &["a", "default"], &[])], &[]).await);
         assert!(got.starts_with("MANIFEST_INVALID: `"), "{yaml}: {got}");
         assert!(got.contains("is a path of the platform"), "{yaml}: {got}");
     }
@@ -95,7 +95,7 @@ async fn platform_paths_are_no_function_names() {
 #[tokio::test]
 async fn default_export_needs_a_valid_project_name() {
     let files = [INDEX, ("epsilon.yaml", "project: 2.shop")];
-    let got = told(planned(&files, &[entry("index.js", &["default"], &[])], &[]).await);
+    let got = summary(planned(&files, &[entry("index.js", &["default"], &[])], &[]).await);
     assert!(
         got.starts_with(
             "MANIFEST_INVALID: the default export takes the project's name, but `2.shop`"
@@ -117,7 +117,7 @@ async fn load_error_is_reported_with_its_stack() {
 }
 
 #[tokio::test]
-async fn a_package_that_is_asked_for_and_missing_is_to_be_installed() {
+async fn a_listed_package_that_is_missing_is_installed() {
     let package = r#"{"dependencies":{"redis":"*","@a/b":"*"},"devDependencies":{"dev":"*"}}"#;
     for (module, want) in [
         ("redis", "`redis` is in package.json and not installed: `npm install` in"),
@@ -131,13 +131,13 @@ async fn a_package_that_is_asked_for_and_missing_is_to_be_installed() {
         let mut broken = entry("index.js", &[], &[]);
         broken["error"] = json!({"message": stack, "stack": stack});
         let files = [("index.js", ""), ("package.json", package)];
-        let told = told(planned(&files, &[broken], &[]).await);
-        assert!(told.contains(want), "{module}: {told}");
+        let got = summary(planned(&files, &[broken], &[]).await);
+        assert!(got.contains(want), "{module}: {got}");
     }
 }
 
 #[tokio::test]
-async fn a_wrong_config_in_the_code_names_file_and_export() {
+async fn a_wrong_config_in_code_names_file_and_export() {
     let mut index = entry("index.js", &["hello"], &[]);
     index["exports"][0]["config"] = json!({"memmory": "1GiB"});
     let err = planned(&[INDEX], &[index], &[]).await.unwrap_err();
@@ -151,20 +151,20 @@ async fn a_wrong_config_in_the_code_names_file_and_export() {
 async fn bare_duration_in_code_is_noted_unless_overridden() {
     let mut index = entry("index.js", &["hello"], &[]);
     index["exports"][0]["config"] = json!({"timeout": 30, "stopGrace": "5s"});
-    let got = told(planned(&[INDEX], &[index.clone()], &[]).await);
+    let got = summary(planned(&[INDEX], &[index.clone()], &[]).await);
     assert_eq!(
         got,
         "hello=index.js#hello; `timeout: 30` of `hello` is 30 ms, as every bare number; write `30s` if seconds are meant"
     );
     let file = ("epsilon.yaml", "functions: {hello: {timeout: 30s}}");
-    assert_eq!(told(planned(&[INDEX, file], &[index], &[]).await), "hello=index.js#hello");
+    assert_eq!(summary(planned(&[INDEX, file], &[index], &[]).await), "hello=index.js#hello");
 }
 
 #[tokio::test]
 async fn helper_like_exports_are_noted_as_public() {
     let mut index = entry("index.js", &["add", "hello"], &[]);
     index["exports"][0]["helper"] = json!("(a, \u{1b}b)");
-    let got = told(planned(&[INDEX], &[index.clone()], &[]).await);
+    let got = summary(planned(&[INDEX], &[index.clone()], &[]).await);
     assert!(
         got.contains("a public address, also what looks like a helper: `add(a, \u{fffd}b)`. Move"),
         "{got}"
@@ -172,12 +172,12 @@ async fn helper_like_exports_are_noted_as_public() {
     // Named on purpose; or helpers and handlers look alike, as in minified code.
     let file = ("epsilon.yaml", "functions: {add: {}, hello: {}}");
     assert_eq!(
-        told(planned(&[INDEX, file], &[index.clone()], &[]).await),
+        summary(planned(&[INDEX, file], &[index.clone()], &[]).await),
         "add=index.js#add; hello=index.js#hello"
     );
     index["exports"][1]["helper"] = json!("(t)");
     assert_eq!(
-        told(planned(&[INDEX], &[index], &[]).await),
+        summary(planned(&[INDEX], &[index], &[]).await),
         "add=index.js#add; hello=index.js#hello"
     );
 }
@@ -185,13 +185,13 @@ async fn helper_like_exports_are_noted_as_public() {
 #[tokio::test]
 async fn only_keeps_what_it_names() {
     let entries = [entry("index.js", &["hello", "bye"], &[])];
-    assert_eq!(told(planned(&[INDEX], &entries, &["bye"]).await), "bye=index.js#bye");
-    let got = told(planned(&[INDEX], &entries, &["bye", "helo"]).await);
+    assert_eq!(summary(planned(&[INDEX], &entries, &["bye"]).await), "bye=index.js#bye");
+    let got = summary(planned(&[INDEX], &entries, &["bye", "helo"]).await);
     assert_eq!(
         got,
         "FUNCTION_NOT_FOUND: the project has no function `helo` (did you mean `hello`?)"
     );
-    let got = told(planned(&[INDEX], &entries, &["purchase"]).await);
+    let got = summary(planned(&[INDEX], &entries, &["purchase"]).await);
     assert_eq!(
         got,
         "FUNCTION_NOT_FOUND: the project has no function `purchase` (it has `bye`, `hello`)"
@@ -204,8 +204,8 @@ async fn only_is_not_stopped_by_what_it_leaves_out() {
     let broken = json!({"entry": "b.js", "error": {"message": "x", "stack": null}, "exports": [], "files": [], "dynamic": []});
     let entries = [entry("index.js", &["a", "b"], &[]), broken];
     let files = [INDEX, ("b.js", ""), yaml];
-    assert_eq!(told(planned(&files, &entries, &["a"]).await), "a=index.js#a");
-    assert!(told(planned(&files, &entries, &[]).await).starts_with("LOAD_FAILED: `b.js`"));
+    assert_eq!(summary(planned(&files, &entries, &["a"]).await), "a=index.js#a");
+    assert!(summary(planned(&files, &entries, &[]).await).starts_with("LOAD_FAILED: `b.js`"));
 }
 
 /// Two functions with a file of their own each, one that both reach, and files that no module

@@ -39,7 +39,7 @@ pub(crate) struct Blob {
 #[derive(Clone, Debug)]
 pub(crate) enum Content {
     File(PathBuf),
-    /// As many bytes of a file as the blob has, from here on.
+    /// A part of a file: from this offset, as many bytes as the blob has.
     Part(PathBuf, u64),
     Memory(Bytes),
 }
@@ -60,7 +60,7 @@ impl Blob {
         }
     }
 
-    /// A part of a file, which is known to have this digest.
+    /// A part of a file whose digest is known.
     pub(crate) fn part_of(file: &Path, at: u64, bytes: u64, digest: String) -> Self {
         let content = Content::Part(file.to_owned(), at);
         Self { digest, bytes, content, _held: Held::default() }

@@ -48,8 +48,8 @@ impl Exports {
     pub(crate) async fn layers(&self, base: &Base) -> Result<Vec<Layer>, BuildError> {
         let _turn = self.turn.lock().await;
         let diff_ids = &base.image.diff_ids;
-        let kept: Option<Vec<Layer>> = diff_ids.iter().map(|id| self.kept(id)).collect();
-        match kept {
+        let cached: Option<Vec<Layer>> = diff_ids.iter().map(|id| self.cached(id)).collect();
+        match cached {
             Some(layers) => Ok(layers),
             None => Ok(self.export(&base.reference).await?.layers),
         }
@@ -61,7 +61,7 @@ impl Exports {
         self.export(&base.reference).await
     }
 
-    fn kept(&self, diff_id: &str) -> Option<Layer> {
+    fn cached(&self, diff_id: &str) -> Option<Layer> {
         let (tar, held) = self.cache.hold("layers", &file_name(diff_id))?;
         let bytes = fs::metadata(&tar).ok()?.len();
         Some(Layer { diff_id: diff_id.to_owned(), tar, bytes, held })
@@ -103,8 +103,8 @@ fn unpack(work: &Arc<WorkDir>, archive: &Path, cache: &Cache) -> io::Result<Expo
     for (at, file) in image.layers.iter().enumerate() {
         let plain = work.path().join(format!("layer-{at}"));
         let (diff_id, bytes) = plain_copy(&root.join(file), &plain)?;
-        let kept = cache.entry_path("layers", &file_name(&diff_id));
-        fs::rename(&plain, &kept)?;
+        let entry = cache.entry_path("layers", &file_name(&diff_id));
+        fs::rename(&plain, &entry)?;
         let Some((tar, held)) = cache.hold("layers", &file_name(&diff_id)) else {
             return Err(io::ErrorKind::NotFound.into());
         };

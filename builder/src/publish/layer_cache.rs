@@ -2,7 +2,7 @@
 //! `DATA/builder/shelf/HEX.tar`. An agent of the same machine unpacks them from here, without
 //! exporting from the engine what was just loaded into it.
 //!
-//! Written by `ship` when images go to this machine's engine; read by the agent
+//! Written by `publish` when images go to this machine's engine; read by the agent
 //! (`vm_agent.layer_shelf`). Nothing here is precious: missing layers are taken from the engine.
 
 use crate::{

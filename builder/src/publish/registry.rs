@@ -70,14 +70,14 @@ impl Remote {
     /// better.
     pub(crate) async fn has(&self, image: &ImageRef) -> Result<bool, BuildError> {
         let Ok(reference) = image.reference.parse::<Reference>() else { return Ok(false) };
-        let asked = self.registry_client.run(|session| {
+        let found = self.registry_client.run(|session| {
             let reference = &reference;
             async move {
-                let asked = session.client.fetch_manifest_digest(reference, &session.auth);
-                session.with_limit("asking for an image", asked).await
+                let digest = session.client.fetch_manifest_digest(reference, &session.auth);
+                session.with_limit("asking for an image", digest).await
             }
         });
-        Ok(asked.await.is_ok())
+        Ok(found.await.is_ok())
     }
 
     /// Pushes all images of a set.
@@ -199,8 +199,8 @@ impl Remote {
         if self.knows(to.repository, &blob.digest) {
             return Ok(());
         }
-        let asked = session.client.blob_exists(to.target, &blob.digest);
-        if !session.with_limit("asking for a layer", asked).await?
+        let exists = session.client.blob_exists(to.target, &blob.digest);
+        if !session.with_limit("asking for a layer", exists).await?
             && !self.mount(session, to, blob).await
         {
             send(session, to.target, blob).await?;
@@ -249,8 +249,8 @@ struct Sent<'a> {
 
 /// Authenticates for a push.
 async fn sign_in(session: &Session, target: &Reference) -> Result<(), Failure> {
-    let asked = session.client.auth(target, &session.auth, RegistryOperation::Push);
-    session.with_limit("signing in", asked).await.map(drop)
+    let token = session.client.auth(target, &session.auth, RegistryOperation::Push);
+    session.with_limit("signing in", token).await.map(drop)
 }
 
 async fn send(session: &Session, target: &Reference, blob: &Blob) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
-//! The three commands of this machine that a base without a hub takes: `apt-get` (for debootstrap where
-//! it is missing), `debootstrap`, `tar`. Whoever stops waiting for one ends it, with all that it started.
+//! The three commands of this machine that make a base without a registry: `apt-get` (for
+//! debootstrap where it is missing), `debootstrap`, `tar`. Dropping a command's future kills the
+//! command and its children.
 
 use super::{mirror::Repository, step::LastLine};
 use crate::{
@@ -16,27 +17,28 @@ use tokio_util::io::ReaderStream;
 
 /// Lines of a command's output that an error shows.
 const TAIL: usize = 20;
-/// Between two looks at what a command has printed.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of reading what a command has printed.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs the commands for one base.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Commands<'a> {
     pub(super) work: &'a Arc<WorkDir>,
-    /// What is told while one goes on.
+    /// The last line that a running command printed, for progress.
     pub(super) last_line: &'a LastLine,
 }
 
-/// A command and its children, a process group of their own. Dropped before its end was waited for, all are killed.
+/// A command and its children, in a process group of their own. All are killed when this is dropped
+/// before the command's end.
 #[derive(Debug)]
 struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Its id stays its own until it was waited for; then there is none.
+        // The id cannot be reused before it was waited for; after that there is none.
         let id = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(group) = id {
-            // Whoever is gone already needs no end.
+            // Fails only if all of its processes are gone already.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -160,7 +162,7 @@ impl Commands<'_> {
         let status = loop {
             tokio::select! {
                 status = &mut ended => break status.map_err(|err| broken(&err))?,
-                () = tokio::time::sleep(LOOK) => {
+                () = tokio::time::sleep(READ_INTERVAL) => {
                     let lines = printed(&log).await;
                     self.last_line.set(lines.last().map_or("", String::as_str));
                 }
@@ -198,7 +200,7 @@ mod tests {
         fn report(&self, _: BuildEvent) {}
     }
 
-    /// Whether it is there; nobody has waited for a zombie yet.
+    /// Whether the process runs; a zombie, which was not waited for yet, does not.
     fn lives(pid: &str) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
@@ -208,13 +210,14 @@ mod tests {
     async fn a_command_that_hangs_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), 0, TaskTracker::new()).unwrap().cache;
-        let (work, last_line) = (cache.work().unwrap(), LastLine::default());
+        let work = cache.work().unwrap();
+        let last_line = LastLine::default();
         let commands = Commands { work: &work, last_line: &last_line };
         let pids = dir.path().join("pids");
         let mut fake = Command::new("sh");
         fake.args(["-c", "sleep 1000 & echo $$ $! > $0; echo I: Retrieving bash; wait"]).arg(&pids);
         let step = Step { doing: "a root file system".into(), needs: Needs::Mirror };
-        // Of which this step has a half.
+        // This step has half of it.
         let allowed = Allowed::new(Duration::from_secs(4));
         let err = step.run(allowed, &Silent, &last_line, commands.run(fake)).await.unwrap_err();
         assert_eq!(err.code, "RUNTIME_FAILED");
@@ -235,10 +238,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_that_fails_shows_the_end_of_what_it_printed() {
+    async fn a_failed_command_shows_the_end_of_its_output() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::open(dir.path(), 0, TaskTracker::new()).unwrap().cache;
-        let (work, last_line) = (cache.work().unwrap(), LastLine::default());
+        let work = cache.work().unwrap();
+        let last_line = LastLine::default();
         let commands = Commands { work: &work, last_line: &last_line };
         let mut fake = Command::new("sh");
         fake.args(["-c", "for n in $(seq 30); do echo line $n; done; echo; exit 3"]);
@@ -250,6 +254,6 @@ mod tests {
         );
         assert!(err.message.ends_with("line 30"), "{}", err.message);
         let err = commands.run(Command::new("epsilon-has-no-such-command")).await.unwrap_err();
-        assert!(err.message.contains("is not on this machine"), "{}", err.message);
+        assert!(err.message.contains("is not installed on this machine"), "{}", err.message);
     }
 }

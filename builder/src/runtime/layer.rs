@@ -5,7 +5,7 @@
 use super::RuntimeContext;
 use crate::{
     blocking,
-    cache::{WorkDir, container_user, give},
+    cache::{WorkDir, container_user, set_owner},
     engine::container::{Bind, Exit, Rights, Task},
     error::{self, Hint},
     image::{Layer, tree},
@@ -112,10 +112,10 @@ fn write(program: Program, folder: &Path, owner: (u32, u32)) -> io::Result<()> {
         for part in Path::new(name).parent().into_iter().flat_map(Path::iter) {
             parent.push(part);
             fs::create_dir_all(&parent)?;
-            give(&parent, owner)?;
+            set_owner(&parent, owner)?;
         }
         fs::write(&path, content)?;
-        give(&path, owner)?;
+        set_owner(&path, owner)?;
     }
     Ok(())
 }

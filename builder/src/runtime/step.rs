@@ -1,5 +1,6 @@
-//! One step of making the runtime base: what it does, what it needs for that, how long it may take. While it goes on it
-//! says what is waited for; when its time is over it is given up, and with it the commands and containers that it runs.
+//! One step of making the runtime base: what it does, what it needs for that, how long it may take.
+//! While it runs, it reports what it waits for; when its time is over it is cancelled, with the
+//! commands and containers that it runs.
 //!
 //! Called by `runtime`, `packages` and `layer`, through `RuntimeContext::step`.
 
@@ -13,16 +14,16 @@ use std::{
 };
 use tokio::time::{Instant, interval_at, sleep_until};
 
-/// Between two lines of a step that goes on.
-const EVERY: Duration = Duration::from_secs(10);
+/// Interval of the progress lines of a step.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// Most characters of a program's line that are shown.
 const LINE_MAX: usize = 200;
 
-/// What a step needs, and so what it most likely waits for when it hangs.
+/// What a step depends on, and so most likely waits for when it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// A hub of images. Pulls have limits of their own, `hub_patience` and `pull_timeout`.
-    Hub,
+    /// A registry of images. Pulls have limits of their own, `hub_patience` and `pull_timeout`.
+    Registry,
     /// The distribution's mirror: about 50 MB.
     Mirror,
     /// The mirror and Python's package index: about 120 MB.
@@ -36,20 +37,21 @@ pub(super) enum Needs {
 }
 
 impl Needs {
-    /// Its share of the time for all steps together: who gives those more time, for a slow line, gives it to each.
+    /// The step's share of the time for all steps together: more time for all is more time for
+    /// each.
     fn limit(self, whole: Duration) -> Duration {
         match self {
-            Self::Hub | Self::AnotherProcess => whole,
+            Self::Registry | Self::AnotherProcess => whole,
             Self::Mirror | Self::PackageIndex => whole / 2,
             Self::Machine => whole / 4,
             Self::NpmRegistry => whole / 10,
         }
     }
 
-    /// Why it hangs, most likely, and what to do.
+    /// Why the step most likely hangs, and what to do.
     fn hint(self) -> String {
-        let whom = match self {
-            Self::Hub => "the registry of that image",
+        let peer = match self {
+            Self::Registry => "the registry of that image",
             Self::Mirror => "the mirror in apt's settings",
             Self::PackageIndex => "the mirror in apt's settings or Python's package index",
             Self::NpmRegistry => "npm's registry",
@@ -63,7 +65,7 @@ impl Needs {
             }
         };
         format!(
-            "{whom} did not answer, most likely: check this machine's network, its name servers and its proxy \
+            "{peer} did not answer, most likely: check this machine's network, its name servers and its proxy \
              (`HTTPS_PROXY`), then try again; a slow line needs more `builder.runtime_timeout`, of which each step has a share"
         )
     }
@@ -72,12 +74,12 @@ impl Needs {
 /// One step.
 #[derive(Clone, Debug)]
 pub(super) struct Step {
-    /// For people: `the wrapper's packages`.
+    /// What it makes, for people: `the wrapper's packages`.
     pub(super) doing: String,
     pub(super) needs: Needs,
 }
 
-/// How much time there is for all steps of one base.
+/// The time limit of all steps of one base.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowed {
     whole: Duration,
@@ -111,7 +113,7 @@ impl LastLine {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// ` (last line: …)`; nothing before the first.
+    /// ` (last line: …)`; empty before the first line.
     fn in_brackets(&self) -> String {
         match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_str() {
             "" => String::new(),
@@ -121,10 +123,10 @@ impl LastLine {
 }
 
 impl Step {
-    /// Does it and tells how long it took.
+    /// Runs the work and reports how long it took.
     ///
     /// # Errors
-    /// The work's own, or that its time was over; the work is dropped then.
+    /// The work's own, or `RUNTIME_FAILED` when its time is over; the work is dropped then.
     pub(super) async fn run<T>(
         &self,
         allowed: Allowed,
@@ -132,36 +134,39 @@ impl Step {
         last_line: &LastLine,
         work: impl Future<Output = Result<T, BuildError>>,
     ) -> Result<T, BuildError> {
-        let (doing, limit, begun) = (&self.doing, allowed.limit(self.needs), Instant::now());
-        let tell = |text: String| log.report(BuildEvent::Line(text));
+        let doing = &self.doing;
+        let limit = allowed.limit(self.needs);
+        let begun = Instant::now();
+        let report = |text: String| log.report(BuildEvent::Line(text));
         last_line.clear();
-        tell(format!("{doing} …"));
+        report(format!("{doing} …"));
         let mut work = pin!(work);
         let mut end = pin!(sleep_until(begun + limit));
-        let mut look = interval_at(begun + EVERY, EVERY);
+        let mut look = interval_at(begun + REPORT_INTERVAL, REPORT_INTERVAL);
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => {
                     let done = done?;
-                    tell(format!("{doing}: {:.1} s", begun.elapsed().as_secs_f64()));
+                    report(format!("{doing}: {:.1} s", begun.elapsed().as_secs_f64()));
                     return Ok(done);
                 }
                 () = &mut end => {
                     let at = last_line.in_brackets();
-                    let text = format!("{doing}: not done within {} and given up{at}", written(limit));
+                    let text = format!("{doing}: not done within {} and given up{at}", rounded(limit));
                     return Err(error::runtime_failed(text).hint(self.needs.hint()));
                 }
                 _ = look.tick() => {
-                    let (so_far, at) = (written(begun.elapsed()), last_line.in_brackets());
-                    tell(format!("{doing}: {so_far} of at most {} so far{at}", written(limit)));
+                    let so_far = rounded(begun.elapsed());
+                    let at = last_line.in_brackets();
+                    report(format!("{doing}: {so_far} of at most {} so far{at}", rounded(limit)));
                 }
             }
         }
     }
 }
 
-fn written(time: Duration) -> String {
+fn rounded(time: Duration) -> String {
     let whole = Duration::from_secs(time.as_secs());
     humantime::format_duration(if whole.is_zero() { time } else { whole }).to_string()
 }
@@ -189,8 +194,10 @@ mod tests {
     const WHOLE: Duration = Duration::from_secs(20 * 60);
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_hangs_says_what_it_waits_for_and_is_given_up() {
-        let (lines, last_line, begun) = (Lines::default(), LastLine::default(), Instant::now());
+    async fn a_hanging_step_reports_its_wait_and_is_cancelled() {
+        let lines = Lines::default();
+        let last_line = LastLine::default();
+        let begun = Instant::now();
         let hangs = async {
             last_line.set("npm http fetch GET \u{1b}[31mexpress\n");
             last_line.set("  ");
@@ -223,15 +230,17 @@ mod tests {
     async fn no_step_outlives_the_time_for_all() {
         let allowed = Allowed::new(WHOLE);
         tokio::time::sleep(WHOLE - Duration::from_secs(30)).await;
-        let (lines, last_line) = (Lines::default(), LastLine::default());
+        let lines = Lines::default();
+        let last_line = LastLine::default();
         let hangs = pending::<Result<(), BuildError>>();
         let err = step(Needs::Mirror).run(allowed, &lines, &last_line, hangs).await.unwrap_err();
         assert!(err.message.contains("within 30s"), "{}", err.message);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_step_that_ends_in_time_says_how_long_it_took() {
-        let (lines, last_line) = (Lines::default(), LastLine::default());
+    async fn a_finished_step_reports_how_long_it_took() {
+        let lines = Lines::default();
+        let last_line = LastLine::default();
         let works = async {
             tokio::time::sleep(Duration::from_millis(1500)).await;
             Ok(7)

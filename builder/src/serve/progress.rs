@@ -29,7 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const DEPTH: usize = 1024;
 /// Queue slots reserved for steps.
 const RESERVED_FOR_STEPS: usize = 64;
-/// How long the final message waits for a reader that lags behind.
+/// How long the final message waits for a slow reader.
 const FINAL_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The sender's end.
@@ -41,21 +41,22 @@ pub(super) struct Progress {
 
 #[derive(Debug)]
 struct ProgressLog {
-    news: Sender<BuildMessage>,
+    messages: Sender<BuildMessage>,
     lost: AtomicU64,
 }
 
 /// A progress channel and the response body that carries it. `stop` cancels the build; so does
 /// dropping the body before the final message.
 pub(super) fn channel(stop: &CancellationToken) -> (Progress, CallBody) {
-    let (sender, news) = mpsc::channel(DEPTH);
+    let (sender, receiver) = mpsc::channel(DEPTH);
     let stop = stop.child_token();
-    let reader = ProgressReader { news, ended: false, _hung_up: stop.clone().drop_guard() };
+    let reader =
+        ProgressReader { messages: receiver, ended: false, _hung_up: stop.clone().drop_guard() };
     let lines = stream::unfold(reader, |mut reader| async {
         let line = Bytes::from(reader.next().await?.to_line());
         Some((Ok::<_, Infallible>(Frame::data(line)), reader))
     });
-    let progress_log = Arc::new(ProgressLog { news: sender, lost: AtomicU64::new(0) });
+    let progress_log = Arc::new(ProgressLog { messages: sender, lost: AtomicU64::new(0) });
     (Progress { progress_log, stop }, body::boxed(StreamBody::new(lines)))
 }
 
@@ -73,14 +74,14 @@ impl Progress {
     /// Sends the final message: waits for a slow reader, within a limit. Does nothing when the
     /// reader is gone.
     pub(super) async fn end(self, last: BuildMessage) {
-        let _ = self.progress_log.news.send_timeout(last, FINAL_MESSAGE_TIMEOUT).await;
+        let _ = self.progress_log.messages.send_timeout(last, FINAL_MESSAGE_TIMEOUT).await;
     }
 }
 
 impl BuildLog for ProgressLog {
     fn report(&self, event: BuildEvent) {
         if matches!(event, BuildEvent::Line(_)) {
-            if self.news.capacity() <= RESERVED_FOR_STEPS {
+            if self.messages.capacity() <= RESERVED_FOR_STEPS {
                 self.lost.fetch_add(1, Relaxed);
                 return;
             }
@@ -96,14 +97,14 @@ impl BuildLog for ProgressLog {
 impl ProgressLog {
     fn send(&self, event: BuildEvent) {
         // A reader that is gone needs nothing; for a slow one there are reserved slots.
-        let _ = self.news.try_send(BuildMessage::Event(event));
+        let _ = self.messages.try_send(BuildMessage::Event(event));
     }
 }
 
 /// The receiver's end. Dropping it cancels the build.
 #[derive(Debug)]
 struct ProgressReader {
-    news: Receiver<BuildMessage>,
+    messages: Receiver<BuildMessage>,
     ended: bool,
     _hung_up: DropGuard,
 }
@@ -113,15 +114,15 @@ impl ProgressReader {
         if self.ended {
             return None;
         }
-        let news = match timeout(HEARTBEAT, self.news.recv()).await {
-            Ok(news) => news?,
+        let message = match timeout(HEARTBEAT, self.messages.recv()).await {
+            Ok(message) => message?,
             Err(_) => BuildMessage::Alive,
         };
-        self.ended = match news {
+        self.ended = match message {
             BuildMessage::Built(_) | BuildMessage::Failed(_) => true,
             BuildMessage::Alive | BuildMessage::Event(_) => false,
         };
-        Some(news)
+        Some(message)
     }
 }
 
@@ -137,21 +138,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_build_is_told_to_be_alive() {
-        let (news, mut lines) = channel(&CancellationToken::new());
+    async fn a_silent_build_sends_heartbeats() {
+        let (progress, mut lines) = channel(&CancellationToken::new());
         for _ in 0..3 {
             assert_eq!(next(&mut lines).await, BuildMessage::Alive);
         }
         let failed = BuildMessage::Failed(error::internal("x"));
-        news.end(failed.clone()).await;
+        progress.end(failed.clone()).await;
         assert_eq!(next(&mut lines).await, failed);
-        assert!(lines.frame().await.is_none(), "nothing comes after the last word");
+        assert!(lines.frame().await.is_none(), "nothing comes after the final message");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_slow_reader_loses_lines_and_never_a_step() {
-        let (news, mut lines) = channel(&CancellationToken::new());
-        let log = news.as_build_log();
+        let (progress, mut lines) = channel(&CancellationToken::new());
+        let log = progress.as_build_log();
         for n in 0..2 * DEPTH {
             log.report(BuildEvent::Line(n.to_string()));
         }
@@ -164,16 +165,16 @@ mod tests {
             );
         }
         assert_eq!(next(&mut lines).await, BuildMessage::Event(step));
-        log.report(BuildEvent::Line("heard again".into()));
+        log.report(BuildEvent::Line("read again".into()));
         let lost = format!("note: {} lines of output were lost", DEPTH + RESERVED_FOR_STEPS);
         assert_eq!(next(&mut lines).await, BuildMessage::Event(BuildEvent::Line(lost)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_who_leaves_stops_the_build() {
-        let (news, lines) = channel(&CancellationToken::new());
+        let (progress, lines) = channel(&CancellationToken::new());
         drop(lines);
-        news.stopped().await;
-        news.end(BuildMessage::Alive).await; // does not wait
+        progress.stopped().await;
+        progress.end(BuildMessage::Alive).await; // does not wait
     }
 }

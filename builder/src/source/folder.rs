@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_told_as_such() {
+    fn a_full_disk_is_reported() {
         assert_eq!(copy(&mut &b"x"[..], &mut FullDisk).unwrap_err().code, "DISK_FULL");
     }
 }

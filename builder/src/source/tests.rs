@@ -118,7 +118,6 @@ async fn removed(work: &Path) {
 
 /// Each row is a named test: an archive => the code and a part of the message; in every case
 /// nothing is left behind.
-/// nothing is left behind.
 macro_rules! refused {
     ($($name:ident: $archive:expr => $code:literal, $text:literal;)*) => {$(
         #[tokio::test]

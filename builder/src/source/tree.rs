@@ -1,4 +1,4 @@
-//! The rules of a source's tree, kept in memory while it is written: valid paths, nothing below a
+//! The rules of a source's tree, in memory while it is written: valid paths, nothing below a
 //! file or a link, nothing twice, and where links lead. No I/O.
 //!
 //! The folder on disk is new and written by one task only, so this tree mirrors it exactly.
@@ -138,7 +138,7 @@ impl<'a> Tree<'a> {
             let end = self.follow(path, target)?;
             // A link to a folder that contains the link: walking it would never end.
             if end.is_empty() || path.strip_prefix(&end).is_some_and(|rest| rest.starts_with('/')) {
-                return Err(goes_in_circles(path, target));
+                return Err(link_cycle(path, target));
             }
         }
         Ok(())
@@ -163,7 +163,7 @@ impl<'a> Tree<'a> {
             if let Some(Entry::Symlink(next)) = self.places.get(&at.join("/")) {
                 hops += 1;
                 if hops > MAX_HOPS {
-                    return Err(goes_in_circles(path, target));
+                    return Err(link_cycle(path, target));
                 }
                 at.pop();
                 next.split('/').rev().for_each(|name| todo.push_front(name));
@@ -202,6 +202,6 @@ fn under(path: &str, folder: &str, what: &str) -> BuildError {
     refused(path.as_bytes(), &format!("is below `{folder}`, which is {what}"))
 }
 
-fn goes_in_circles(path: &str, target: &str) -> BuildError {
+fn link_cycle(path: &str, target: &str) -> BuildError {
     refused(path.as_bytes(), &format!("is a link that goes in circles: `{target}`"))
 }

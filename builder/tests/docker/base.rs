@@ -72,7 +72,7 @@ async fn base_contains_only_what_functions_and_installs_need() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operators_image_that_cannot_be_had_is_told() {
+async fn a_missing_operators_image_is_reported() {
     let lab = Lab::with("{runtime_image: 'localhost:1/nothing:1', pull_timeout: 5s}").await;
     let err = lab.app().ensure_runtime(lab.log()).await.unwrap_err();
     assert_eq!(err.code, "RUNTIME_FAILED");
@@ -98,7 +98,7 @@ async fn operators_image_gets_the_wrapper_on_top() {
     other.end().await;
 }
 
-/// The usual base with an `npm` that never comes to an end, as the real one without a network.
+/// The usual base with an `npm` that never ends, like the real one without a network.
 fn base_whose_npm_hangs(runtime: &str) -> String {
     let name = "epsilon-lab:npm-hangs";
     let npm = r#"#!/bin/sh\necho fetching express >&2\nsleep 1000 &\nwait\n"#;
@@ -114,7 +114,7 @@ fn base_whose_npm_hangs(runtime: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_install_that_hangs_is_given_up_and_its_container_goes() {
+async fn a_hanging_install_is_cancelled_and_its_container_removed() {
     let usual = Lab::new().await;
     let base = usual.app().ensure_runtime(usual.log()).await.unwrap();
     let base = base_whose_npm_hangs(&base);

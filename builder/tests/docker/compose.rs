@@ -99,9 +99,10 @@ async fn image_parts_are_the_base_and_its_layers() {
     let files_of = |parts: &Parts| -> BTreeSet<String> {
         parts.layers.iter().map(|l| format!("{}.tar", &l.diff_id["sha256:".len()..])).collect()
     };
-    assert_eq!(lab.shelf(), files_of(parts));
-    for name in lab.shelf() {
-        let sum = Command::new("sha256sum").arg(lab.shelf_folder().join(&name)).output().unwrap();
+    assert_eq!(lab.layer_cache(), files_of(parts));
+    for name in lab.layer_cache() {
+        let sum =
+            Command::new("sha256sum").arg(lab.layer_cache_folder().join(&name)).output().unwrap();
         assert_eq!(&String::from_utf8(sum.stdout).unwrap()[..64], &name[..64]);
     }
 

@@ -40,7 +40,7 @@ async fn dockerfile_is_built_once_then_looked_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dockerfile_that_fails_is_told_in_dockers_words() {
+async fn a_failing_dockerfile_is_reported_in_dockers_words() {
     let (lab, runtime) = base().await;
     let file = format!("FROM {runtime}\nRUN echo about to fail && exit 7\n");
     let err = lab.build(&[YAML, ("Dockerfile", &file)]).await.unwrap_err();
@@ -62,7 +62,7 @@ async fn an_image_that_exists_is_taken_under_our_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_cannot_be_had_is_told() {
+async fn a_missing_image_is_reported() {
     let lab = Lab::new().await;
     let yaml = "project: lab-none\nruntime: container\nfunctions:\n  web: { image: 'localhost:1/none:1' }\n";
     let err = lab.build(&[("epsilon.yaml", yaml)]).await.unwrap_err();

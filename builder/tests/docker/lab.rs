@@ -25,7 +25,7 @@ use std::{
 use tempfile::TempDir;
 
 /// Upper bound for anything here except the base; test machines are slow at times.
-const PATIENCE: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Lab {
     app: Option<App>,
@@ -72,13 +72,13 @@ impl Lab {
         self.member.as_ref().unwrap()
     }
 
-    pub(crate) fn shelf_folder(&self) -> PathBuf {
+    pub(crate) fn layer_cache_folder(&self) -> PathBuf {
         self.data.path().join("builder/shelf")
     }
 
     /// Layers cached for this machine's agent.
-    pub(crate) fn shelf(&self) -> BTreeSet<String> {
-        let entries = fs::read_dir(self.shelf_folder()).unwrap();
+    pub(crate) fn layer_cache(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.layer_cache_folder()).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
@@ -160,7 +160,7 @@ impl Lab {
     /// Shuts the builder down and starts another one on the same folder.
     pub(crate) async fn restart(mut self) -> Self {
         let app = self.app.take().unwrap();
-        assert!(app.shutdown(PATIENCE).await, "the builder did not clean up in time");
+        assert!(app.shutdown(LIMIT).await, "the builder did not clean up in time");
         let settings: Settings = serde_yaml::from_str("{}").unwrap();
         let config = Config::new(settings, &self.data.path().join("builder")).unwrap();
         self.app = Some(App::build(config).await.unwrap());
@@ -170,7 +170,7 @@ impl Lab {
     /// Shuts the builder down; nothing may be left of it.
     pub(crate) async fn end(mut self) {
         let app = self.app.take().unwrap();
-        assert!(app.shutdown(PATIENCE).await, "the builder did not clean up in time");
+        assert!(app.shutdown(LIMIT).await, "the builder did not clean up in time");
         assert!(self.is_clean(), "left: {}", self.left());
         let label = format!("label=epsilon.builder={}", self.id());
         assert_eq!(docker(&["network", "ls", "-q", "--filter", &label]), "");
@@ -230,7 +230,7 @@ impl Served {
             let answer = ask(address, path);
             match answer {
                 Ok(body) if !body.is_empty() => return body,
-                other if begun.elapsed() > PATIENCE => {
+                other if begun.elapsed() > LIMIT => {
                     panic!("{other:?}: {}", docker(&["logs", &self.0]));
                 }
                 _ => std::thread::sleep(Duration::from_millis(20)),
@@ -257,7 +257,7 @@ fn ask(address: SocketAddr, path: &str) -> std::io::Result<String> {
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let begun = Instant::now();
     while !holds().await {
-        assert!(begun.elapsed() < PATIENCE, "{what} did not come about");
+        assert!(begun.elapsed() < LIMIT, "{what} did not come about");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

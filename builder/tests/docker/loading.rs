@@ -40,7 +40,7 @@ not_loaded! {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn code_that_eats_its_memory_is_told_so() {
+async fn code_out_of_memory_is_reported() {
     let code = "const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1));";
     let err = refused("{inspect_memory: 128MiB}", code).await;
     assert_eq!(err.code, "LOAD_FAILED", "{err:?}");

@@ -1,5 +1,5 @@
 //! A builder in a fleet: it joins a scripted gateway and builds a real project that arrives at its
-//! listener; a gateway that hangs up leaves nothing behind.
+//! listener; nothing is left after a gateway hung up.
 
 use super::lab::{Lab, archive, docker, until};
 use epsilon_api::{
@@ -39,7 +39,7 @@ struct Gateway {
     folder: TempDir,
     signer: Signer,
     /// `join`, `beat` and `leave`, each with its key.
-    heard: Arc<Mutex<Vec<(String, String)>>>,
+    received: Arc<Mutex<Vec<(String, String)>>>,
     joined: Arc<Mutex<Option<Join>>>,
 }
 
@@ -50,16 +50,21 @@ impl Gateway {
         let signer = Signer::load_or_create(&folder.path().join("gateway.key")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (heard, joined) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<_>>::default());
-        let gateway =
-            Self { url, folder, heard: Arc::clone(&heard), joined: Arc::clone(&joined), signer };
+        let (received, joined) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<_>>::default());
+        let gateway = Self {
+            url,
+            folder,
+            received: Arc::clone(&received),
+            joined: Arc::clone(&joined),
+            signer,
+        };
         let welcome = Welcome { gateways: vec![gateway.signer.key()], now: None };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (heard, joined) = (Arc::clone(&heard), Arc::clone(&joined));
+                let (received, joined) = (Arc::clone(&received), Arc::clone(&joined));
                 let welcome = welcome.clone();
                 let service = service_fn(move |request| {
-                    answer(request, Arc::clone(&heard), Arc::clone(&joined), welcome.clone())
+                    answer(request, Arc::clone(&received), Arc::clone(&joined), welcome.clone())
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -96,14 +101,14 @@ impl Gateway {
         (connection, response)
     }
 
-    fn heard(&self) -> Vec<(String, String)> {
-        self.heard.lock().unwrap().clone()
+    fn received(&self) -> Vec<(String, String)> {
+        self.received.lock().unwrap().clone()
     }
 }
 
 async fn answer(
     request: Request<Incoming>,
-    heard: Arc<Mutex<Vec<(String, String)>>>,
+    received: Arc<Mutex<Vec<(String, String)>>>,
     joined: Arc<Mutex<Option<Join>>>,
     welcome: Welcome,
 ) -> Result<Response<CallBody>, Infallible> {
@@ -119,7 +124,7 @@ async fn answer(
         "beat" => serde_json::json!({ "data": welcome }).to_string(),
         _ => String::new(),
     };
-    heard.lock().unwrap().push((verb, key));
+    received.lock().unwrap().push((verb, key));
     Ok(Response::new(body::full(text)))
 }
 
@@ -135,11 +140,11 @@ async fn built(response: Response<Incoming>) -> (Vec<BuildEvent>, Built) {
             BuildMessage::Failed(error) => panic!("{error:?}"),
         }
     }
-    panic!("no last word: {events:?}");
+    panic!("no final message: {events:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_builder_that_joined_builds_what_its_gateway_brings() {
+async fn a_joined_builder_builds_for_its_gateway() {
     let gateway = Gateway::open().await;
     let lab = Lab::with(&gateway.settings()).await;
     let member = Member::build(lab.member(), lab.app(), &Registry::new()).unwrap();
@@ -163,15 +168,15 @@ async fn a_builder_that_joined_builds_what_its_gateway_brings() {
     assert_eq!(id, function.image.digest);
 
     assert_eq!(running.drain(GRACE).await, 0);
-    let heard = gateway.heard();
-    assert_eq!(heard.first().unwrap(), &("join".to_owned(), "Bearer the-token".to_owned()));
-    assert_eq!(heard.last().unwrap(), &("leave".to_owned(), "Bearer its-own".to_owned()));
-    assert!(TcpStream::connect(&reached).await.is_err(), "the door stays open");
+    let received = gateway.received();
+    assert_eq!(received.first().unwrap(), &("join".to_owned(), "Bearer the-token".to_owned()));
+    assert_eq!(received.last().unwrap(), &("leave".to_owned(), "Bearer its-own".to_owned()));
+    assert!(TcpStream::connect(&reached).await.is_err(), "the listener stays open");
     lab.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gateway_that_hangs_up_leaves_no_container_behind() {
+async fn a_gateway_that_hangs_up_leaves_no_container() {
     let gateway = Gateway::open().await;
     let lab = Lab::with(&gateway.settings()).await;
     let mut running = Member::build(lab.member(), lab.app(), &Registry::new()).unwrap().spawn();
@@ -180,9 +185,9 @@ async fn a_gateway_that_hangs_up_leaves_no_container_behind() {
         ("epsilon.yaml", "project: lab-hung-up\n"),
         ("index.js", "while (true) {}\n"), // inspected until the limit
     ];
-    let asked = gateway.ask(&project).await;
+    let request = gateway.ask(&project).await;
     until("the look begins", || async { !lab.left().is_empty() }).await;
-    drop(asked);
+    drop(request);
     until("nothing is left", || async { lab.is_clean() }).await;
     assert_eq!(running.drain(GRACE).await, 0);
     lab.end().await;

@@ -59,7 +59,7 @@ impl Host {
     }
 
     /// The recorded requests, cleared by this.
-    fn asked(&self) -> String {
+    fn requests(&self) -> String {
         std::mem::take(&mut *self.heads.lock().unwrap()).join("\n")
     }
 }
@@ -122,11 +122,11 @@ async fn projects_proxy_is_ignored() {
     let package = r#"{"name":"evil","dependencies":{"leftpadx":"1.0.0"}}"#;
     let files = [("package.json", package), (".npmrc", &evil), INDEX];
     let built = lab.build(&files).await.unwrap();
-    assert_eq!(attacker.asked(), "");
+    assert_eq!(attacker.requests(), "");
     assert!(lab.lines().contains("`noproxy`, `proxy`, `strict-ssl` left out"), "{}", lab.lines());
     assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "genuine");
     // The operator's token is for the operator's registry.
-    assert!(registry.asked().contains(SECRET));
+    assert!(registry.requests().contains(SECRET));
 
     // A workspace's file, which npm might read as well.
     let package = r#"{"name":"evil","workspaces":["w"],"dependencies":{"leftpadx":"1.0.0"}}"#;
@@ -134,16 +134,19 @@ async fn projects_proxy_is_ignored() {
     let files =
         [("package.json", package), ("w/package.json", workspace), ("w/.npmrc", &evil), INDEX];
     lab.build(&files).await.unwrap();
-    assert_eq!(attacker.asked(), "");
-    registry.asked();
+    assert_eq!(attacker.requests(), "");
+    registry.requests();
 
     // Another project fetches from the registry itself, whatever was fetched for the first one.
     let package = r#"{"name":"victim","dependencies":{"leftpadx":"1.0.0","leftpady":"1.0.0"}}"#;
     let built = lab.build(&[("package.json", package), INDEX]).await.unwrap();
     assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "genuine");
-    let asked = registry.asked();
-    assert!(asked.contains("GET /leftpadx ") && asked.contains("GET /leftpady "), "{asked}");
-    assert!(asked.contains("GET /leftpadx/-/leftpadx-1.0.0.tgz "), "{asked}");
+    let requests = registry.requests();
+    assert!(
+        requests.contains("GET /leftpadx ") && requests.contains("GET /leftpady "),
+        "{requests}"
+    );
+    assert!(requests.contains("GET /leftpadx/-/leftpadx-1.0.0.tgz "), "{requests}");
     lab.end().await;
 }
 
@@ -161,7 +164,7 @@ async fn the_operators_token_goes_to_the_operators_hosts_only() {
     );
     let package = ("package.json", r#"{"name":"redirect","dependencies":{"leftpadx":"1.0.0"}}"#);
     lab.build(&[package, (".npmrc", &own), INDEX]).await.unwrap();
-    let (at_registry, at_other) = (registry.asked(), other.asked());
+    let (at_registry, at_other) = (registry.requests(), other.requests());
     assert!(at_registry.contains(SECRET) && !at_registry.contains("OWN"), "{at_registry}");
     // The registry names this URL of its tarball.
     assert!(at_other.contains("GET /leftpadx/-/") && !at_other.contains(SECRET), "{at_other}");
@@ -173,7 +176,7 @@ async fn the_operators_token_goes_to_the_operators_hosts_only() {
     );
     let package = ("package.json", r#"{"name":"locked","dependencies":{"leftpadx":"1.0.0"}}"#);
     lab.build(&[package, ("package-lock.json", &lock), INDEX]).await.unwrap();
-    let at_other = other.asked();
+    let at_other = other.requests();
     assert!(at_other.contains("GET /leftpadx/-/") && !at_other.contains(SECRET), "{at_other}");
     lab.end().await;
 }
@@ -195,9 +198,9 @@ async fn projects_own_scope_uses_its_own_token() {
     let built =
         lab.build(&[("package.json", package), (".npmrc", &settings), index]).await.unwrap();
     assert_eq!(Served::run(&built.functions[0].image.reference).get("/"), "theirs");
-    let asked = own.asked();
-    assert!(asked.contains("Bearer OWN") && !asked.contains(SECRET), "{asked}");
-    assert_eq!(registry.asked(), "");
+    let requests = own.requests();
+    assert!(requests.contains("Bearer OWN") && !requests.contains(SECRET), "{requests}");
+    assert_eq!(registry.requests(), "");
     lab.end().await;
 }
 

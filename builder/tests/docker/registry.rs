@@ -60,16 +60,16 @@ async fn parts_can_be_had_from_the_registry() {
     let [code] = &parts.layers[..] else { panic!("{parts:?}") };
     let blob = code.blob.as_ref().unwrap();
     let hex = blob.digest.strip_prefix("sha256:").unwrap();
-    let kept = fs::read(registry.blobs().join(&hex[..2]).join(hex).join("data")).unwrap();
-    assert_eq!(kept.len() as u64, blob.bytes.get());
+    let stored = fs::read(registry.blobs().join(&hex[..2]).join(hex).join("data")).unwrap();
+    assert_eq!(stored.len() as u64, blob.bytes.get());
     let mut tar = Vec::new();
-    flate2::read::GzDecoder::new(&kept[..]).read_to_end(&mut tar).unwrap();
+    flate2::read::GzDecoder::new(&stored[..]).read_to_end(&mut tar).unwrap();
     let mut names = Vec::new();
     for entry in tar::Archive::new(&tar[..]).entries().unwrap() {
         names.push(entry.unwrap().path().unwrap().display().to_string());
     }
     assert_eq!(names, ["app/", "app/index.js"]);
-    assert!(lab.shelf().is_empty(), "layers in a registry are fetched from there");
+    assert!(lab.layer_cache().is_empty(), "layers in a registry are fetched from there");
 
     // Another function of the same process, and an unchanged one: the base is reported as before.
     let other = [("epsilon.yaml", "project: lab-blobs-2\n"), CODE];
@@ -120,7 +120,7 @@ async fn an_image_of_a_dockerfile_is_pushed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_that_is_not_there_is_told() {
+async fn a_missing_registry_is_reported() {
     let lab = Lab::with("{registry: '127.0.0.1:1', registry_timeout: 5s}").await;
     let err = lab.build(&[("epsilon.yaml", "project: lab-nowhere\n"), CODE]).await.unwrap_err();
     assert_eq!(err.code, "REGISTRY_FAILED");

@@ -1,5 +1,6 @@
-//! What of a data folder goes into a backup: keys, tokens, certificates that were put there. Not what is a cache, this
-//! machine's own, or somebody else's to have; and the store is copied in its own way.
+//! Which files of a data folder go into a backup: keys, tokens, and certificates that were put
+//! there. Not caches, not what belongs to this machine, not what developers have themselves. The
+//! store is copied separately.
 
 use super::STORE;
 use std::{
@@ -7,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Left out: the machine's identity, instances, logs and layers (`vm`), caches (`builder`), what developers pushed and
-/// have themselves (`git`), what deliveries work in (`hooks`), and what a disk of its own has for repairs (`lost+found`,
-/// which only root can look into).
-const NOT_TAKEN: [&str; 8] =
+/// Left out: the machine's identity, instances, logs and layers (`vm`), caches (`builder`), what
+/// developers pushed and have themselves (`git`), the working folders of webhook deliveries
+/// (`hooks`), and a file system's own `lost+found`, which only root can read.
+const EXCLUDED: [&str; 8] =
     ["up.lock", "vm", "builder", "git", "hooks", "epsilon.db-wal", "epsilon.db-shm", "lost+found"];
 /// Largest file: a key or a certificate is some KiB.
 const LARGEST: u64 = 1 << 20;
@@ -19,17 +20,17 @@ const MOST: usize = 1000;
 /// Folders in folders.
 const DEEPEST: usize = 4;
 
-/// What was found.
+/// The files of a data folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
     /// By path in the folder; sorted.
     pub(crate) files: Vec<(String, Vec<u8>)>,
-    /// Too large, too many, or with too long a name for what belongs here. Sorted.
+    /// Paths of files that are too large, too many or have too long a name for a key. Sorted.
     pub(crate) skipped: Vec<String>,
 }
 
-/// Reads what has to be kept. Links are followed to files, and to no folders. What goes while it is read is not there: a
-/// platform that runs writes keys beside their place first.
+/// Reads the files to back up. Links to files are followed, links to folders are not. A file that
+/// is removed meanwhile is left out: a running platform replaces key files by renaming.
 pub(crate) fn collect(data: &Path) -> io::Result<Found> {
     let mut found = Found::default();
     walk(data, Path::new(""), 0, &mut found)?;
@@ -46,12 +47,12 @@ fn walk(data: &Path, below: &Path, depth: usize, found: &mut Found) -> io::Resul
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let is_own = depth == 0 && (NOT_TAKEN.iter().any(|own| name == *own) || name == STORE);
+        let is_own = depth == 0 && (EXCLUDED.iter().any(|own| name == *own) || name == STORE);
         if is_own || name.as_encoded_bytes().starts_with(b".") {
             continue;
         }
         let path = below.join(&name);
-        // A link that leads nowhere is no file.
+        // A dangling link is skipped.
         let Ok(kind) = fs::metadata(entry.path()) else { continue };
         if entry.file_type()?.is_dir() && depth < DEEPEST {
             walk(data, &path, depth + 1, found)?;

@@ -1,5 +1,5 @@
-//! `backup.json`: what is in a backup. Read from files that anybody may have written: nothing in it is believed before
-//! [`Manifest::parse`] has looked.
+//! `backup.json`: what is in a backup. Anyone may have written it: nothing in it is trusted before
+//! [`Manifest::parse`] has checked it.
 
 use super::{DATA, IMAGES};
 use epsilon_builder::images::Image;
@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// Its name in the file.
+/// Name of the manifest in the backup.
 pub(crate) const NAME: &str = "backup.json";
 /// Raised when a backup of this release could not be read by the one before.
 pub(crate) const FORMAT: u32 = 1;
-/// Most bytes of it: some hundred thousand files.
+/// Largest manifest, in bytes: some hundred thousand files.
 pub(crate) const LARGEST: u64 = 64 << 20;
 /// Longest path.
 const LONGEST_PATH: usize = 200;
@@ -29,9 +29,9 @@ pub(crate) struct Manifest {
     pub(crate) store: Store,
     pub(crate) functions: usize,
     pub(crate) versions: usize,
-    /// What the layout holds.
+    /// Images in the layout.
     pub(crate) images: Vec<Image>,
-    /// Versions whose images it does not hold.
+    /// Versions whose images are not in the layout.
     pub(crate) left_out: Vec<LeftOut>,
     pub(crate) files: Vec<File>,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Manifest {
 pub(crate) enum Store {
     /// In this backup.
     Sqlite,
-    /// In a data base of its own, which has its own backups.
+    /// In a database server, which has its own backups.
     Elsewhere,
 }
 
@@ -57,13 +57,13 @@ pub(crate) struct LeftOut {
     pub(crate) why: Why,
 }
 
-/// Why an image is not in it.
+/// Why an image is not in the backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Why {
-    /// It is where its name says.
+    /// It is in the registry that its name names.
     InRegistry,
-    /// The engine has lost it.
+    /// The engine does not have it.
     NotInEngine,
 }
 
@@ -78,13 +78,13 @@ pub(crate) struct File {
     pub(crate) sha256: String,
 }
 
-/// Of any format.
+/// The part that manifests of all formats have.
 #[derive(Deserialize)]
 struct Head {
     format: u32,
 }
 
-/// Why a list is not taken.
+/// Why a manifest is refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ListError {
     #[error("it is in format {0}, and this `epsilon` reads {known}", known = FORMAT)]
@@ -98,7 +98,7 @@ pub(crate) enum ListError {
 }
 
 impl Manifest {
-    /// Reads a list and checks all its paths.
+    /// Parses a manifest and checks all its paths.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, ListError> {
         let Head { format } = serde_json::from_slice(text)?;
         if format != FORMAT {
@@ -122,14 +122,14 @@ impl Manifest {
         self.files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
     }
 
-    /// Versions that serve and whose image is nowhere.
+    /// Versions that serve and whose image is neither in the backup nor in a registry.
     pub(crate) fn lost(&self) -> impl Iterator<Item = &LeftOut> {
         self.left_out.iter().filter(|one| one.serves && one.why == Why::NotInEngine)
     }
 }
 
-/// Whether a path stays inside the draft's two folders, whatever it is joined to, and an entry's header holds it: there a
-/// path is cut in two at a `/`, of at most 155 and 100 bytes.
+/// Whether a path stays inside the draft's two folders, whatever it is joined to, and fits an
+/// entry's header, which splits it at a `/` into at most 155 and 100 bytes.
 pub(crate) fn is_safe(path: &str) -> bool {
     let Some((top, below)) = path.split_once('/') else { return false };
     (top == DATA || top == IMAGES)
@@ -195,15 +195,15 @@ mod tests {
         };
         let text = |manifest: &Manifest| serde_json::to_vec(manifest).unwrap();
         assert_eq!(Manifest::parse(&text(&whole)).unwrap(), whole);
-        let told = |text: &[u8]| Manifest::parse(text).unwrap_err().to_string();
-        // A later one may look quite different otherwise.
-        assert!(told(br#"{"format":2,"new":[]}"#).contains("format 2"));
-        assert!(told(b"[]").contains("cannot be read"));
+        let error = |text: &[u8]| Manifest::parse(text).unwrap_err().to_string();
+        // A later format may differ in everything else.
+        assert!(error(br#"{"format":2,"new":[]}"#).contains("format 2"));
+        assert!(error(b"[]").contains("cannot be read"));
         let mut twice = whole.clone();
         twice.files.push(whole.files[0].clone());
-        assert!(told(&text(&twice)).contains("twice"));
+        assert!(error(&text(&twice)).contains("twice"));
         let mut out = whole;
         out.files[0].path = "data/../../etc/passwd".into();
-        assert!(told(&text(&out)).contains("elsewhere"));
+        assert!(error(&text(&out)).contains("elsewhere"));
     }
 }

@@ -1,7 +1,9 @@
-//! Reads a backup, which may come from anywhere: its list first, then exactly the files that are on it, each of the size
-//! and digest that stand there. Links, devices, long names and what is not on the list make it unfit.
+//! Reads a backup from an untrusted source: its manifest first, then exactly the files that the
+//! manifest lists, each with the listed size and digest. Links, devices, long names and files that
+//! are not listed make it unfit.
 //!
-//! It is read twice: once to check all of it, so that a damaged one leaves nothing; then into a draft, checked again.
+//! It is read twice: once to verify all of it, so that a damaged one leaves nothing; then into a
+//! draft, verified again.
 
 use super::{
     DATA,
@@ -18,39 +20,40 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-/// Most bytes behind the end of the archive: what fills its last block.
-const LARGEST_REST: u64 = 1 << 20;
+/// Most bytes after the end of the archive: the padding of its last block.
+const LARGEST_TAIL: u64 = 1 << 20;
 
-/// Why a backup is not restored.
+/// Why a backup cannot be restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unfit {
     #[error("it cannot be read")]
     File(#[from] io::Error),
-    #[error("it is no backup of `epsilon`: it does not begin with its list")]
-    NoBackup,
+    #[error("it is not a backup of `epsilon`: it does not begin with its list")]
+    NotABackup,
     #[error(transparent)]
     List(#[from] manifest::ListError),
     #[error("`{}` in it is not on its list", .0.escape_default())]
     NotListed(String),
-    #[error("`{}` in it is no plain file", .0.escape_default())]
-    NoFile(String),
+    #[error("`{}` in it is not a regular file", .0.escape_default())]
+    NotRegular(String),
     #[error("`{0}` in it is damaged")]
     Damaged(String),
     #[error("it ends early: `{0}` is missing")]
     Missing(String),
-    #[error("there is more behind its end")]
-    More,
+    #[error("there is more after its end")]
+    Trailing,
     #[error("it cannot be unpacked")]
     Draft(#[source] io::Error),
-    #[error("it was ended")]
-    Ended,
+    #[error("it was interrupted")]
+    Interrupted,
 }
 
-/// Checks all of a backup, and unpacks it where a folder is given. `told` hears of each piece of content.
+/// Verifies a backup, and unpacks it if a folder is given. `on_read` receives the size of each
+/// piece of content that was read; `stop` interrupts.
 pub(crate) fn read(
     file: &Path,
     into: Option<&Path>,
-    told: &dyn Fn(u64),
+    on_read: &dyn Fn(u64),
     stop: &AtomicBool,
 ) -> Result<Manifest, Unfit> {
     let mut magic = [0; 2];
@@ -59,11 +62,11 @@ pub(crate) fn read(
     let from: Box<dyn Read> =
         if is_gzip { Box::new(MultiGzDecoder::new(from)) } else { Box::new(from) };
     let mut tar = tar::Archive::new(from);
-    // Raw: a name that needs an entry of its own would be read into memory, however long it is.
-    let mut entries = tar.entries().map_err(|_| Unfit::NoBackup)?.raw(true);
+    // Raw: extension entries with long names would be read into memory, whatever their size.
+    let mut entries = tar.entries().map_err(|_| Unfit::NotABackup)?.raw(true);
     let manifest = match entries.next() {
         Some(Ok(entry)) => list(entry)?,
-        Some(Err(_)) | None => return Err(Unfit::NoBackup),
+        Some(Err(_)) | None => return Err(Unfit::NotABackup),
     };
     let mut expected: HashMap<&str, &manifest::File> =
         manifest.files.iter().map(|file| (file.path.as_str(), file)).collect();
@@ -74,7 +77,7 @@ pub(crate) fn read(
             return Err(Unfit::NotListed(path));
         };
         if !entry.header().entry_type().is_file() {
-            return Err(Unfit::NoFile(path));
+            return Err(Unfit::NotRegular(path));
         }
         if entry.header().size().ok() != Some(file.bytes) {
             return Err(Unfit::Damaged(path));
@@ -83,18 +86,18 @@ pub(crate) fn read(
             Some(folder) => Some(create(&folder.join(&path)).map_err(Unfit::Draft)?),
             None => None,
         };
-        if copy(&mut entry, to.as_mut(), told, stop)? != file.sha256 {
+        if copy(&mut entry, to.as_mut(), on_read, stop)? != file.sha256 {
             return Err(Unfit::Damaged(path));
         }
-        // Images go on into the engine; the data folder stays.
+        // Images are only passed to the engine; the data folder has to be durable.
         if let Some(to) = to.filter(|_| path.starts_with(DATA)) {
             to.sync_all().map_err(Unfit::Draft)?;
         }
     }
-    // To the end of the stream: there a compressed one has the sum of all its bytes.
-    let rest = io::copy(&mut tar.into_inner().take(LARGEST_REST + 1), &mut io::sink())?;
-    if rest > LARGEST_REST {
-        return Err(Unfit::More);
+    // Reads to the end of the stream: gzip has its checksum there.
+    let rest = io::copy(&mut tar.into_inner().take(LARGEST_TAIL + 1), &mut io::sink())?;
+    if rest > LARGEST_TAIL {
+        return Err(Unfit::Trailing);
     }
     let missing = expected.keys().min().map(|path| (*path).to_owned());
     missing.map_or(Ok(manifest), |missing| Err(Unfit::Missing(missing)))
@@ -105,14 +108,15 @@ fn list(entry: tar::Entry<'_, impl Read>) -> Result<Manifest, Unfit> {
         && entry.header().entry_type().is_file()
         && entry.size() <= LARGEST;
     if !is_list {
-        return Err(Unfit::NoBackup);
+        return Err(Unfit::NotABackup);
     }
     let mut text = Vec::new();
     entry.take(LARGEST).read_to_end(&mut text)?;
     Ok(Manifest::parse(&text)?)
 }
 
-/// A file that nobody else can read, in folders that nobody else can look into. The path was checked by the list.
+/// Creates a file, and its folders, that only this user can read. [`Manifest::parse`] checked the
+/// path.
 fn create(path: &Path) -> io::Result<File> {
     if let Some(folder) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -120,18 +124,18 @@ fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// The digest of what was read.
+/// Copies the content and returns its digest.
 fn copy(
     from: &mut impl Read,
     mut to: Option<&mut File>,
-    told: &dyn Fn(u64),
+    on_read: &dyn Fn(u64),
     stop: &AtomicBool,
 ) -> Result<String, Unfit> {
     let mut hasher = Hasher::default();
     let mut buffer = vec![0; 256 << 10];
     loop {
         if stop.load(Ordering::Relaxed) {
-            return Err(Unfit::Ended);
+            return Err(Unfit::Interrupted);
         }
         let read = from.read(&mut buffer)?;
         if read == 0 {
@@ -141,7 +145,7 @@ fn copy(
         if let Some(to) = &mut to {
             to.write_all(&buffer[..read]).map_err(Unfit::Draft)?;
         }
-        told(read as u64);
+        on_read(read as u64);
     }
     Ok(hasher.finish().to_string())
 }

@@ -1,5 +1,5 @@
-//! Makes the file of a backup. Who looks at its name sees nothing, or all of it; only its owner can read it, because it
-//! holds keys.
+//! Writes a backup. The file appears under its name only when it is complete; only its owner can
+//! read it, because it holds keys.
 
 use super::manifest::{self, Manifest};
 use flate2::{Compression, GzBuilder};
@@ -15,22 +15,23 @@ use tar::{EntryType, Header};
 /// Opens the content of one file.
 pub(crate) type Open = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send>;
 
-/// A file that is to be in it, and where its content is.
+/// One file of a backup, and how to open its content.
 pub(crate) struct Piece {
     pub(crate) file: manifest::File,
     pub(crate) open: Open,
 }
 
-/// Writes a backup and answers its size. `told` hears of each piece of content; `stop` ends it.
+/// Writes a backup and returns its size in bytes. `on_write` receives the size of each piece of
+/// content; `stop` interrupts.
 pub(crate) fn write(
     target: &Path,
     manifest: &Manifest,
     pieces: &[Piece],
-    told: &dyn Fn(u64),
+    on_write: &dyn Fn(u64),
     stop: &AtomicBool,
 ) -> io::Result<u64> {
     let draft = draft_of(target);
-    let written = fill(&draft, is_compressed(target), manifest, pieces, told, stop)
+    let written = fill(&draft, is_compressed(target), manifest, pieces, on_write, stop)
         .and_then(|bytes| fs::rename(&draft, target).map(|()| bytes));
     match written {
         Ok(bytes) => {
@@ -44,7 +45,7 @@ pub(crate) fn write(
     }
 }
 
-/// Whether a name promises gzip.
+/// Whether a file of this name is compressed.
 fn is_compressed(target: &Path) -> bool {
     let ending = target.extension();
     ending.is_some_and(|ending| {
@@ -67,16 +68,16 @@ fn fill(
     is_compressed: bool,
     manifest: &Manifest,
     pieces: &[Piece],
-    told: &dyn Fn(u64),
+    on_write: &dyn Fn(u64),
     stop: &AtomicBool,
 ) -> io::Result<u64> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
     let out = BufWriter::with_capacity(256 << 10, &file);
     if is_compressed {
         let gz = GzBuilder::new().mtime(0).write(out, Compression::fast());
-        pack(gz, manifest, pieces, told, stop)?.finish()?.flush()?;
+        pack(gz, manifest, pieces, on_write, stop)?.finish()?.flush()?;
     } else {
-        pack(out, manifest, pieces, told, stop)?.flush()?;
+        pack(out, manifest, pieces, on_write, stop)?.flush()?;
     }
     file.sync_all()?;
     Ok(file.metadata()?.len())
@@ -86,7 +87,7 @@ fn pack<W: Write>(
     out: W,
     manifest: &Manifest,
     pieces: &[Piece],
-    told: &dyn Fn(u64),
+    on_write: &dyn Fn(u64),
     stop: &AtomicBool,
 ) -> io::Result<W> {
     let mut tar = tar::Builder::new(out);
@@ -94,7 +95,8 @@ fn pack<W: Write>(
     tar.append(&header(manifest::NAME, list.len() as u64)?, &list[..])?;
     for piece in pieces {
         let header = header(&piece.file.path, piece.file.bytes)?;
-        let mut content = Exactly { from: (piece.open)()?, left: piece.file.bytes, told, stop };
+        let mut content =
+            LimitedReader { from: (piece.open)()?, left: piece.file.bytes, on_write, stop };
         tar.append(&header, &mut content)?;
         if content.left > 0 || content.from.read(&mut [0])? > 0 {
             let changed = format!("`{}` changed while it was packed", piece.file.path);
@@ -115,23 +117,23 @@ fn header(path: &str, bytes: u64) -> io::Result<Header> {
     Ok(header)
 }
 
-/// No more than was promised, and not longer than anybody wants it.
-struct Exactly<'a> {
+/// Reads at most the listed number of bytes; fails when interrupted.
+struct LimitedReader<'a> {
     from: Box<dyn Read + Send>,
     left: u64,
-    told: &'a dyn Fn(u64),
+    on_write: &'a dyn Fn(u64),
     stop: &'a AtomicBool,
 }
 
-impl Read for Exactly<'_> {
+impl Read for LimitedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(io::Error::other("it was ended"));
+            return Err(io::Error::other("it was interrupted"));
         }
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = self.from.read(&mut buffer[..most])?;
         self.left -= read as u64;
-        (self.told)(read as u64);
+        (self.on_write)(read as u64);
         Ok(read)
     }
 }

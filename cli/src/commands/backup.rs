@@ -1,9 +1,10 @@
-//! `epsilon backup FILE`: all of a platform that cannot be made again, in one file (`crate::backup` has its form): the store,
-//! keys and certificates of the data folder, and the images that only this machine's engine has. Works beside a running
-//! platform and asks it nothing: the store is copied in one state, and images do not change.
+//! `epsilon backup FILE`: what a platform cannot make again, in one file (`crate::backup` has the
+//! format): the store, keys and certificates of the data folder, and the images that only this
+//! machine's engine has. Works beside a running platform and sends it no request: the store is
+//! copied in one transaction, and images do not change.
 
 mod images;
-mod tell;
+mod report;
 
 use crate::{
     backup::{
@@ -23,6 +24,8 @@ use epsilon_builder::{
 };
 use epsilon_store::{BackedUp, BackupError};
 use jiff::Timestamp;
+use report::FinishedBackup;
+pub(super) use report::ProgressLine;
 use std::{
     error::Error,
     io,
@@ -33,40 +36,40 @@ use std::{
     },
     time::Duration,
 };
-use tell::Made;
-pub(super) use tell::Shown;
 
-/// A gateway that is there says so each few seconds. One that has not for so long keeps its state elsewhere.
-const STALE: Duration = Duration::from_secs(600);
+/// A running gateway writes a heartbeat into its store each few seconds. One whose last is older
+/// than this has another store.
+const HEARTBEAT_STALE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-In it: the store (SQLite), keys, tokens and certificates of the data folder, and the images of all versions that serve or
-can be rolled back to, where no registry has them. Not in it: functions' logs, caches, pushed git repositories, settings
-files. It holds the keys of the platform: only its owner can read it, and whoever can owns the platform.
+A backup has the store (SQLite), keys, tokens and certificates of the data folder, and the images
+of all versions that serve or can be rolled back to, where no registry has them. It does not have
+functions' logs, caches, pushed git repositories and settings files. It holds the keys of the
+platform, so only its owner can read it. Keep it secret.
 
   epsilon backup /backup/epsilon-$(date +%F).tar.gz
   epsilon restore /backup/epsilon-2026-11-30.tar.gz")]
 pub(crate) struct Backup {
-    /// The file to make; compressed where its name ends in `.gz` or `.tgz`
+    /// The file to write; compressed if its name ends in `.gz` or `.tgz`
     file: PathBuf,
-    /// Settings of the platform, YAML: which engine it has, and where a gateway has its store
+    /// Settings of the platform, YAML: its container engine and the gateway's store
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Replace a file that is there, once the new one is whole
+    /// Replace an existing file, once the new one is complete
     #[arg(long)]
     force: bool,
 }
 
-/// What the parts of a backup are made of.
+/// What a backup is made of.
 struct Maker {
     data: PathBuf,
     file: PathBuf,
-    /// The store's file, unless a server has it.
+    /// The store's file; none if the store is a database server.
     store: Option<PathBuf>,
     config: Config,
     stop: Arc<AtomicBool>,
-    shown: Shown,
+    shown: ProgressLine,
 }
 
 impl Backup {
@@ -84,22 +87,22 @@ impl Backup {
             file,
             config,
             stop: Arc::default(),
-            shown: Shown::new(),
+            shown: ProgressLine::new(),
         };
-        let mut asked = ShutdownSignals::new()?;
+        let mut signals = ShutdownSignals::new()?;
         let made = tokio::select! {
-            biased; // a wish to end goes first
-            signal = asked.next() => {
+            biased; // the signal first
+            signal = signals.next() => {
                 maker.stop.store(true, Ordering::Relaxed);
-                Err(Failure::new("INTERRUPTED", format!("ended by {signal}; no backup was made")))
+                Err(Failure::new("INTERRUPTED", format!("interrupted by {signal}; no backup was made")))
             }
             made = maker.make() => made,
         };
         drop(maker);
-        tell::made(&made?, globals.json)
+        report::print(&made?, globals.json)
     }
 
-    /// A file that can be made, outside of what is backed up.
+    /// The absolute path of the file to write. It has to be outside of the data folder.
     fn target(&self, data: &Path) -> Result<PathBuf, Failure> {
         let shown = self.file.display();
         let cannot =
@@ -111,20 +114,20 @@ impl Backup {
         }
         let folder = write::folder_of(&file);
         let Ok(real) = folder.canonicalize() else {
-            return Err(cannot("its folder is not there"));
+            return Err(cannot("its folder does not exist"));
         };
         if data.canonicalize().is_ok_and(|data| real.starts_with(data)) {
-            return Err(cannot("it would lie in the data folder, and be lost with it"));
+            return Err(cannot("it is inside of the data folder, and would be lost with it"));
         }
         if file.exists() && !self.force {
-            return Err(cannot("it is there already").hint("name another one, or give `--force`"));
+            return Err(cannot("it already exists").hint("name another one, or give `--force`"));
         }
         Ok(file)
     }
 }
 
 impl Maker {
-    async fn make(&self) -> Result<Made, Failure> {
+    async fn make(&self) -> Result<FinishedBackup, Failure> {
         let work = tempfile::Builder::new()
             .prefix(".epsilon-backup-")
             .tempdir_in(write::folder_of(&self.file))
@@ -175,15 +178,16 @@ impl Maker {
             left_out: taken.left_out,
             files: pieces.iter().map(|piece| piece.file.clone()).collect(),
         };
-        let (file, stop, told) =
-            (self.file.clone(), Arc::clone(&self.stop), self.shown.bytes(manifest.bytes()));
+        let file = self.file.clone();
+        let stop = Arc::clone(&self.stop);
+        let on_write = self.shown.bytes(manifest.bytes());
         let (bytes, manifest) = blocking(move || {
-            let bytes = write::write(&file, &manifest, &pieces, &told, &stop)?;
+            let bytes = write::write(&file, &manifest, &pieces, &on_write, &stop)?;
             Ok((bytes, manifest))
         })
         .await
         .map_err(|err| self.unwritable(&err))?;
-        Ok(Made { file: self.file.clone(), bytes, keys, skipped, manifest })
+        Ok(FinishedBackup { file: self.file.clone(), bytes, keys, skipped, manifest })
     }
 
     async fn copy_store(
@@ -203,14 +207,15 @@ impl Maker {
                 BackupError::Store(_) | BackupError::File(_) => failure,
             }
         })?;
-        let ago = copied.last_beat.map(|beat| Timestamp::now().duration_since(beat).unsigned_abs());
-        if lock::is_taken(&self.data) && ago.is_none_or(|ago| ago > STALE) {
+        let ago =
+            copied.last_heartbeat.map(|at| Timestamp::now().duration_since(at).unsigned_abs());
+        if lock::is_taken(&self.data) && ago.is_none_or(|ago| ago > HEARTBEAT_STALE) {
             let message = format!(
-                "no backup was made: the gateway that runs on `{}` does not write `{shown}`, so it keeps its state elsewhere",
+                "no backup was made: the gateway that runs on `{}` does not use the store `{shown}`",
                 self.data.display()
             );
             return Err(Failure::new("STORE_ELSEWHERE", message).hint(
-                "say where, as the gateway was told: the setting `gateway.store` in `--config FILE`, or EPSILON_GATEWAY_STORE",
+                "name its store as the gateway's settings do: `gateway.store` in `--config FILE`, or EPSILON_GATEWAY_STORE",
             ));
         }
         let path = copy.to_owned();
@@ -252,10 +257,10 @@ fn digest(file: &Path) -> io::Result<manifest::File> {
     Ok(manifest::File { path: format!("{DATA}/{STORE}"), bytes, sha256 })
 }
 
-/// Where the store's file is, as far as it is one: what was said, else what the folder has.
-fn store_of(data: &Path, said: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+/// The store's file, if the store is a file: the configured one, else the one in the data folder.
+fn store_of(data: &Path, configured: Option<&str>) -> Result<Option<PathBuf>, Failure> {
     let usual = data.join(STORE);
-    let file = match said {
+    let file = match configured {
         None | Some("sqlite") => usual.exists().then_some(usual),
         Some(url) => epsilon_store::file(url)
             .map_err(|err| Failure::usage("`gateway.store` cannot be used").with_cause(&err))?
@@ -269,7 +274,7 @@ fn no_platform(data: &Path) -> Failure {
         .hint("say where it does with `--data-dir DIR` or EPSILON_DATA_DIR")
 }
 
-/// The builder's settings, and where a gateway has its store.
+/// The builder's settings, and the gateway's `store` setting.
 pub(super) fn settings(
     file: Option<&Path>,
     data: &Path,
@@ -286,15 +291,15 @@ pub(super) fn filter() -> String {
     log::filter().unwrap_or_else(|| "warn".into())
 }
 
-/// Work on files, beside the runtime's own threads.
+/// Runs work on files outside of the runtime's own threads.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|err| Err(io::Error::other(err)))
 }
 
-/// Versions without their image, said in one way.
+/// Describes a version without its image.
 pub(super) fn left_out(one: &LeftOut) -> String {
-    let serves = if one.serves { "serves" } else { "kept" };
+    let serves = if one.serves { "serves" } else { "not serving" };
     format!("{} ({serves}): {}", one.version, one.image)
 }

@@ -80,7 +80,7 @@ impl Build {
         let data = data_dir::locate(globals.data_dir.as_deref())?;
         let config = Config::new(self.settings(&to)?, &data.join("builder"))
             .map_err(|err| Failure::usage("a setting cannot be used").with_cause(&err))?;
-        let mut asked = ShutdownSignals::new()?;
+        let mut signals = ShutdownSignals::new()?;
         DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(|err| {
             Failure::new("DATA_DIR", format!("`{}` cannot be used", data.display()))
                 .with_cause(&err)
@@ -97,7 +97,7 @@ impl Build {
         let limit = globals.timeout.unwrap_or(Duration::MAX);
         let built = tokio::select! {
             biased; // the signal first
-            signal = asked.next() => Err(Failure::new("INTERRUPTED", format!("interrupted by {signal}"))),
+            signal = signals.next() => Err(Failure::new("INTERRUPTED", format!("interrupted by {signal}"))),
             built = tokio::time::timeout(limit, self.build(&app, archive, &progress)) => built
                 .unwrap_or_else(|_| Err(Failure::new("TIMEOUT", "the build took longer than `--timeout`"))),
         };
@@ -166,8 +166,8 @@ impl BuildLog for ProgressLog {
             },
             BuildEvent::Line(line) => DeployEvent::Log { line },
         };
-        // Fails only when standard error is closed: the build goes on without progress.
-        let _nobody_reads = self.0.lock().show(&event);
+        // Fails only when standard error is closed: the build continues without progress.
+        let _closed = self.0.lock().show(&event);
     }
 }
 

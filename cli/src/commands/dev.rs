@@ -54,7 +54,7 @@ const INSPECT_PORT: &str = "9229";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Runs without Docker: install Node 24 (22.18 or newer does, too). Ctrl-C ends it and all its processes.
-`epsilon --data-dir FOLDER invoke|logs|functions` works on it; FOLDER is told at the start.")]
+`epsilon --data-dir FOLDER invoke|logs|functions` works on it; the start prints FOLDER.")]
 pub(crate) struct Dev {
     /// The project's folder
     #[arg(default_value = ".")]
@@ -84,13 +84,13 @@ impl Dev {
                 .with_cause(&err)
                 .hint("name the project's folder: `epsilon dev DIR`")
         })?;
-        let mut asked = ShutdownSignals::new()?;
+        let mut signals = ShutdownSignals::new()?;
         let node = Node::find(self.node.as_deref()).await?;
         let data = data_dir::locate(globals.data_dir.as_deref())?;
         let cache = data.join("dev");
         let wrapper = tokio::select! {
             biased; // the signal first
-            _ = asked.next() => return Ok(()),
+            _ = signals.next() => return Ok(()),
             wrapper = wrapper::ensure(&cache, &node) => wrapper?,
         };
         raise_file_limit();
@@ -127,11 +127,11 @@ impl Dev {
             Reloader::new(client, project, self.only, platform.vm(), terminal.clone(), stale);
         let ended = tokio::select! {
             biased; // the signal first
-            _ = asked.next() => Ok(()),
+            _ = signals.next() => Ok(()),
             () = terminal.gone() => Err(Failure::silent()),
             () = reloads.run(changes) => Ok(()),
         };
-        platform.end(asked.next()).await;
+        platform.end(signals.next()).await;
         ended
     }
 }

@@ -57,13 +57,14 @@ impl Init {
             template.iter().find(|(name, _)| self.dir.join(name).symlink_metadata().is_ok());
         if let Some((name, _)) = existing {
             let path = self.dir.join(name);
-            let refused = Failure::usage(format!("`{}` is there already", path.display()));
-            return Err(refused.hint(match is_project(&self.dir) {
-                true => format!(
+            let refused = Failure::usage(format!("`{}` already exists", path.display()));
+            return Err(refused.hint(if is_project(&self.dir) {
+                format!(
                     "this is a project already: `epsilon deploy {}` takes it as it is; for a new one name another folder",
                     self.dir.display()
-                ),
-                false => "name another folder: `epsilon init DIR`".to_owned(),
+                )
+            } else {
+                "name another folder: `epsilon init DIR`".to_owned()
             }));
         }
         fs::create_dir_all(&self.dir).map_err(|err| unwritable(&self.dir, &err))?;
@@ -86,7 +87,7 @@ impl Init {
     }
 }
 
-/// Whether what lies there may be deployed without a word from us.
+/// Whether the folder is a project that can be deployed as it is.
 fn is_project(dir: &Path) -> bool {
     ["package.json", "epsilon.yaml", "index.js"].iter().any(|name| dir.join(name).is_file())
 }

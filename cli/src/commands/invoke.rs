@@ -119,8 +119,8 @@ impl Invoke {
         }
         if (self.timing || self.include) && !globals.json {
             let is_terminal = console::Term::stderr().is_term();
-            let told = Timing::of(&headers).describe(status, began.elapsed(), is_terminal);
-            eprintln!("{}", style(told).for_stderr().dim());
+            let line = Timing::of(&headers).describe(status, began.elapsed(), is_terminal);
+            eprintln!("{}", style(line).for_stderr().dim());
         }
         match error {
             Some(error) => Err(Failure::from(error)),

@@ -1,4 +1,5 @@
-//! `epsilon keys`: the keys that gateways take, and whose each is; `epsilon keys rm ID` removes one.
+//! `epsilon keys`: the keys that gateways accept, and their owners; `epsilon keys rm ID` removes
+//! one.
 
 use crate::{client::Client, confirm, failure::Failure, globals::Globals, output};
 use clap::{Args, Subcommand};
@@ -12,7 +13,7 @@ pub(crate) struct Keys {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Remove a key of a lost gateway: it opens nothing any more
+    /// Remove a key of a lost gateway; it is refused from then on
     Rm(Rm),
 }
 
@@ -21,7 +22,7 @@ struct Rm {
     /// The key's id: the third word of a key, between the underscores
     id: KeyId,
 
-    /// Also the key that you come with, or one whose gateway is there. That gateway enters the key in
+    /// Also the key of this request, or one of a running gateway. That gateway enters the key in
     /// its file again when it starts
     #[arg(long)]
     force: bool,
@@ -46,7 +47,11 @@ async fn list(client: &Client, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(&keys);
     }
-    output::table(["KEY", "", "OPENS", "GATEWAY", "HEARD", "CREATED"], &[], keys.iter().map(row))
+    output::table(
+        ["KEY", "", "OPENS", "GATEWAY", "LAST SEEN", "CREATED"],
+        &[],
+        keys.iter().map(row),
+    )
 }
 
 fn row(key: &KeyInfo) -> [String; 6] {
@@ -55,7 +60,7 @@ fn row(key: &KeyInfo) -> [String; 6] {
         if key.is_yours { "yours".to_owned() } else { String::new() },
         key.role.opens().to_owned(),
         key.gateway.as_ref().map_or_else(|| "unknown".to_owned(), ToString::to_string),
-        key.gateway_seen_at.map_or_else(|| "not known any more".to_owned(), output::time),
+        key.gateway_seen_at.map_or_else(|| "unknown".to_owned(), output::time),
         output::time(key.created_at),
     ]
 }
@@ -64,12 +69,15 @@ impl Rm {
     async fn run(self, client: &Client, json: bool) -> Result<(), Failure> {
         let Self { id, force, yes } = self;
         if !yes && !json {
-            confirm::by_name(&format!("Who has the key `{id}` gets in no more."), id.as_str())?;
+            confirm::by_name(
+                &format!("Requests with the key `{id}` will be refused."),
+                id.as_str(),
+            )?;
         }
         let removed = client.remove_key(&id, force).await?;
         if json {
             return output::json(&removed);
         }
-        output::line(&format!("`{id}` opens nothing any more"))
+        output::line(&format!("`{id}` is removed; requests with it are refused"))
     }
 }

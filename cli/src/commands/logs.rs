@@ -26,13 +26,13 @@ const RETRY_EVERY: Duration = Duration::from_millis(500);
 pub(crate) struct Logs {
     /// The function
     name: String,
-    /// Go on with new lines as they come
+    /// Continue with new lines as they come
     #[arg(long, short)]
     follow: bool,
     /// Only the lines of one call
     #[arg(long, value_name = "ID")]
     request: Option<RequestId>,
-    /// Only the newest lines that are kept
+    /// Only the newest N stored lines
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
     /// With --follow: how long to look for a gateway that is gone

@@ -1,13 +1,13 @@
-//! `epsilon restore FILE`: the way back of `epsilon backup`, into a data folder that is not there or empty. All of the file
-//! is checked before anything is written; images go into the engine first, and the data folder appears last, by one rename.
-//! What fails on the way leaves neither.
+//! `epsilon restore FILE`: restores a backup into a data folder that does not exist or is empty.
+//! All of the file is verified before anything is written; images are loaded into the engine first,
+//! and the data folder appears last, by one rename. A failed restore leaves neither.
 
-use super::backup::{Shown, blocking, filter, left_out, settings};
+use super::backup::{ProgressLine, blocking, filter, left_out, settings};
 use crate::{
     backup::{
         DATA, IMAGES, STORE,
+        draft::Draft,
         manifest::{Manifest, Store},
-        place::Draft,
         read::{self, Unfit},
         write::folder_of,
     },
@@ -21,7 +21,7 @@ use epsilon_api::{build::BuildError, function::ImageRef, units::Bytes};
 use epsilon_bootstrap::{lock, log, signals::ShutdownSignals};
 use epsilon_builder::{
     config::Config,
-    images::{Chosen, Image, Images, belongs_in_backup},
+    images::{Image, Images, LayoutSelection, belongs_in_backup},
 };
 use serde_json::json;
 use std::{
@@ -36,34 +36,36 @@ use std::{
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The container engine has to run; images that it has already are left as they are. Then start the platform on the new data
-folder: it serves what the backup served, without a build and without a network.
+The container engine has to run; images that it already has stay unchanged. Then start the platform
+on the new data folder: it serves what the backup served, without a build and without a network.
 
-  epsilon restore /backup/epsilon.tar.gz --data-dir /var/lib/epsilon && epsilon up --data-dir /var/lib/epsilon")]
+  epsilon restore /backup/epsilon.tar.gz --data-dir /var/lib/epsilon
+  epsilon up --data-dir /var/lib/epsilon")]
 pub(crate) struct Restore {
     /// The file that `epsilon backup` made
     file: PathBuf,
-    /// Settings of the platform, YAML: which engine it has
+    /// Settings of the platform, YAML: its container engine
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// What the steps of a restore work with.
+/// State of a restore.
 struct Restorer {
     file: PathBuf,
     data: PathBuf,
     config: Config,
     stop: Arc<AtomicBool>,
-    shown: Shown,
+    shown: ProgressLine,
     loaded: parking_lot::Mutex<Option<Loaded>>,
 }
 
-/// What became of the backup's images.
+/// The images of the backup that were loaded.
 struct Loaded {
     engine: Images,
-    /// Names that the engine did not have before: all that is put into it, and all that is taken away again.
+    /// Names that the engine did not have before: only these are loaded, and removed after a
+    /// failure.
     names: Vec<String>,
-    /// Names that are another image's here.
+    /// Number of names that another image has here.
     others: usize,
 }
 
@@ -78,15 +80,15 @@ impl Restore {
             data,
             config,
             stop: Arc::default(),
-            shown: Shown::new(),
+            shown: ProgressLine::new(),
             loaded: parking_lot::Mutex::default(),
         };
-        let mut asked = ShutdownSignals::new()?;
+        let mut signals = ShutdownSignals::new()?;
         let restored = tokio::select! {
-            biased; // a wish to end goes first
-            signal = asked.next() => {
+            biased; // the signal first
+            signal = signals.next() => {
                 restorer.stop.store(true, Ordering::Relaxed);
-                Err(Failure::new("INTERRUPTED", format!("ended by {signal}; nothing was restored")))
+                Err(Failure::new("INTERRUPTED", format!("interrupted by {signal}; nothing was restored")))
             }
             restored = restorer.restore() => restored,
         };
@@ -97,7 +99,7 @@ impl Restore {
         let loaded = restorer.loaded.lock();
         let (loaded, others) =
             loaded.as_ref().map_or((0, 0), |loaded| (loaded.names.len(), loaded.others));
-        tell(&restorer, &manifest, loaded, others, globals.json)
+        report(&restorer, &manifest, loaded, others, globals.json)
     }
 }
 
@@ -105,7 +107,7 @@ impl Restorer {
     async fn restore(&self) -> Result<Manifest, Failure> {
         self.shown.say("checking the file");
         let manifest = self.read(None, None).await?;
-        self.refuse_others_images(&manifest)?;
+        self.refuse_registry_images(&manifest)?;
         let images = if manifest.images.is_empty() {
             None
         } else {
@@ -119,17 +121,18 @@ impl Restorer {
             self.load(engine, &manifest, draft.path()).await?;
         }
         self.shown.say("the data folder");
-        draft.place().map_err(|err| self.no_draft(&err))?;
+        draft.commit().map_err(|err| self.no_draft(&err))?;
         Ok(manifest)
     }
 
     async fn read(&self, into: Option<&Path>, bytes: Option<u64>) -> Result<Manifest, Failure> {
-        let (file, stop, into) =
-            (self.file.clone(), Arc::clone(&self.stop), into.map(Path::to_owned));
-        let told = self
+        let file = self.file.clone();
+        let stop = Arc::clone(&self.stop);
+        let into = into.map(Path::to_owned);
+        let on_read = self
             .shown
             .bytes(bytes.unwrap_or_else(|| fs::metadata(&file).map_or(0, |file| file.len())));
-        let work = move || Ok(read::read(&file, into.as_deref(), &told, &stop));
+        let work = move || Ok(read::read(&file, into.as_deref(), &on_read, &stop));
         let read = blocking(work).await.unwrap_or_else(|err| Err(Unfit::File(err)));
         read.map_err(|err| {
             let failure = self.unfit().with_cause(&err);
@@ -138,17 +141,19 @@ impl Restorer {
                     "restore it with an `epsilon` of the release that made it, or a later one",
                 ),
                 Unfit::Damaged(_) | Unfit::Missing(_) => {
-                    failure.hint("copy it again from where it was kept, or take an older one")
+                    failure.hint("copy it again from its original place, or use an older backup")
                 }
                 _ => failure,
             }
         })
     }
 
-    /// Puts the images into the engine, and the names that this engine gives them into the store.
+    /// Loads the images into the engine, and writes the ids that they have in this engine into the
+    /// store.
     async fn load(&self, engine: Images, manifest: &Manifest, draft: &Path) -> Result<(), Failure> {
         self.shown.say("the images");
-        let (mut lacking, mut others) = (BTreeSet::new(), BTreeSet::new());
+        let mut lacking = BTreeSet::new();
+        let mut others = BTreeSet::new();
         for image in &manifest.images {
             match engine.find(&image.reference).await.map_err(failed)? {
                 None => drop(lacking.insert(&*image.reference)),
@@ -160,7 +165,7 @@ impl Restorer {
         }
         let store = draft.join(DATA).join(STORE);
         if !others.is_empty() && store.exists() {
-            refuse_taken(&store, &draft.join("looked-at.db"), &others).await?;
+            refuse_taken(&store, &draft.join("checked.db"), &others).await?;
         }
         *self.loaded.lock() = Some(Loaded {
             engine: engine.clone(),
@@ -169,9 +174,9 @@ impl Restorer {
         });
         if !lacking.is_empty() {
             let listed = manifest.images.iter().map(|image| &*image.reference).collect();
-            let chosen = Chosen::new(&draft.join(IMAGES), &listed, &lacking)
+            let selection = LayoutSelection::new(&draft.join(IMAGES), &listed, &lacking)
                 .map_err(|err| self.unfit().with_cause(&err))?;
-            engine.load(chosen).await.map_err(failed)?;
+            engine.load(selection).await.map_err(failed)?;
         }
         let mut renamed = Vec::new();
         for image in manifest.images.iter().filter(|image| !others.contains(&*image.reference)) {
@@ -195,14 +200,15 @@ impl Restorer {
         for name in others {
             tracing::warn!(
                 image = name,
-                "The engine has another image of this name, which stays. Functions start by their own images."
+                "Engine has another image of this name, which stays; functions start from their own images."
             );
         }
         Ok(())
     }
 
-    /// An image of a registry is there; whoever wrote one into this file would have it run under a name that is not theirs.
-    fn refuse_others_images(&self, manifest: &Manifest) -> Result<(), Failure> {
+    /// Refuses images with a registry's name: that registry has them, and a forged backup could run
+    /// its own code under that name.
+    fn refuse_registry_images(&self, manifest: &Manifest) -> Result<(), Failure> {
         let mut names = manifest.images.iter().map(|image| &image.reference);
         let Some(name) = names.find(|name| !belongs_in_backup(&self.config, name)) else {
             return Ok(());
@@ -222,7 +228,7 @@ impl Restorer {
         Failure::new("BACKUP_UNFIT", message)
     }
 
-    /// Takes away what was put into the engine.
+    /// Removes the loaded images from the engine.
     async fn undo(&self) {
         let Some(Loaded { engine, names, others: _ }) = self.loaded.lock().take() else { return };
         for name in names {
@@ -230,7 +236,7 @@ impl Restorer {
                 tracing::warn!(
                     image = name,
                     cause = err.message,
-                    "An image of the backup stays in the engine."
+                    "Image of the backup could not be removed; it stays in the engine."
                 );
             }
         }
@@ -246,8 +252,8 @@ fn failed(err: BuildError) -> Failure {
     Failure::from(err.body())
 }
 
-/// A version serves by the image of its name. Where that is another one here, one of both would not serve any more.
-/// `copy`: where one of the store may lie, which is gone with the draft.
+/// Refuses a restore if a version's image name is another image in this engine: the version would
+/// start from the wrong one. `copy`: path for a copy of the store, removed with the draft.
 async fn refuse_taken(store: &Path, copy: &Path, others: &BTreeSet<&str>) -> Result<(), Failure> {
     let found = epsilon_store::back_up(store, copy).await.map_err(|err| bad_store(&err))?;
     let versions = found.versions;
@@ -270,7 +276,7 @@ fn bad_store(err: &(dyn std::error::Error + 'static)) -> Failure {
         .with_cause(err)
 }
 
-/// A folder with anything in it is somebody's.
+/// Refuses a data folder that is not empty.
 fn refuse_used(data: &Path) -> Result<(), Failure> {
     let shown = data.display();
     let is_empty = match fs::read_dir(data) {
@@ -287,16 +293,17 @@ fn refuse_used(data: &Path) -> Result<(), Failure> {
     if is_empty {
         return Ok(());
     }
-    let (code, message) = match lock::is_taken(data) {
-        true => ("DATA_DIR_TAKEN", format!("nothing was restored: a gateway runs on `{shown}`")),
-        false => ("DATA_DIR_NOT_EMPTY", format!("nothing was restored: `{shown}` is not empty")),
+    let (code, message) = if lock::is_taken(data) {
+        ("DATA_DIR_TAKEN", format!("nothing was restored: a gateway runs on `{shown}`"))
+    } else {
+        ("DATA_DIR_NOT_EMPTY", format!("nothing was restored: `{shown}` is not empty"))
     };
     Err(Failure::new(code, message).hint(
         "name another folder with `--data-dir DIR`, or stop the platform and move that one away",
     ))
 }
 
-/// What the list says is what it takes; a disk that fills up would break off later, and others with it.
+/// Refuses a restore that does not fit on the disk: filling the disk would harm other programs too.
 fn require_room(folder: &Path, bytes: u64) -> Result<(), Failure> {
     let Ok(disk) = rustix::fs::statvfs(folder) else { return Ok(()) };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -312,7 +319,7 @@ fn require_room(folder: &Path, bytes: u64) -> Result<(), Failure> {
         .hint("free space there, or name a folder on another disk with `--data-dir DIR`"))
 }
 
-fn tell(
+fn report(
     of: &Restorer,
     manifest: &Manifest,
     loaded: usize,
@@ -333,7 +340,8 @@ fn tell(
             "left_out": manifest.left_out,
         }));
     }
-    let (data, made) = (of.data.display(), output::time(manifest.created_at));
+    let data = of.data.display();
+    let made = output::time(manifest.created_at);
     output::line(&format!("{data}  as of {made}, epsilon {}", manifest.epsilon))?;
     if manifest.store == Store::Sqlite {
         let functions = output::count(manifest.functions, "function");

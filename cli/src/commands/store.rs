@@ -22,7 +22,7 @@ pub(crate) struct Store {
 enum Verb {
     /// Copy everything from one store to another one that is empty; the source stays as it is
     #[command(after_help = "\
-Stop all gateways of the source first; VMs go on with the calls that they have.
+Stop all gateways of the source first; VMs continue their running calls.
 A password in a URL can be seen by other users of this machine while this runs. It may come from PGPASSWORD instead.
 
   epsilon store copy --from /var/lib/epsilon/epsilon.db --to postgres://epsilon@db.internal/epsilon")]
@@ -46,7 +46,7 @@ impl Store {
         let copied =
             epsilon_store::copy(&copy.from, &copy.to, &|progress| shown.show(&progress)).await;
         drop(shown);
-        let copied = copied.map_err(|err| failure(&err))?;
+        let copied = copied.map_err(|err| failure_of(&err))?;
         if globals.json {
             let rows = copied.iter().map(|one| json!({"what": one.what, "rows": one.rows}));
             return output::json(rows.collect::<Vec<_>>());
@@ -62,22 +62,22 @@ impl Store {
     }
 }
 
-fn failure(err: &CopyError) -> Failure {
-    let told = Failure::new("STORE_COPY", "nothing was copied").with_cause(err);
+fn failure_of(err: &CopyError) -> Failure {
+    let failure = Failure::new("STORE_COPY", "nothing was copied").with_cause(err);
     match err {
         CopyError::Source(StoreError::UnknownScheme(_))
         | CopyError::Target(StoreError::UnknownScheme(_)) => {
             Failure::usage("nothing was copied").with_cause(err)
         }
         CopyError::NoSource(_) => {
-            told.hint("a gateway keeps its file at `epsilon.db` in its data folder")
+            failure.hint("a gateway keeps its file at `epsilon.db` in its data folder")
         }
-        CopyError::Newer => told.hint("copy it with the `epsilon` of the gateways that use it"),
+        CopyError::Newer => failure.hint("copy it with the `epsilon` of the gateways that use it"),
         CopyError::InUse(_) => {
-            told.hint("stop all gateways first: what they write after the copy would be lost")
+            failure.hint("stop all gateways first: what they write after the copy would be lost")
         }
-        CopyError::NotEmpty(_) => told.hint("name a new file, or an empty database"),
-        CopyError::Source(_) | CopyError::Target(_) => told,
+        CopyError::NotEmpty(_) => failure.hint("name a new file, or an empty database"),
+        CopyError::Source(_) | CopyError::Target(_) => failure,
     }
 }
 

@@ -93,7 +93,7 @@ fn show(info: &TrafficInfo) -> Result<(), Failure> {
 fn terms(split: &SplitInfo) -> String {
     let SplitInfo { since, sticky, abort } = split;
     let window = humantime::format_duration(abort.window());
-    let kept = match sticky {
+    let assigned = match sticky {
         Some(sticky) => format!("callers stay on their version by {sticky}"),
         None => "each call is assigned independently".to_owned(),
     };
@@ -104,5 +104,5 @@ fn terms(split: &SplitInfo) -> String {
             abort.min_calls
         ),
     };
-    format!("since {}; {kept}; {ends}", output::time(*since))
+    format!("since {}; {assigned}; {ends}", output::time(*since))
 }

@@ -53,7 +53,7 @@ impl Up {
         let settings = Settings::load(self.config.as_deref(), std::env::vars_os(), &self.flags())?;
         let lock = Lock::take(&data)?;
         raise_file_limit();
-        let mut asked = ShutdownSignals::new()?;
+        let mut signals = ShutdownSignals::new()?;
 
         // A signal during the start aborts it; what was created is removed.
         let mut platform = Box::pin(Platform::build(settings, sockets, &data)).await?;
@@ -61,7 +61,7 @@ impl Up {
         lock.write_address(&control.local, control.authority.as_deref())?;
         let prepared = tokio::select! {
             biased; // the signal first
-            why = asked.next() => Err(why),
+            why = signals.next() => Err(why),
             prepared = platform.ensure_runtime() => Ok(prepared),
         };
         match prepared {
@@ -84,9 +84,9 @@ impl Up {
             eprintln!("next: `epsilon init hello && epsilon deploy hello` in another terminal");
         }
 
-        let signal = asked.next().await;
+        let signal = signals.next().await;
         info!(signal, "Draining.");
-        let cut = running.drain(asked.next()).await;
+        let cut = running.drain(signals.next()).await;
         drop(lock);
         if cut > 0 {
             return Err(Failure::new("CALLS_CUT", format!("{cut} running calls were cut"))

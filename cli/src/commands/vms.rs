@@ -73,10 +73,11 @@ fn state(vm: &VmInfo) -> String {
     }
 }
 
-/// From so long before its end on a certificate is spoken of, as in the log.
+/// How long before its end a certificate is mentioned; the same as in the log.
 const SOON: SignedDuration = SignedDuration::from_hours(14 * 24);
 
-/// `, certificate ends in 3 days`, `, certificate has ended`: connections that are open go on, new ones are refused.
+/// `, certificate ends in 3 days`, `, certificate has ended`: open connections continue, new ones
+/// are refused.
 fn certificate(ends: Option<Timestamp>, now: Timestamp) -> String {
     let Some(left) = ends.map(|ends| now.duration_until(ends)).filter(|left| *left <= SOON) else {
         return String::new();
@@ -122,7 +123,7 @@ mod tests {
             text("starting", "", "its certificate has expired"),
             "starting (its certificate has expired)"
         );
-        assert_eq!(text("out", "silent", "nobody listens"), "out (silent: nobody listens)");
+        assert_eq!(text("out", "silent", "connection refused"), "out (silent: connection refused)");
         assert_eq!(text("out", "failing", ""), "out (failing)");
         assert_eq!(text("draining", "", "the connection to the member broke"), "draining");
     }
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn cells_that_boot_are_told_apart() {
+    fn booting_cells_are_distinguished() {
         assert_eq!(cells(CellCount { ready: 2, booting: 0 }), "2");
         assert_eq!(cells(CellCount { ready: 0, booting: 3 }), "0 (+3)");
     }

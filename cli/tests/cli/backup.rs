@@ -1,5 +1,5 @@
-//! `epsilon backup` and `restore` where no container engine has a part in it: keys and an empty store. The rest, with images, is an
-//! end-to-end test; what a file may be is proved beside the code that reads it.
+//! `epsilon backup` and `restore` without a container engine: keys and an empty store. An
+//! end-to-end test has images; the tests of `backup/read.rs` have forged files.
 
 use crate::support::{Ran, epsilon};
 use epsilon_api::ids::{DeploymentId, GatewayId};
@@ -34,7 +34,7 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// A data folder, with the store of a gateway that said so long ago that it is there.
+/// A data folder, with the store of a gateway whose last heartbeat is `silent_for` old.
 async fn platform(dir: &TempDir, silent_for: SignedDuration) {
     let data = dir.path().join("data");
     fs::create_dir_all(data.join("vm")).unwrap();
@@ -43,13 +43,13 @@ async fn platform(dir: &TempDir, silent_for: SignedDuration) {
     let store = epsilon_store::open(data.join("epsilon.db").to_str().unwrap()).await.unwrap();
     let gateway = GatewayId::random();
     store.begin_deployment(&DeploymentId::random(), &gateway, Timestamp::now()).await.unwrap();
-    let beat = Gateway {
+    let heartbeat = Gateway {
         id: gateway,
         public_key: "ab".repeat(32),
         control_url: "http://127.0.0.1:8081".into(),
         seen_at: Timestamp::now() - silent_for,
     };
-    store.gateway_heartbeat(&beat).await.unwrap();
+    store.gateway_heartbeat(&heartbeat).await.unwrap();
 }
 
 #[tokio::test]
@@ -87,14 +87,14 @@ async fn keys_and_store_come_back_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_store_in_a_data_base_is_named_and_not_pretended() {
+async fn a_store_in_a_database_is_reported_as_elsewhere() {
     let dir = tempfile::tempdir().unwrap();
     platform(&dir, SignedDuration::from_hours(24)).await;
     let lock = Lock::take(&dir.path().join("data")).unwrap();
     let backup = |env: &[(&str, &str)]| {
         epsilon(&["backup", "b.tar", "--data-dir", "data"], env, b"", dir.path())
     };
-    // What stayed in the folder when it was moved to PostgreSQL.
+    // The file that stays when a gateway moves to PostgreSQL.
     refused(&backup(&[]), 1, "EPSILON_GATEWAY_STORE");
     assert_eq!(names(dir.path()), ["data"]);
     let made = backup(&[("EPSILON_GATEWAY_STORE", "postgres://db/epsilon")]);
@@ -109,7 +109,7 @@ async fn a_store_in_a_data_base_is_named_and_not_pretended() {
     assert!(restored.stdout.contains("pg_restore"), "{}", restored.stdout);
     assert_eq!(names(&dir.path().join("new")), ["admin.key"]);
     drop(lock);
-    // Of a gateway that stands still nobody can say it.
+    // Without a running gateway this cannot be known.
     assert_eq!(run(dir.path(), &["backup", "c.tar", "--data-dir", "data"]).code, 0);
 }
 
@@ -122,10 +122,10 @@ async fn what_cannot_be_meant_is_refused() {
     for (file, data, word) in [
         ("b.tar", "empty", "no gateway keeps its data"),
         ("b.tar", "nowhere", "no gateway keeps its data"),
-        ("data/b.tar", "data", "would lie in the data folder"),
-        ("there.tar", "data", "there already"),
+        ("data/b.tar", "data", "inside of the data folder"),
+        ("there.tar", "data", "already exists"),
         ("empty", "data", "it is a folder"),
-        ("nowhere/b.tar", "data", "its folder is not there"),
+        ("nowhere/b.tar", "data", "its folder does not exist"),
     ] {
         let ran = run(dir.path(), &["backup", file, "--data-dir", data]);
         assert!(ran.code > 0 && ran.golden().contains(word), "{word}: {}", ran.golden());

@@ -55,7 +55,7 @@ fn verbose_shows_the_tools_output() {
 }
 
 #[test]
-fn of_a_source_that_is_too_large_the_largest_folders_are_named() {
+fn a_too_large_source_names_its_largest_folders() {
     const LARGE: &str = r#"{"event":"failed","error":{"type":"invalid_request","code":"SOURCE_TOO_LARGE",
         "message":"the archive has more than 20,000 files and folders","hint":null,"request_id":null}}"#;
     let (_, ran) = deploy(&[ACCEPTED, &LARGE.replace('\n', "")], &[]);
@@ -65,7 +65,7 @@ fn of_a_source_that_is_too_large_the_largest_folders_are_named() {
 }
 
 #[test]
-fn a_word_to_the_developer_is_seen_when_all_goes_well() {
+fn notes_are_shown_when_a_deployment_succeeds() {
     const NOTE: &str = r#"{"event":"log","line":"note: no lockfile: push one"}"#;
     let (_, ran) = deploy(&[ACCEPTED, STARTED, NOTE, LINE, STEP, DONE], &[]);
     assert!(ran.stderr.contains("  · no lockfile: push one\n"), "{ran:?}");
@@ -101,12 +101,12 @@ fn a_failure_shows_what_the_tools_said_last() {
 }
 
 #[test]
-fn a_story_without_an_end_is_a_failure() {
+fn a_stream_without_an_end_is_a_failure() {
     assert_snapshot!(deploy(&[ACCEPTED, STARTED], &[]).1.golden());
 }
 
 #[test]
-fn a_refusal_before_the_story_is_told() {
+fn a_refusal_before_any_event() {
     let dir = project();
     let error = r#"{"error":{"type":"platform","code":"NO_BUILDER","message":"no builder has joined",
         "hint":"start one","request_id":null}}"#;

@@ -50,7 +50,7 @@ fn an_unknown_vm_names_the_nearest() {
 }
 
 #[test]
-fn nobody_listens() {
+fn nothing_listens() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let env = [("EPSILON_GATEWAY", free.as_str())];
     let ran = epsilon(&["functions"], &env, b"", Path::new("/"));

@@ -15,7 +15,7 @@ fn a_node_project_is_written_once() {
 }
 
 #[test]
-fn a_project_that_is_there_is_told_to_be_deployed_as_it_is() {
+fn an_existing_project_can_be_deployed_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("app")).unwrap();
     std::fs::write(dir.path().join("app/package.json"), "{}").unwrap();

@@ -66,7 +66,7 @@ fn data_comes_from_standard_input_and_from_files() {
 }
 
 #[test]
-fn an_error_of_the_platform_is_told_as_one() {
+fn a_platform_error_is_reported_as_one() {
     let fake = fake("GET /hello", platform_error(500, "FUNCTION_ERROR"));
     assert_snapshot!(fake.run(&["invoke", "hello"]).golden());
 }

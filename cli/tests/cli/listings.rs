@@ -61,27 +61,27 @@ fn functions_over_two_pages() {
 }
 
 /// A function with the keep-alive chosen by a VM.
-fn kept(name: &str, keep: &str) -> String {
+fn with_keep(name: &str, keep: &str) -> String {
     function(name, 3).replacen(r#""instances":2"#, &format!(r#""instances":2,"keep":{keep}"#), 1)
 }
 
 #[test]
 fn functions_say_how_long_idle_instances_stay() {
     let all = [
-        kept(
+        with_keep(
             "often",
             r#"{"idle_ms":660000,"by":"adaptive","why":"99 of 100 pauses were shorter than 10m"}"#,
         ),
-        kept(
+        with_keep(
             "hourly",
             r#"{"idle_ms":30000,"ready_after_ms":3240000,"by":"adaptive",
             "why":"calls come 1h to 1h 1m after the last one"}"#,
         ),
-        kept(
+        with_keep(
             "fixed",
             r#"{"idle_ms":120000,"by":"set","why":"set by the function's `idleTimeout`"}"#,
         ),
-        kept(
+        with_keep(
             "new",
             r#"{"idle_ms":300000,"by":"default","why":"the default: 3 pauses between calls were seen, 8 are needed"}"#,
         ),
@@ -233,7 +233,7 @@ fn keys_and_whose_each_is() {
 }
 
 #[test]
-fn a_key_is_removed_and_one_in_use_by_force_only() {
+fn a_key_in_use_is_removed_by_force_only() {
     let key = r#"{"data":{"id":"0123456789ab","role":"admin","gateway":"g-0123456789ab",
         "gateway_seen_at":null,"created_at":"2026-11-21T10:11:12Z","is_yours":false}}"#;
     let script = |path| vec![(path, Reply::json(200, key))];

@@ -27,7 +27,7 @@ fn lines_carry_time_level_version_and_call() {
 }
 
 #[test]
-fn what_is_wanted_is_asked_for() {
+fn options_become_the_query() {
     let line = "GET /v1/functions/hello/logs?follow=false&request_id=call-0001&tail=5";
     let fake = Fake::new(vec![(line, Reply::ndjson(&[]))]);
     assert_eq!(fake.run(&["logs", "hello", "--request", "call-0001", "--tail", "5"]).code, 0);
@@ -60,7 +60,7 @@ fn all_lines_are_shown_whatever_their_time_is() {
 /// A gateway that restarts ends the stream; the lines after the last one of each VM are requested.
 /// The script ends with "no such function", which ends the following.
 #[test]
-fn follow_goes_on_after_the_gateway_came_back() {
+fn follow_continues_after_the_gateway_came_back() {
     let a = placed(&record(1, "info", "", "a"), "vm-1", 10);
     let b = placed(&record(2, "info", "", "b"), "vm-2", 10);
     let c = placed(&record(2, "info", "", "c"), "vm-1", 20);

@@ -50,7 +50,7 @@ async fn a_gateway_that_is_at_work_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("old.db");
     let store = epsilon_store::open(file.to_str().unwrap()).await.unwrap();
-    let beat = async move || {
+    let heartbeat = async move || {
         let gateway = Gateway {
             id: GatewayId::parse("g-00000000000a").unwrap(),
             public_key: "ab".repeat(32),
@@ -59,16 +59,16 @@ async fn a_gateway_that_is_at_work_is_seen() {
         };
         store.gateway_heartbeat(&gateway).await.unwrap();
     };
-    beat().await; // received before the copy begins
-    let beats = tokio::spawn(async move {
+    heartbeat().await; // received before the copy begins
+    let heartbeats = tokio::spawn(async move {
         loop {
-            beat().await;
+            heartbeat().await;
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }
     });
     let path = dir.path().to_owned();
     let run = move || copy(&path, &["--from", "old.db", "--to", "new.db"]);
-    let told = tokio::task::spawn_blocking(run).await.unwrap().golden();
-    assert_snapshot!("store_in_use", told.replace("waiting 14 s", "waiting 15 s"));
-    beats.abort();
+    let output = tokio::task::spawn_blocking(run).await.unwrap().golden();
+    assert_snapshot!("store_in_use", output.replace("waiting 14 s", "waiting 15 s"));
+    heartbeats.abort();
 }

@@ -26,7 +26,7 @@ impl Secure {
         let plain = Fake::new(vec![("GET /v1/functions", Reply::json(200, &list))]);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (addr, behind) = (listener.local_addr().unwrap(), plain.addr);
+        let (addr, upstream) = (listener.local_addr().unwrap(), plain.addr);
         // Ends with the test's process.
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -37,7 +37,7 @@ impl Secure {
                     let server = server.clone();
                     tokio::spawn(async move {
                         let Ok(mut near) = server.accept(stream).await else { return };
-                        let mut far = TcpStream::connect(behind).await.unwrap();
+                        let mut far = TcpStream::connect(upstream).await.unwrap();
                         let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
                     });
                 }

@@ -36,7 +36,7 @@ fn a_split_that_ended_by_itself_says_why() {
 }
 
 #[test]
-fn a_split_is_asked_for_as_it_was_typed() {
+fn a_split_is_sent_as_typed() {
     let fake = Fake::new(vec![("POST /v1/functions/pay/traffic", Reply::json(200, SPLIT))]);
     for typed in [
         &["traffic", "pay", "3=90", "4=10%"][..],

@@ -41,8 +41,8 @@ mod tests {
         let began = Instant::now();
         let deadline = began + Duration::from_secs(deadline);
         let fires_after = poll_fn(|cx| deadline_timer.poll(cx, deadline));
-        let rang = timeout(Duration::from_secs(100), fires_after).await;
-        rang.ok().map(|()| began.elapsed().as_secs())
+        let fired = timeout(Duration::from_secs(100), fires_after).await;
+        fired.ok().map(|()| began.elapsed().as_secs())
     }
 
     #[tokio::test(start_paused = true)]

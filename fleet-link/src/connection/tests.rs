@@ -9,7 +9,7 @@ use tokio::{
 };
 
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nHello";
-const PATIENCE: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(20);
 
 async fn pair() -> (Connection, DuplexStream) {
     let (ours, theirs) = duplex(64 << 10);
@@ -30,7 +30,7 @@ fn get() -> Request<CallBody> {
 
 /// One call, answer read to the end.
 async fn call(connection: &mut Connection) -> bytes::Bytes {
-    let answer = connection.send(get(), Instant::now() + PATIENCE).await;
+    let answer = connection.send(get(), Instant::now() + LIMIT).await;
     let answer = answer.expect("in time").expect("an answer").into_body();
     answer.collect().await.unwrap().to_bytes()
 }
@@ -38,7 +38,7 @@ async fn call(connection: &mut Connection) -> bytes::Bytes {
 #[tokio::test]
 async fn waiting_caller_drives_the_connection_without_a_task() {
     let (mut connection, mut server) = pair().await;
-    let idle = IdleConnections::new(PATIENCE);
+    let idle = IdleConnections::new(LIMIT);
     for _ in 0..3 {
         let serve = async {
             assert!(read_head(&mut server).await.starts_with("GET / HTTP/1.1\r\n"));
@@ -47,13 +47,14 @@ async fn waiting_caller_drives_the_connection_without_a_task() {
         let (answer, ()) = tokio::join!(call(&mut connection), serve);
         assert_eq!(answer, "Hello");
         idle.keep(connection);
-        connection = idle.reuse().expect("kept").ready().await.expect("ready for the next");
+        connection =
+            idle.reuse().expect("an idle connection").ready().await.expect("ready for the next");
         assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
     }
 }
 
 #[tokio::test]
-async fn from_its_detachment_on_it_goes_on_by_itself() {
+async fn a_detached_connection_runs_by_itself() {
     let (mut connection, mut server) = pair().await;
     let serve = async {
         read_head(&mut server).await;
@@ -61,7 +62,7 @@ async fn from_its_detachment_on_it_goes_on_by_itself() {
         server.write_all(head).await.unwrap();
         body
     };
-    let (answer, body) = tokio::join!(connection.send(get(), Instant::now() + PATIENCE), serve);
+    let (answer, body) = tokio::join!(connection.send(get(), Instant::now() + LIMIT), serve);
     let answer = answer.unwrap().unwrap().into_body();
     connection.detach();
     connection.detach(); // detaching twice is harmless
@@ -74,7 +75,7 @@ async fn from_its_detachment_on_it_goes_on_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn at_the_deadline_there_is_no_answer() {
     let (mut connection, server) = pair().await;
-    assert!(connection.send(get(), Instant::now() + PATIENCE).await.is_none());
+    assert!(connection.send(get(), Instant::now() + LIMIT).await.is_none());
     drop(server);
 }
 
@@ -82,9 +83,9 @@ async fn at_the_deadline_there_is_no_answer() {
 async fn what_the_server_closed_before_gives_the_request_back() {
     let (mut connection, server) = pair().await;
     drop(server);
-    let mut failed = connection.send(get(), Instant::now() + PATIENCE).await.unwrap().unwrap_err();
+    let mut failed = connection.send(get(), Instant::now() + LIMIT).await.unwrap().unwrap_err();
     assert!(failed.take_message().is_some(), "nothing was sent");
-    let idle = IdleConnections::new(PATIENCE);
+    let idle = IdleConnections::new(LIMIT);
     idle.keep(connection);
     assert!(idle.reuse().is_none(), "of no more use");
 }
@@ -154,7 +155,7 @@ async fn a_target_is_written_as_its_caller_wrote_it() {
             request.extensions_mut().insert(RawTarget(raw));
         }
         let (answer, head) =
-            tokio::join!(connection.send(request, Instant::now() + PATIENCE), async {
+            tokio::join!(connection.send(request, Instant::now() + LIMIT), async {
                 let head = read_head(&mut server).await;
                 server.write_all(ANSWER).await.unwrap();
                 head
@@ -172,7 +173,7 @@ async fn answer_headers_are_limited_in_number() {
         let (mut connection, mut server) = pair().await;
         let fields = "set-cookie: a=b\r\n".repeat(count);
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}content-length: 0\r\n\r\n");
-        let (answer, ()) = tokio::join!(connection.send(get(), Instant::now() + PATIENCE), async {
+        let (answer, ()) = tokio::join!(connection.send(get(), Instant::now() + LIMIT), async {
             read_head(&mut server).await;
             server.write_all(answer.as_bytes()).await.unwrap();
         });
@@ -184,16 +185,16 @@ async fn answer_headers_are_limited_in_number() {
 }
 
 #[tokio::test]
-async fn interim_answers_are_told_as_they_come() {
+async fn interim_answers_are_reported_as_they_come() {
     let (mut connection, mut server) = pair().await;
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     for _ in 0..2 {
-        let on_interim = |status: StatusCode, _| tell.send(status.as_u16()).unwrap();
-        let send = connection.send_with(get(), Instant::now() + PATIENCE, on_interim);
+        let on_interim = |status: StatusCode, _| sender.send(status.as_u16()).unwrap();
+        let send = connection.send_with(get(), Instant::now() + LIMIT, on_interim);
         let (answer, ()) = tokio::join!(send, async {
             read_head(&mut server).await;
             server.write_all(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n").await.unwrap();
-            assert_eq!(timeout(PATIENCE, told.recv()).await, Ok(Some(103)), "before the answer");
+            assert_eq!(timeout(LIMIT, receiver.recv()).await, Ok(Some(103)), "before the answer");
             server.write_all(ANSWER).await.unwrap();
         });
         let answer = answer.unwrap().unwrap().into_body().collect().await.unwrap();

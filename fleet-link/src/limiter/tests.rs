@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 struct Played {
     idle_for: AtomicU64,
     is_busy: AtomicBool,
-    asked: AtomicBool,
+    close_requested: AtomicBool,
 }
 
 impl Occupant for Played {
@@ -18,7 +18,7 @@ impl Occupant for Played {
     }
 
     fn close(&self) {
-        self.asked.store(true, Relaxed);
+        self.close_requested.store(true, Relaxed);
     }
 }
 
@@ -36,8 +36,8 @@ impl Open {
         self
     }
 
-    fn is_asked(&self) -> bool {
-        self.1.asked.load(Relaxed)
+    fn is_closing(&self) -> bool {
+        self.1.close_requested.load(Relaxed)
     }
 }
 
@@ -77,11 +77,11 @@ fn longest_idle_connection_is_closed_never_a_busy_one() {
         open(&limiter, "10.0.0.3").idle(70),
         open(&limiter, "10.0.0.4").idle(0),
     ];
-    let asked = || all.each_ref().map(Open::is_asked);
+    let closing = || all.each_ref().map(Open::is_closing);
     let fifth = open(&limiter, "10.0.0.5").busy();
-    assert_eq!(asked(), [false, false, true, false]);
+    assert_eq!(closing(), [false, false, true, false]);
     let sixth = open(&limiter, "10.0.0.6").busy();
-    assert_eq!(asked(), [false, true, true, false]);
+    assert_eq!(closing(), [false, true, true, false]);
     // The others are busy, or may be about to send.
     assert_eq!(opened(&limiter, "10.0.0.7").err(), Some("full"));
     assert_eq!(counts(&limiter), (4, 0, 4));
@@ -94,7 +94,7 @@ fn connection_with_a_late_request_stays_and_counts() {
     let limiter = limiter(1, 1, 0);
     let first = open(&limiter, "10.0.0.1").idle(9);
     let second = open(&limiter, "10.0.0.2").busy();
-    assert!(first.is_asked());
+    assert!(first.is_closing());
     let first = first.busy();
     first.0.keep();
     assert_eq!(counts(&limiter), (2, 0, 2), "for a moment there is one more");
@@ -110,7 +110,7 @@ fn an_address_has_its_share_and_closes_its_own() {
     let other = open(&limiter, "10.0.0.9").idle(1000);
     let mine: Vec<_> = (1..=3).map(|n| open(&limiter, "10.0.0.1").idle(10 * n)).collect();
     let fourth = open(&limiter, "10.0.0.1").busy();
-    assert!(mine[2].is_asked() && !other.is_asked());
+    assert!(mine[2].is_closing() && !other.is_closing());
     let mine: Vec<_> = mine.into_iter().map(Open::busy).collect();
     assert_eq!(opened(&limiter, "10.0.0.1").err(), Some("too many"));
     // IPv4 in IPv6 is the same caller, and so is a whole /64.
@@ -130,9 +130,9 @@ fn the_reserve_is_beyond_all_and_turns_over() {
     let silent = [open(&limiter, "10.0.0.3"), open(&limiter, "10.0.0.4").idle(1)];
     assert!(silent.iter().all(|open| open.0.is_reserve()));
     let third = open(&limiter, "10.0.0.5").busy();
-    assert_eq!(silent.each_ref().map(Open::is_asked), [false, true]);
+    assert_eq!(silent.each_ref().map(Open::is_closing), [false, true]);
     let fourth = open(&limiter, "10.0.0.6").busy();
-    assert_eq!(silent.each_ref().map(Open::is_asked), [true, true]);
+    assert_eq!(silent.each_ref().map(Open::is_closing), [true, true]);
     assert_eq!(opened(&limiter, "10.0.0.7").err(), Some("full"));
     assert_eq!(counts(&limiter), (2, 2, 4));
     drop((third, fourth));
@@ -149,7 +149,7 @@ fn authenticated_peer_is_uncounted_and_closed_last() {
     }
     let stranger = open(&limiter, "10.0.0.1").idle(1);
     let _next = open(&limiter, "10.0.0.2").busy();
-    assert!(stranger.is_asked() && known.iter().all(|one| !one.is_asked()));
+    assert!(stranger.is_closing() && known.iter().all(|one| !one.is_closing()));
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn many_are_closed_at_once_where_there_are_many() {
     let limiter = limiter(1000, 1000, 0);
     let all: Vec<_> = (0..1000).map(|n| open(&limiter, "10.0.0.1").idle(1 + n)).collect();
     let _next = open(&limiter, "10.0.0.1").busy();
-    assert_eq!(all.iter().filter(|one| one.is_asked()).count(), 10);
-    assert!(all[990..].iter().all(Open::is_asked));
+    assert_eq!(all.iter().filter(|one| one.is_closing()).count(), 10);
+    assert!(all[990..].iter().all(Open::is_closing));
     assert_eq!(counts(&limiter), (991, 0, 991));
 }
 

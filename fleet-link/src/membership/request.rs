@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_in_one_line() {
+    fn errors_are_shown_in_one_line() {
         let json = r#"{"error":{"type":"conflict","code":"X","message":"no","hint":"do","request_id":null}}"#;
         assert_eq!(error_message(json.as_bytes()), "no (do)");
         assert_eq!(error_message(b"<html>\n\x1b[31mno</html>"), "<html>[31mno</html>");

@@ -36,7 +36,7 @@ struct Script {
 #[derive(Default)]
 struct State {
     /// `verb id address` of each accepted request.
-    heard: Vec<String>,
+    requests: Vec<String>,
     /// The only valid credential.
     credential: Option<String>,
     given: u32,
@@ -87,10 +87,10 @@ impl FakeGateway {
         change(&mut self.script.state.lock())
     }
 
-    async fn has_heard(&self, what: &str) {
+    async fn has_received(&self, what: &str) {
         until(
-            || self.set(|state| state.heard.clone()),
-            |heard| heard.iter().any(|line| line.starts_with(what)),
+            || self.set(|state| state.requests.clone()),
+            |requests| requests.iter().any(|line| line.starts_with(what)),
         )
         .await;
     }
@@ -120,7 +120,7 @@ impl Script {
         }
         let who = serde_json::from_slice::<Join>(&body)
             .map_or_else(|_| String::new(), |me| format!("{} {}", me.id, me.address));
-        state.heard.push(format!("{verb} {who}"));
+        state.requests.push(format!("{verb} {who}"));
         let welcome = Welcome { gateways: vec![self.signer.key()], now: state.now };
         let text = match verb.as_str() {
             "join" => {
@@ -235,7 +235,7 @@ async fn until<T: std::fmt::Debug>(look: impl Fn() -> T, good: impl Fn(&T) -> bo
 }
 
 #[tokio::test]
-async fn a_member_joins_beats_and_leaves() {
+async fn a_member_joins_sends_heartbeats_and_leaves() {
     let (gateway, member) = (FakeGateway::new().await, Member::new());
     assert!(!member.verify(&gateway));
     let mut life = member.live(&gateway.url());
@@ -244,9 +244,9 @@ async fn a_member_joins_beats_and_leaves() {
     assert_eq!(member.credential().unwrap(), "credential-1\n");
     let mode = fs::metadata(member.folder.path().join("credential")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    gateway.has_heard("beat vm-1 127.0.0.1:8082").await;
+    gateway.has_received("beat vm-1 127.0.0.1:8082").await;
     life.end().await;
-    gateway.has_heard("leave").await;
+    gateway.has_received("leave").await;
     assert_eq!(member.credential(), None);
 }
 
@@ -258,7 +258,7 @@ async fn a_restart_needs_neither_the_token_nor_a_gateway() {
     life.task.abort(); // as kill -9
     fs::remove_file(member.folder.path().join("token")).unwrap();
     gateway.set(|state| {
-        state.heard.clear();
+        state.requests.clear();
         state.answers = Some(StatusCode::SERVICE_UNAVAILABLE);
     });
 
@@ -277,7 +277,8 @@ async fn a_member_that_the_fleet_forgot_joins_again() {
     let mut life = member.live(&gateway.url());
     life.joined().await;
     gateway.set(|state| state.credential = None);
-    until(|| member.credential(), |kept| kept.as_deref() == Some("credential-2\n")).await;
+    until(|| member.credential(), |credential| credential.as_deref() == Some("credential-2\n"))
+        .await;
     life.end().await;
 }
 
@@ -294,7 +295,7 @@ async fn next_gateway_is_tried_when_one_fails() {
     life.joined().await;
     assert!(member.verify(&well) && !member.verify(&unwell));
     life.end().await;
-    well.has_heard("leave").await;
+    well.has_received("leave").await;
 }
 
 #[tokio::test]
@@ -364,8 +365,8 @@ async fn token_clock_precedes_date_and_is_not_stored() {
     let mut life = member.live(&gateway.url());
     life.joined().await;
     assert!(member.verifier.verify_now(&gateway.script.signer.token(&id(), then)));
-    let kept = fs::read_to_string(member.folder.path().join("gateways.json")).unwrap();
-    assert!(!kept.contains("now"), "{kept}");
+    let stored = fs::read_to_string(member.folder.path().join("gateways.json")).unwrap();
+    assert!(!stored.contains("now"), "{stored}");
     life.end().await;
 }
 

@@ -117,7 +117,7 @@ impl Journal {
         if let Some(problem) =
             problem.as_ref().filter(|new| shown.info.problem.as_ref() != Some(*new))
         {
-            tracing::warn!(%problem, "Autoscaler cannot act; calls go on and it retries.");
+            tracing::warn!(%problem, "Autoscaler cannot act; retrying. Calls are not affected.");
         }
         let unchanged = shown.info.problem == problem
             && (acted.steps.is_empty() || dry_run && shown.last_steps() == Some(&acted.steps));

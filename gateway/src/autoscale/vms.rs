@@ -53,11 +53,11 @@ pub(crate) struct FleetVms {
 impl Vms for FleetVms {
     fn status(&self) -> Vec<VmStatus> {
         let members = self.fleet.members();
-        let heard = members.iter().filter(|member| match member.standing() {
+        let reporting = members.iter().filter(|member| match member.standing() {
             Standing::Up | Standing::Suspect => member.view().has_reported,
             Standing::Out(_) => false,
         });
-        heard.map(|member| member.vm.status()).collect()
+        reporting.map(|member| member.vm.status()).collect()
     }
 
     /// By the active version: an older version that still runs most likely has the same memory.

@@ -2,9 +2,10 @@
 //! API's.
 //!
 //! One task per connection; a call has none of its own. hyper reads and writes HTTP/1.1. This file
-//! adds the limits that hyper leaves open: the number of connections (`epsilon_fleet_link::limiter`), how
-//! long one may be idle or unread, and how one is closed. When all slots are taken, a connection of
-//! the reserve is answered once: health checks as usual, everything else with 503.
+//! adds the limits that hyper leaves open: the number of connections
+//! (`epsilon_fleet_link::limiter`), how long one may be idle or unread, and how one is closed. When
+//! all slots are taken, a connection of the reserve is answered once: health checks as usual,
+//! everything else with 503.
 //!
 //! ```text
 //! Head ─whole head─▶ Busy ─last byte out─▶ Idle ─next byte in─▶ Head

@@ -1,10 +1,10 @@
 //! Fourth phase: reads the first bytes of a body before the call takes a concurrency slot of its
 //! function, so that a slow caller does not occupy one. A body whose declared length is at most
-//! [`MAX_BUFFERED`] is read completely. Of any other body, the first [`MAX_BUFFERED`] bytes are read, or less if
-//! its length is unknown and the sender pauses: it may be waiting for an answer.
+//! [`MAX_BUFFERED`] is read completely. Of any other body, the first [`MAX_BUFFERED`] bytes are
+//! read, or less if its length is unknown and the sender pauses: it may be waiting for an answer.
 //!
-//! The memory of all buffers together is limited to [`MAX_TOTAL`]. Beyond it bodies are passed on as
-//! they arrive, under the rules of `relay/pace.rs`. A small body that arrived with its head is
+//! The memory of all buffers together is limited to [`MAX_TOTAL`]. Beyond it bodies are passed on
+//! as they arrive, under the rules of `relay/pace.rs`. A small body that arrived with its head is
 //! passed on without a copy.
 
 use super::relay::limited::{Limited, UploadBody};
@@ -34,7 +34,7 @@ pub(super) const MAX_BUFFERED: usize = 256 << 10;
 const MAX_TOTAL: usize = 64 << 20;
 /// Bytes per semaphore permit.
 const PERMIT_BYTES: usize = 4 << 10;
-/// How long the sender of a body of unknown length may pause before the call goes on.
+/// How long the sender of a body of unknown length may pause before the call continues.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Memory for bodies that are read ahead.

@@ -1,8 +1,8 @@
 //! Second phase: which function, or which of its versions (`/name@3`, `name--v3.domain`), the
 //! request is for. Pure. A name is compared as it was sent, without decoding or folding, so
-//! `%2e%2e`, `__proto__` and the like simply match nothing. `version_cache` caches versions that are called
-//! only by their own address; `negative_lookup` reads functions from the store that this gateway does not know
-//! yet.
+//! `%2e%2e`, `__proto__` and the like simply match nothing. `version_cache` caches versions that
+//! are called only by their own address; `negative_lookup` reads functions from the store that this
+//! gateway does not know yet.
 
 pub(crate) mod negative_lookup;
 pub(crate) mod version_cache;
@@ -160,7 +160,7 @@ mod tests {
         a_name_alone_sees_the_root: "/hello" => "hello /";
         a_slash_after_the_name: "/hello/" => "hello /";
         the_path_after_the_name: "/hello/a/b" => "hello /a/b";
-        the_query_is_kept_as_sent: "/hello?a=%20&a=2&&" => "hello /?a=%20&a=2&&";
+        the_query_is_forwarded_as_sent: "/hello?a=%20&a=2&&" => "hello /?a=%20&a=2&&";
         an_empty_query_stays: "/hello/x?" => "hello /x?";
         dots_are_the_functions_business: "/hello/../x/%2e%2e" => "hello /../x/%2e%2e";
         doubled_slashes_stay: "/hello//x" => "hello //x";
@@ -185,7 +185,7 @@ mod tests {
         a_word_for_a_version: "/hello@latest" => "FUNCTION_NOT_FOUND";
         two_versions: "/hello@3@4" => "FUNCTION_NOT_FOUND";
         a_version_of_nothing: "/@3" => "FUNCTION_NOT_FOUND";
-        a_version_of_nobody: "/nobody@3" => "FUNCTION_NOT_FOUND";
+        a_version_of_an_unknown_function: "/missing@3" => "FUNCTION_NOT_FOUND";
         a_host_s_way_in_a_path: "/hello--v3" => "FUNCTION_NOT_FOUND";
         three_hundred_characters: &format!("/{}", "a".repeat(300)) => "FUNCTION_NOT_FOUND";
     }
@@ -200,7 +200,7 @@ mod tests {
             ("Twin.fn.example.org", "/", "Twin /"),
             ("twin.fn.example.org", "/", "twin /"),
             ("TWIN.fn.example.org", "/", "FUNCTION_NOT_FOUND"),
-            ("nobody.fn.example.org", "/hello", "FUNCTION_NOT_FOUND"),
+            ("missing.fn.example.org", "/hello", "FUNCTION_NOT_FOUND"),
             ("hello--v3.fn.example.org", "/a?b", "hello 3 /a?b"),
             ("SENDMAIL--V3.FN.example.org", "/", "FUNCTION_NOT_FOUND"),
             ("sendmail--v3.fn.example.org", "/", "sendMail 3 /"),

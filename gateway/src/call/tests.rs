@@ -60,15 +60,22 @@ impl World {
         let version_cache = Arc::new(VersionCache::new(Arc::clone(&store)));
         let watch = Arc::new(StoreHealth::new(IntGauge::new("up", "up").unwrap()));
         let api_keys = ApiKeys::new(store, Arc::clone(&watch));
-        let everybody = VersionAddresses::new(Default::default(), Arc::new(api_keys));
+        let public_addresses = VersionAddresses::new(Default::default(), Arc::new(api_keys));
         let health = Health {
             fleet: Arc::new(fleet),
             store: watch,
             certificates: Vec::new(),
             began: Instant::now(),
         };
-        let calls =
-            Calls::new(&config, routes, version_cache, everybody, None, Arc::new(health), metrics);
+        let calls = Calls::new(
+            &config,
+            routes,
+            version_cache,
+            public_addresses,
+            None,
+            Arc::new(health),
+            metrics,
+        );
         Self { calls, route, registry, vms, _dir: dir }
     }
 
@@ -255,7 +262,7 @@ async fn a_vm_that_refuses_connections_is_out_at_once() {
 }
 
 #[tokio::test]
-async fn the_last_vm_is_asked_though_it_is_out() {
+async fn the_last_vm_is_tried_although_it_is_out() {
     let world = World::new(1).await;
     let calls = fails(&world.vms[0], refused);
     for _ in 0..3 {
@@ -321,12 +328,12 @@ async fn a_call_at_overloaded_home_prewarms_next_vm() {
     for _ in 0..3 {
         assert_eq!(world.get().await, "1 ");
     }
-    let is_asked = async {
+    let is_requested = async {
         while world.vms[1].ready().is_empty() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), is_asked).await.expect("it is made ready");
+    tokio::time::timeout(Duration::from_secs(10), is_requested).await.expect("it is made ready");
     assert_eq!((world.vms[1].ready(), world.vms[2].ready()), (vec!["pay@1".to_owned()], vec![]));
     assert!(world.metric("epsilon_placement_starts_total 1"));
 }

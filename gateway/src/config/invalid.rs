@@ -1,5 +1,5 @@
-//! A setting that cannot be used. It lies below the settings of every area, so that none of them
-//! imports the root `config`.
+//! The error for a setting that cannot be used. It is below the settings of every area, so that
+//! none of them imports the root `config`.
 
 use std::borrow::Cow;
 

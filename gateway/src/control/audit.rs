@@ -18,8 +18,8 @@ use std::{net::IpAddr, sync::Arc};
 /// Longest part of a path that is logged.
 const MAX_PATH: usize = 200;
 
-/// The same of the path of a key: as much as an id needs.
-const KEY_TOLD: usize = "/v1/keys/0123456789ab".len();
+/// Longest logged part of a key's path: as much as an id needs.
+const KEY_PATH_LEN: usize = "/v1/keys/0123456789ab".len();
 
 /// A deployment that began with the request; an answer that has one says so.
 #[derive(Clone, Debug)]
@@ -35,9 +35,9 @@ pub(super) async fn record(
     let Some(action) = action(request.method(), matched.as_str()) else {
         return next.run(request).await;
     };
-    // Who takes a key's text for its id does not get the secret into the log.
-    let told = if action == Action::RemoveKey { KEY_TOLD } else { MAX_PATH };
-    let path: String = request.uri().path().chars().take(told).collect();
+    // If the client sends a key's whole text in place of its id, the secret is not logged.
+    let length = if action == Action::RemoveKey { KEY_PATH_LEN } else { MAX_PATH };
+    let path: String = request.uri().path().chars().take(length).collect();
     let (Some(KeyId(key)), Some(Peer { address: peer, .. })) =
         (request.extensions().get().cloned(), request.extensions().get().copied())
     else {

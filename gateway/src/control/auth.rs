@@ -32,7 +32,7 @@ pub(super) async fn require_key(
     let id = keys::id_of(key);
     if control.api_keys.role(key).await? != Some(KeyRole::Admin) {
         if let Some(Peer { address: peer, .. }) = request.extensions().get().copied() {
-            KeyRefused { door: Entrance::Control, key: id, peer }.emit(&control.audit);
+            KeyRefused { entrance: Entrance::Control, key: id, peer }.emit(&control.audit);
         }
         return Err(refused("this key is not valid for the control API"));
     }

@@ -97,7 +97,7 @@ pub(crate) fn of_store(err: &StoreError) -> ApiError {
             StatusCode::GONE,
             "VERSION_NOT_KEPT",
             Some(format!(
-                "`epsilon versions {function}` lists the stored versions; `gateway.keep_versions` sets how many are kept"
+                "`epsilon versions {function}` lists the stored versions; `gateway.keep_versions` sets how many are stored"
             )),
         ),
         E::VersionServes { function, .. } => (

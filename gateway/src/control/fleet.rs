@@ -3,8 +3,8 @@
 //! credential that joining returns.
 //!
 //! Each of these writes to the store, so their concurrency is limited; the others wait a moment or
-//! are told to retry. A slot is taken only after the key was checked and the body was read, so
-//! unauthenticated and slow clients occupy none.
+//! get an answer that says to retry. A slot is taken only after the key was checked and the body
+//! was read, so unauthenticated and slow clients occupy none.
 
 use super::{
     Control, Shared,
@@ -56,7 +56,8 @@ pub(super) async fn join(
         // A heartbeat or leave with an unknown credential is not audited: the member joins again
         // after it.
         if let Some(key) = bearer(&headers) {
-            KeyRefused { door: Entrance::Fleet, key: keys::id_of(key), peer }.emit(&control.audit);
+            KeyRefused { entrance: Entrance::Fleet, key: keys::id_of(key), peer }
+                .emit(&control.audit);
         }
         return Err(unauthorized("joining requires a token of the fleet"));
     }
@@ -197,7 +198,7 @@ impl Control {
         Ok(())
     }
 
-    /// The gateways whose passes a member accepts.
+    /// The gateways whose tokens a member accepts.
     async fn welcome(&self) -> Result<Welcome, ApiError> {
         let gateways = self.in_time(self.store.gateways()).await?;
         let key = |gateway: epsilon_store::Gateway| GatewayKey {

@@ -147,7 +147,7 @@ async fn enter(
     match control.api_keys.role(&key).await {
         Ok(Some(KeyRole::Admin)) => {}
         Ok(_) => {
-            KeyRefused { door: Entrance::Git, key: keys::id_of(&key), peer: peer.address }
+            KeyRefused { entrance: Entrance::Git, key: keys::id_of(&key), peer: peer.address }
                 .emit(&control.audit);
             return Err(locked("this password is not an API key of this gateway"));
         }

@@ -1,4 +1,5 @@
-//! `/v1/keys`: the keys of gateways, without their secrets; and removing one, so that it opens nothing any more.
+//! `/v1/keys`: lists the keys of gateways, without their secrets, and removes one, after which no
+//! gateway accepts it. Reads and writes the store; called by operators (`epsilon keys`).
 
 use super::{
     Shared,
@@ -16,7 +17,7 @@ use epsilon_store::{KeyRole, OwnedKey};
 use http::{StatusCode, Uri};
 use jiff::Timestamp;
 
-/// `GET /v1/keys`: members' credentials are not among them; they go with the member.
+/// `GET /v1/keys`. Members' credentials are not listed; they are removed with the member.
 pub(super) async fn list(
     State(control): Shared,
     Extension(CallersKey(own)): Extension<CallersKey>,
@@ -27,7 +28,8 @@ pub(super) async fn list(
     Ok(Json(listed(part.map(|key| info(key, &own)))))
 }
 
-/// `DELETE /v1/keys/{key}?force=`: the one that the request comes with, and one whose gateway is there, only by force.
+/// `DELETE /v1/keys/{key}?force=`. The key of the request itself, and one whose gateway sent a
+/// heartbeat within a day, are removed only with `force`.
 pub(super) async fn remove(
     State(control): Shared,
     Extension(CallersKey(own)): Extension<CallersKey>,
@@ -36,9 +38,9 @@ pub(super) async fn remove(
 ) -> Result<Json<Data<KeyInfo>>, ApiError> {
     let force = Params::read(&uri, &["force"])?.one("force")?.unwrap_or(false);
     if id.as_str() == own && !force {
-        let message = format!("`{id}` is the key that you come with");
+        let message = format!("`{id}` is the key of this request");
         return Err(ApiError::new(StatusCode::CONFLICT, "KEY_IN_USE", message)
-            .hint("use another admin key, or force it (`epsilon keys rm --force`)"));
+            .hint("use another admin key, or `epsilon keys rm --force`"));
     }
     let silent_before = (!force).then(|| silent_before(Timestamp::now(), OWNED_FOR));
     let removed = control.store.remove_key(id.as_str(), silent_before).await?;

@@ -33,7 +33,7 @@ impl Startup {
         *self.0.lock() = None;
     }
 
-    /// The answer for this path while the start goes on.
+    /// The answer for this path during the start.
     pub(crate) fn answer(&self, path: &str) -> Option<Response> {
         let step = self.0.lock().clone()?;
         let mut response = if path == "/healthz" {

@@ -82,8 +82,8 @@ impl Builders {
         self.local.is_none() && self.joined.lock().is_empty()
     }
 
-    /// Sets the members of the fleet; VMs among them are ignored. Running builds go on, also those
-    /// of a builder that left.
+    /// Sets the members of the fleet; VMs among them are ignored. Running builds continue, also
+    /// those of a builder that left.
     pub(crate) fn set<'a>(&self, members: impl IntoIterator<Item = &'a Join>) {
         let mut joined = self.joined.lock();
         let known = std::mem::take(&mut *joined);

@@ -63,7 +63,7 @@ mod tests {
         (attempts, began.elapsed().as_secs(), recorded)
     }
 
-    fn away() -> Result<(), StoreError> {
+    fn unavailable() -> Result<(), StoreError> {
         Err(StoreError::FunctionNotFound(FunctionName::parse("any").unwrap()))
     }
 
@@ -74,9 +74,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_retried_until_recorded_or_expired() {
         assert_eq!(recording_of(&[|| Ok(())]).await, (1, 1, true));
-        assert_eq!(recording_of(&[away, away, away, || Ok(())]).await, (4, 15, true));
-        assert_eq!(recording_of(&[away, over]).await, (2, 3, true));
-        let (attempts, seconds, recorded) = recording_of(&[away]).await;
+        assert_eq!(
+            recording_of(&[unavailable, unavailable, unavailable, || Ok(())]).await,
+            (4, 15, true)
+        );
+        assert_eq!(recording_of(&[unavailable, over]).await, (2, 3, true));
+        let (attempts, seconds, recorded) = recording_of(&[unavailable]).await;
         assert!((1440..1450).contains(&attempts) && seconds >= 24 * 3600 && !recorded);
     }
 }

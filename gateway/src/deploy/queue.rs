@@ -14,7 +14,7 @@ pub(crate) struct Queue {
     lanes: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
 }
 
-/// The right to go on; passes to the next deployment on drop.
+/// The right to continue; passes to the next deployment on drop.
 pub(crate) type Turn = OwnedMutexGuard<()>;
 
 impl Queue {

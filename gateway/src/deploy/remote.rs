@@ -82,7 +82,7 @@ impl Remote {
 
     /// Has it remove an image from its storage. Bounded by `silence`.
     pub(super) async fn remove(&self, image: &ImageRef) -> Result<(), LinkError> {
-        self.link.renew_pass();
+        self.link.renew_token();
         let work = async {
             let order =
                 serde_json::to_vec(image).map_err(|err| LinkError::Protocol(err.to_string()))?;
@@ -97,7 +97,7 @@ impl Remote {
 
     /// Its status. `None`: it runs, but is too old to know the request.
     pub(super) async fn status(&self) -> Result<Option<BuilderStatus>, LinkError> {
-        self.link.renew_pass();
+        self.link.renew_token();
         let work = async {
             let answer = self.link.ask(Method::GET, STATUS_PATH, "").await?;
             if !answer.status().is_success() {
@@ -111,7 +111,7 @@ impl Remote {
     }
 
     async fn open(&self, order: &BuildOrder, body: CallBody) -> Result<PooledBody, NotAccepted> {
-        self.link.renew_pass(); // builds are rare, and the pass is not renewed elsewhere
+        self.link.renew_token(); // builds are rare, and the token is not renewed elsewhere
         let request = Request::builder()
             .method(Method::POST)
             .uri(order.uri())

@@ -115,7 +115,7 @@ impl Starter<'_> {
         let function = &version.function;
         let version = version.id();
         let error = Chain(err);
-        tracing::warn!(%vm, %version, what, %error, "VM could not prepare a new version; the deployment goes on without it.");
+        tracing::warn!(%vm, %version, what, %error, "VM could not prepare a new version; the deployment continues without it.");
         self.progress.line(format!("note: VM `{vm}` {what} of `{function}`"));
     }
 }
@@ -186,10 +186,10 @@ mod tests {
             NotReady::Start(err) => err.verdict().code,
             NotReady::ImageUnreachable { .. } => "IMAGE_UNREACHABLE",
         });
-        let asked = |what: &dyn Fn(&FakeVm) -> usize| -> Vec<usize> {
+        let matching = |what: &dyn Fn(&FakeVm) -> usize| -> Vec<usize> {
             (1..).zip(&in_order).filter(|(_, vm)| what(vm) > 0).map(|(nth, _)| nth).collect()
         };
-        (ended, asked(&FakeVm::fetched), asked(&|vm| vm.ready().len()), lines)
+        (ended, matching(&FakeVm::fetched), matching(&|vm| vm.ready().len()), lines)
     }
 
     /// Each row: image, faults of the VMs => result, VMs that fetched, VMs that started, lines
@@ -218,9 +218,9 @@ mod tests {
         one_vm_elsewhere_fetches_too: REGISTRY, [FINE] => Ok(()), [1], [1], 0;
         two_hold_the_image_and_home_starts: REGISTRY, [FINE, FINE, FINE] => Ok(()), [1, 2], [1], 0;
         home_without_the_image_is_left_out: REGISTRY, [NO_IMAGE, FINE, FINE] => Ok(()), [1, 2], [2], 1;
-        the_second_without_the_image_is_told: REGISTRY, [FINE, NO_IMAGE] => Ok(()), [1, 2], [1], 1;
-        a_vm_that_hangs_holds_nobody_up: REGISTRY, [HANGS, FINE] => Ok(()), [1, 2], [2], 1;
-        the_next_ones_are_asked_when_neither_can: REGISTRY, [NO_IMAGE, HANGS, FINE]
+        the_second_without_the_image_is_logged: REGISTRY, [FINE, NO_IMAGE] => Ok(()), [1, 2], [1], 1;
+        a_hanging_vm_delays_no_other: REGISTRY, [HANGS, FINE] => Ok(()), [1, 2], [2], 1;
+        the_next_ones_are_tried_when_neither_can: REGISTRY, [NO_IMAGE, HANGS, FINE]
             => Ok(()), [1, 2, 3], [3], 2;
         home_that_starts_nothing_is_passed_over: REGISTRY, [NO_START, FINE] => Ok(()), [1, 2], [1, 2], 1;
         none_that_can_fails: REGISTRY, [NO_IMAGE, HANGS] => Err("NO_CAPACITY"), [1, 2], [], 2;

@@ -9,8 +9,8 @@
 //!    └────────────── answered ───────────────────────┴─────────────────────────────┘
 //! ```
 //! An open breaker only changes the placement and refuses nothing: if it is open on all VMs, calls
-//! are placed as if there were none. Only functions that failed have an entry, at most [`MAX_ENTRIES`] per
-//! VM; on a VM without failures a call costs one atomic read.
+//! are placed as if there were none. Only functions that failed have an entry, at most
+//! [`MAX_ENTRIES`] per VM; on a VM without failures a call costs one atomic read.
 
 use super::view::VersionKey;
 use parking_lot::Mutex;
@@ -200,8 +200,8 @@ mod tests {
     fn opening_is_reported_once() {
         let breakers = Breakers::new(POLICY);
         let now = Instant::now();
-        let told: Vec<bool> = (0..5).map(|_| breakers.failed(key("pay"), now)).collect();
-        assert_eq!(told, [false, false, true, false, false]);
+        let opened: Vec<bool> = (0..5).map(|_| breakers.failed(key("pay"), now)).collect();
+        assert_eq!(opened, [false, false, true, false, false]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The connections from this gateway to one member's listener: a pool of idle connections, TLS if
-//! configured, and the pass that authenticates the gateway, signed ahead of the calls. Knows HTTP,
+//! configured, and the token that authenticates the gateway, signed ahead of the calls. Knows HTTP,
 //! but not the content of requests. Used by `remote` and by the client of a joined builder.
 
 mod body;
@@ -38,7 +38,7 @@ const PROBES: u32 = 3;
 pub(crate) struct LinkLimits {
     /// Longest wait for a connection, including its TLS handshake.
     pub(crate) connect: Duration,
-    /// How long an idle connection is kept open.
+    /// How long an idle connection stays open.
     pub(crate) idle: Duration,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct LinkLimits {
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) signer: Arc<Signer>,
-    /// The clock that dates the passes; members receive the same one.
+    /// The clock that dates the gateway tokens; members receive the same one.
     pub(crate) clock: Arc<Clock>,
     pub(crate) tls: Option<tls::Client>,
     pub(crate) limits: LinkLimits,
@@ -54,8 +54,8 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// Whether this member must not be used: it speaks plain HTTP from another machine, although
-    /// this gateway has certificates. Calls and passes must not travel unencrypted because the
-    /// settings of one machine are incomplete.
+    /// this gateway has certificates. Calls and gateway tokens must not travel unencrypted because
+    /// the settings of one machine are incomplete.
     pub(crate) fn refuses(&self, join: &Join) -> bool {
         let host = || join.address.rsplit_once(':').map_or("", |(host, _)| host);
         let is_here = |host: &str| {
@@ -74,7 +74,7 @@ pub(crate) struct Link {
     /// `None` if the member speaks plain HTTP.
     tls: Option<tls::Client>,
     identity: Identity,
-    pass: ArcSwap<HeaderValue>,
+    token: ArcSwap<HeaderValue>,
     idle: IdleConnections,
 }
 
@@ -113,10 +113,10 @@ impl Link {
             address: join.address.clone(),
             tls,
             identity: identity.clone(),
-            pass: ArcSwap::from_pointee(HeaderValue::from_static("")),
+            token: ArcSwap::from_pointee(HeaderValue::from_static("")),
             idle: IdleConnections::new(identity.limits.idle),
         };
-        link.renew_pass();
+        link.renew_token();
         Ok(link)
     }
 
@@ -125,11 +125,11 @@ impl Link {
         &self.address
     }
 
-    /// Signs a new pass; the previous one stays valid for some time.
-    pub(crate) fn renew_pass(&self) {
-        let pass = self.identity.signer.token(&self.member, self.identity.clock.now());
-        if let Ok(value) = HeaderValue::try_from(pass) {
-            self.pass.store(Arc::new(value));
+    /// Signs a new token; the previous one stays valid for some time.
+    pub(crate) fn renew_token(&self) {
+        let token = self.identity.signer.token(&self.member, self.identity.clock.now());
+        if let Ok(value) = HeaderValue::try_from(token) {
+            self.token.store(Arc::new(value));
         }
     }
 
@@ -141,7 +141,7 @@ impl Link {
         mut request: Request<CallBody>,
         interim: Option<&dyn InterimSink>,
     ) -> Sent {
-        request.headers_mut().insert(GATEWAY_TOKEN, HeaderValue::clone(&self.pass.load()));
+        request.headers_mut().insert(GATEWAY_TOKEN, HeaderValue::clone(&self.token.load()));
         let mut reused = match self.idle.reuse() {
             Some(connection) => connection.ready().await,
             None => None,
@@ -181,13 +181,13 @@ impl Link {
         }
     }
 
-    /// A member's listener answers 401 without our headers to a pass that it does not accept,
-    /// before it reads the request. A gateway that was suspended for a while has an expired pass: a
-    /// new one is signed at once.
+    /// A member's listener answers 401 without our headers to a token that it does not accept,
+    /// before it reads the request. A gateway that was suspended for a while has an expired token:
+    /// a new one is signed at once.
     fn answered(&self, response: Response<Incoming>, connection: Connection) -> Sent {
         let ours = |name: &HeaderName| name.as_str().starts_with(RESERVED_PREFIX);
         if response.status() == StatusCode::UNAUTHORIZED && !response.headers().keys().any(ours) {
-            self.renew_pass();
+            self.renew_token();
             return Sent::Unsent(LinkError::Unauthenticated);
         }
         Sent::Answered(response, connection)

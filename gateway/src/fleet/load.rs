@@ -49,8 +49,8 @@ pub(crate) struct Load {
 
 #[derive(Debug)]
 struct PerVersion {
-    /// [`OwnCalls`] calls per version: those in flight, and those that were answered and ended since the
-    /// last report.
+    /// [`OwnCalls`] calls per version: those in flight, and those that were answered and ended
+    /// since the last report.
     own: [AtomicU32; SLOTS],
     /// The same at the time of the last report: those in flight, and those that were answered and
     /// ended between the last report and the one before.

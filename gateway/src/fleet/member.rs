@@ -59,7 +59,7 @@ pub(crate) struct Member {
     /// Circuit breakers of functions on this VM.
     pub(crate) breakers: Breakers,
     health: SharedHealth,
-    /// The operator asked it to drain. It may also drain by its own decision; see
+    /// The operator requested that it drains. It may also drain by its own decision; see
     /// [`Self::takes_calls`].
     drain_requested: AtomicBool,
     /// Its last report.
@@ -72,7 +72,7 @@ pub(crate) struct Member {
     /// The last published standing, and since when it holds.
     published_standing: Mutex<(VmStanding, Timestamp)>,
     missed: AtomicU64,
-    /// It was asked for reports and did not answer.
+    /// It did not answer the request for reports.
     is_absent: AtomicBool,
     /// Why the last attempt to read its reports failed; `None` after a report.
     cause: Mutex<Option<String>>,
@@ -155,8 +155,8 @@ impl Member {
     pub(crate) fn report_failed(&self, link_error: &LinkError, now: Instant) {
         self.missed.fetch_add(1, Relaxed);
         // A member that does not know this gateway yet will in a moment.
-        let knows_us_not_yet = matches!(link_error, LinkError::Unauthenticated);
-        self.is_absent.store(!knows_us_not_yet, Relaxed);
+        let is_unauthenticated = matches!(link_error, LinkError::Unauthenticated);
+        self.is_absent.store(!is_unauthenticated, Relaxed);
         *self.cause.lock() = Some(link_error.describe());
         self.load.silent();
         self.note(
@@ -216,7 +216,7 @@ impl Member {
         !self.is_drain_requested() && self.view().state != VmState::Draining
     }
 
-    /// Whether the operator asked it to drain.
+    /// Whether the operator requested that it drains.
     pub(crate) fn is_drain_requested(&self) -> bool {
         self.drain_requested.load(Relaxed)
     }

@@ -1,6 +1,6 @@
 //! The members of the fleet by the store, turned into [`Member`]s with their tasks. Updated by
-//! `reconcile/store_sync.rs` whenever the list may have changed. A member that reports is kept, even if the store
-//! is unavailable or no longer lists it.
+//! `reconcile/store_sync.rs` whenever the list may have changed. A member that reports stays, even
+//! if the store is unavailable or no longer lists it.
 
 use super::link::Identity;
 use super::remote::{Remote, Timeouts, outbox};
@@ -152,10 +152,10 @@ impl FleetMembership {
         }
     }
 
-    /// Signs new passes for all members.
-    pub(crate) fn renew_passes(&self) {
+    /// Signs new gateway tokens for all members.
+    pub(crate) fn renew_tokens(&self) {
         for joined in self.joined.values() {
-            joined.remote.link.renew_pass();
+            joined.remote.link.renew_token();
         }
     }
 }

@@ -164,8 +164,8 @@ impl Remote {
         let boot = self.known_versions.boot();
         let work = async {
             let body = json(&*version).map_err(|link_error| link_error.before(function()))?;
-            let asked = self.link.ask(Method::POST, path, body).await;
-            let response = asked.map_err(|link_error| link_error.before(function()))?;
+            let answered = self.link.ask(Method::POST, path, body).await;
+            let response = answered.map_err(|link_error| link_error.before(function()))?;
             if response.status().is_success() {
                 self.known_versions.add(key, boot);
                 return Ok(());
@@ -244,8 +244,8 @@ impl Vm for Remote {
         let link = Arc::clone(&self.link);
         let limit = self.timeouts.order;
         let opened = async move {
-            let asked = timeout(limit, link.ask(Method::GET, &path, "")).await;
-            match asked.unwrap_or(Err(LinkError::TimedOut(limit))) {
+            let answered = timeout(limit, link.ask(Method::GET, &path, "")).await;
+            match answered.unwrap_or(Err(LinkError::TimedOut(limit))) {
                 Ok(response) if response.status().is_success() => {
                     lines(response.into_body(), LONGEST_LOG_LINE).left_stream()
                 }

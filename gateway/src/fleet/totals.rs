@@ -40,7 +40,8 @@ impl FleetTotals {
         }
     }
 
-    /// The totals, at most [`MAX_TOTALS_AGE`] old. Of several concurrent callers, one recomputes them.
+    /// The totals, at most [`MAX_TOTALS_AGE`] old. Of several concurrent callers, one recomputes
+    /// them.
     pub(crate) fn fresh(&self, members: &[Arc<Member>], balance: &Balance, now: Instant) -> Totals {
         let passed = now.saturating_duration_since(self.made).as_micros() as u64;
         let due = self.due.load(Relaxed);

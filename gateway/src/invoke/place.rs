@@ -59,7 +59,7 @@ pub(crate) fn place(
     let member = Arc::clone(&members[vm]);
     member.breakers.begins(route.key, now);
     let in_flight = member.load.begin_call(route.key);
-    // A VM without a first report is not asked to pull images, either.
+    // A VM without a first report does not get requests to pull images, either.
     let new_home = new_home.filter(|home| {
         *home != vm && members[*home].takes_calls() && members[*home].standing() == Standing::Up
     });

@@ -1,7 +1,7 @@
 //! The request's body for one VM after the other. The part that a VM read before it refused is
-//! stored for the next VM, up to [`MAX_STORED`], which equals what `call/buffer.rs` reads ahead: a client
-//! sends the body right after the head, so by the time an agent's refusal arrives, a small body has
-//! been read. Storing counts references; nothing is copied.
+//! stored for the next VM, up to [`MAX_STORED`], which equals what `call/buffer.rs` reads ahead: a
+//! client sends the body right after the head, so by the time an agent's refusal arrives, a small
+//! body has been read. Storing counts references; nothing is copied.
 
 use crate::call::buffer::MAX_BUFFERED;
 use bytes::Bytes;

@@ -101,8 +101,8 @@ impl Audit {
                 actions.with_label_values(&[action.as_str(), outcome]);
             }
         }
-        for door in Entrance::ALL {
-            refused.with_label_values(&[door.as_str()]);
+        for entrance in Entrance::ALL {
+            refused.with_label_values(&[entrance.as_str()]);
         }
         registry.register(Box::new(actions.clone()))?;
         registry.register(Box::new(refused.clone()))?;
@@ -151,7 +151,7 @@ impl ChangeRequested<'_> {
 /// A request with a key that is not valid here.
 #[derive(Debug)]
 pub(crate) struct KeyRefused<'a> {
-    pub(crate) door: Entrance,
+    pub(crate) entrance: Entrance,
     /// The key's id, if it has the form of our keys.
     pub(crate) key: Option<&'a str>,
     pub(crate) peer: IpAddr,
@@ -159,13 +159,13 @@ pub(crate) struct KeyRefused<'a> {
 
 impl KeyRefused<'_> {
     pub(crate) fn emit(&self, audit: &Audit) {
-        let door = self.door.as_str();
-        audit.refused.with_label_values(&[door]).inc();
-        let Some(repeated) = audit.repeats.admit(door, Instant::now()) else { return };
+        let entrance = self.entrance.as_str();
+        audit.refused.with_label_values(&[entrance]).inc();
+        let Some(repeated) = audit.repeats.admit(entrance, Instant::now()) else { return };
         let repeated = (repeated > 0).then_some(repeated);
         let key = self.key.unwrap_or("none of ours");
         let peer = self.peer;
-        tracing::warn!(door, key, %peer, repeated, "Request with an invalid key was refused.");
+        tracing::warn!(door = entrance, key, %peer, repeated, "Request with an invalid key was refused.");
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
             assert!(count(&registry, &line), "{line}");
         }
         for _ in 0..3 {
-            KeyRefused { door: Entrance::Fleet, key: None, peer }.emit(&audit);
+            KeyRefused { entrance: Entrance::Fleet, key: None, peer }.emit(&audit);
         }
         assert!(count(&registry, r#"epsilon_auth_failed_total{door="fleet"} 3"#));
     }

@@ -94,7 +94,7 @@ impl CallFailed<'_> {
         let error = Chain(self.error);
         let is_line = match (verdict.fault, self.error) {
             (Fault::Caller, _) => None,
-            // Never suppressed: the caller was asked to quote the request id, so each must be found
+            // Never suppressed: the answer says to quote the request id, so each must be found
             // in the log.
             (Fault::Platform, CallError::Internal(_)) => Some(0),
             (Fault::Platform | Fault::Function, _) => {

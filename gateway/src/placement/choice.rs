@@ -114,9 +114,9 @@ pub enum Prewarm {
     StartInstance,
 }
 
-/// Chooses a VM. `walk` yields each VM once, home first; `has_other_vms`: more than one VM takes calls;
-/// `look` returns the state of a VM; `on_passed_over` is called with each reason for which a VM was passed
-/// over.
+/// Chooses a VM. `walk` yields each VM once, home first; `has_other_vms`: more than one VM takes
+/// calls; `look` returns the state of a VM; `on_passed_over` is called with each reason for which a
+/// VM was passed over.
 ///
 /// A warm home is the usual case, and then no other VM is looked at: each look reads memory that is
 /// not in the CPU's caches.
@@ -258,27 +258,27 @@ mod tests {
             fn $name() {
                 let looks: Vec<Candidate> = $walk.split_whitespace().map(look).collect();
                 let choice = choose(0..looks.len(), has_other_vms(&looks), |vm| looks[vm], |_| ());
-                let told = choice.map(|p| format!("{}{}", p.step, if p.more { "+" } else { "" }));
-                assert_eq!(told.as_deref().unwrap_or("none"), $want);
+                let chosen = choice.map(|p| format!("{}{}", p.step, if p.more { "+" } else { "" }));
+                assert_eq!(chosen.as_deref().unwrap_or("none"), $want);
             }
         )*};
     }
 
     choices! {
-        nobody: "" => "none";
+        no_vm: "" => "none";
         one_vm_has_no_second: "." => "0";
         a_cold_function_goes_home: ". . . ." => "0+";
         warm_at_home: "w w w" => "0+";
         an_image_at_home: "i i i" => "0+";
         a_warm_neighbour_beats_a_cold_home: ". . w w" => "2+";
         a_warm_neighbour_beats_the_image_at_home: "i w ." => "1+";
-        an_image_next_door_beats_a_pull_at_home: ". . i i" => "2+";
+        an_image_at_a_neighbour_beats_a_pull_at_home: ". . i i" => "2+";
         beyond_the_equals_nothing_is_looked_for: ". . . w" => "0+";
         a_home_at_its_bound_gives_to_the_next: "9 . ." => "1+";
-        equals_begin_behind_those_at_their_bounds: "9 9 9 . . w w" => "5+";
+        equals_begin_after_those_at_their_bounds: "9 9 9 . . w w" => "5+";
         all_at_their_bounds_the_least_loaded: "9 4 4 7" => "1+";
         a_warm_home_over_bound_beats_a_cold_start: "9w i ." => "0+";
-        and_a_pull_next_door: "9w . ." => "0+";
+        and_a_pull_at_a_neighbour: "9w . ." => "0+";
         a_warm_neighbour_within_its_bound_beats_it: "9w . w" => "2+";
         of_the_warm_beyond_their_bounds_the_least_loaded: "9w 4w 3 i" => "1+";
         all_at_their_bounds_the_warm_one: "9w 4 4 7" => "0+";
@@ -289,19 +289,19 @@ mod tests {
         a_suspect_is_better_than_no_room: "room suspect room" => "1";
         at_its_bound_is_better_than_suspect: "suspect 9" => "1+";
         no_room_anywhere_waits_at_home: "room room room" => "0";
-        no_room_next_door_lets_it_wait_here: ". room room" => "0";
+        no_room_at_a_neighbour_lets_it_wait_here: ". room room" => "0";
         no_room_is_better_than_a_breaker: "breaker room" => "1";
         all_breakers_open_is_as_if_there_were_none: "breaker breaker" => "0";
         who_is_out_is_passed_over: "out . ." => "1+";
         the_last_one_is_never_out: "out" => "0";
-        if_nobody_answers_all_are_tried: "out out" => "0+";
+        if_none_answers_all_are_tried: "out out" => "0+";
         and_the_next_one_too: "out! out" => "1";
         a_vm_that_waits_beats_one_that_is_out: "out room" => "1";
         who_drains_is_never_chosen: "drain drain" => "none";
         an_ejected_vm_is_tried_if_others_drain: "drain out" => "1";
-        who_refused_is_not_asked_again: "w! . ." => "1+";
-        all_asked_is_the_end: "w! .!" => "none";
-        the_dead_are_not_asked_after_the_living_refused: ".! out" => "none";
+        a_vm_that_refused_is_not_tried_again: "w! . ." => "1+";
+        all_tried_is_the_end: "w! .!" => "none";
+        ejected_vms_are_not_tried_after_a_refusal: ".! out" => "none";
         the_second_of_two_is_the_last: ".! ." => "1";
         who_was_tried_is_no_equal: ".! . . w" => "3+";
     }
@@ -349,8 +349,8 @@ mod tests {
     #[test]
     fn each_penalty_is_reported_once_per_vm() {
         let looks: Vec<Candidate> = "drain 9 out w".split_whitespace().map(look).collect();
-        let mut told = Vec::new();
-        choose(0..4, true, |vm| looks[vm], |penalty| told.push(penalty.as_str()));
-        assert_eq!(told, ["drain", "bound", "out"]);
+        let mut penalties = Vec::new();
+        choose(0..4, true, |vm| looks[vm], |penalty| penalties.push(penalty.as_str()));
+        assert_eq!(penalties, ["drain", "bound", "out"]);
     }
 }

@@ -176,7 +176,7 @@ mod tests {
     swept! {
         what_serves_stays: [("pay", 3)], [0, 60, 9999] => [];
         an_older_version_goes_after_a_minute: [("pay", 2)], [0, 59, 60] => ["pay@2 at 60"];
-        if_it_does_not_go_it_is_told_again: [("pay", 2)], [0, 60, 75, 135] => ["pay@2 at 60", "pay@2 at 135"];
+        an_instance_that_stays_is_stopped_again: [("pay", 2)], [0, 60, 75, 135] => ["pay@2 at 60", "pay@2 at 135"];
         a_newer_one_may_be_on_its_way: [("pay", 4)], [0, 1799, 1800] => ["pay@4 at 1800"];
         so_may_a_new_function: [("ship", 1)], [0, 60, 1800] => ["ship@1 at 1800"];
     }

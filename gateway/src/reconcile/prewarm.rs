@@ -1,12 +1,12 @@
 //! Background prewarming. While a call is served elsewhere, the VM that the ring prefers for the
 //! function is prepared for later calls:
 //!
-//! - [`Prewarm::PullImage`] pulls the image. A call whose home VM lacks the image goes to a neighbour
-//!   that has it and does not wait for the pull; without the prewarm the function would stay there,
-//!   and a new VM would never get its share.
-//! - [`Prewarm::StartInstance`] starts an instance. A call whose home VM is warm but over its bound stays
-//!   there and does not wait for a cold start next door; without the prewarm the function would
-//!   never spread.
+//! - [`Prewarm::PullImage`] pulls the image. A call whose home VM lacks the image goes to a
+//!   neighbour that has it and does not wait for the pull; without the prewarm the function would
+//!   stay there, and a new VM would never get its share.
+//! - [`Prewarm::StartInstance`] starts an instance. A call whose home VM is warm but over its bound
+//!   stays there and does not wait for a cold start at a neighbour; without the prewarm the
+//!   function would never spread.
 //!
 //! Each runs once per VM and version, with a limit on how many run at a time; what exceeds the
 //! limit is left to a later call. No call waits for a prewarm. An instance started for a version

@@ -2,7 +2,7 @@
 //! One gateway does it for all.
 //!
 //! ```text
-//! a change of routes, or from time to time ─▶ prune versions ─▶ take images ─▶ remove from VMs ─▶ remove from the builder's storage
+//! a change of routes, or from time to time ─▶ prune versions ─▶ take images ─▶ remove from VMs ─▶ from builders
 //!                                             └──────── store ───────┘          └ in use: retried later
 //! ```
 //! The store decides which images are not needed, and keeps a deployment from relying on an image
@@ -35,7 +35,7 @@ const TIMES: usize = 16;
 pub(crate) struct Keep {
     /// Newest versions of each function.
     pub(crate) versions: NonZeroU32,
-    /// How long an image is kept after the last version that used it.
+    /// How long an image is stored after the last version that used it.
     pub(crate) grace: Duration,
 }
 

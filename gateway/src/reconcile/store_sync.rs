@@ -1,13 +1,13 @@
 //! Keeps this gateway's memory in step with the store that several gateways share: which versions
 //! serve, the members of the fleet, which VMs drain. Also sends this gateway's heartbeat to the
-//! store. One task. Calls never wait for it, and if the store is unavailable, everything goes on
+//! store. One task. Calls never wait for it, and if the store is unavailable, everything continues
 //! with the known state.
 //!
 //! ```text
 //! store.changes() ─▶ Routes | Members | Draining | Resync ─┐
 //! every HEARTBEAT_INTERVAL: heartbeat, members, drains ──────────────────┼─▶ read again ─▶ routes, membership, builders
 //! from time to time: routes ────────────────────────────────┘
-//! every RENEW_EVERY: new passes
+//! every RENEW_EVERY: new gateway tokens
 //! ```
 
 use crate::deploy::builders::Builders;
@@ -27,8 +27,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// Longest wait for one query of the store. No call waits for it.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The clock of passes approaches the wall clock by at most this much per heartbeat: members
-/// receive it as often, and one that has missed ten of its own heartbeats still accepts our passes.
+/// The clock of gateway tokens approaches the wall clock by at most this much per heartbeat:
+/// members receive it as often, and one that has missed ten of its own heartbeats still accepts our
+/// tokens.
 const CLOCK_STEP: Duration = Duration::from_secs(2);
 /// Reading all routes takes at most this fraction of the time, if no change is announced.
 const ROUTES_SHARE: u32 = 200;
@@ -51,7 +52,7 @@ pub(crate) struct Sync {
     /// This gateway's record; the time is filled in for each heartbeat.
     pub(crate) me: Gateway,
     pub(crate) others: Others,
-    /// The clock that dates the passes.
+    /// The clock that dates the gateway tokens.
     pub(crate) clock: Arc<Clock>,
 }
 
@@ -72,8 +73,8 @@ impl Sync {
         loop {
             // Cancel-safe: the stream keeps its changes, and intervals keep their times.
             tokio::select! {
-                biased; // passes first: calls fail without them
-                _ = renew.tick() => self.membership.renew_passes(),
+                biased; // tokens first: calls fail without them
+                _ = renew.tick() => self.membership.renew_tokens(),
                 Some(change) = changes.next() => match change {
                     Change::Routes => drop(self.read_routes().await),
                     Change::Members => drop(self.read_members().await),
@@ -153,7 +154,7 @@ impl Sync {
             Ok(Err(StoreError::Unavailable(_))) | Err(_) => self.watch.mark_unavailable(),
             Ok(Err(StoreError::Full(_))) => self.watch.mark_full(),
             Ok(Err(error)) => {
-                tracing::error!(error = %Chain(error), "Store query failed; going on with the known state.");
+                tracing::error!(error = %Chain(error), "Store query failed; using the known state.");
             }
         }
         answer.map_err(|_| StoreUnavailable)?.map_err(|_| StoreUnavailable)
@@ -262,7 +263,7 @@ mod tests {
         };
         assert_eq!(gone(10, 0), 0);
         assert_eq!(gone(10, 59), 0);
-        assert_eq!(gone(3, 60), 0, "its clock went back, but it beats");
+        assert_eq!(gone(3, 60), 0, "its clock went back, but it sends heartbeats");
         assert_eq!(gone(3, 119), 0);
         assert_eq!(gone(3, 120), 1);
         assert_eq!(gone(3, 200), 0, "reported already");

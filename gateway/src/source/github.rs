@@ -36,7 +36,7 @@ mod signature;
 mod status;
 
 #[cfg(test)]
-#[path = "../../tests/support/hub.rs"]
+#[path = "../../tests/support/fake_github.rs"]
 mod fake_github;
 
 use super::git::command::Git;
@@ -112,7 +112,7 @@ pub(crate) struct Parts {
     pub(crate) close: CancellationToken,
     /// Cancelled when the drain time is over: jobs that do not serve yet are cancelled.
     pub(crate) cancel: CancellationToken,
-    /// Tracks the work that goes on after GitHub got its answer.
+    /// Tracks the work that continues after GitHub got its answer.
     pub(crate) background: TaskTracker,
 }
 

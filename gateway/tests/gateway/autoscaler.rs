@@ -3,7 +3,7 @@
 
 use crate::{
     fake::ok,
-    world::{PATIENCE, World},
+    world::{TEST_TIMEOUT, World},
 };
 use epsilon_gateway::config::Settings;
 use http::Method;
@@ -22,7 +22,7 @@ async fn until(world: &World, wanted: impl Fn(&Value) -> bool) -> Value {
         if wanted(&last) {
             return last;
         }
-        assert!(since.elapsed() < PATIENCE, "{last:#}");
+        assert!(since.elapsed() < TEST_TIMEOUT, "{last:#}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -44,8 +44,8 @@ async fn without_a_driver_it_only_shows() {
 #[tokio::test]
 async fn a_command_gets_the_wanted_number() {
     let folder = tempfile::tempdir().unwrap();
-    let told = folder.path().join("told");
-    let script = format!("echo \"$1 $EPSILON_WANTED\" >> '{}'", told.display());
+    let calls = folder.path().join("calls");
+    let script = format!("echo \"$1 $EPSILON_WANTED\" >> '{}'", calls.display());
     let settings = serde_json::json!({
         "autoscale": { "driver": "exec", "command": ["sh", "-c", script, "scale"], "min": 3, "every": "1s" }
     });
@@ -57,7 +57,7 @@ async fn a_command_gets_the_wanted_number() {
         made["steps"].to_string().contains("order VMs up to 3") && made["reason"] == "the minimum"
     });
     assert!(ordered.is_some(), "{shown:#}");
-    assert_eq!(std::fs::read_to_string(told).unwrap(), "3 3\n");
+    assert_eq!(std::fs::read_to_string(calls).unwrap(), "3 3\n");
     let metrics = world.ask(Method::GET, "/metrics", "").await.body;
     assert!(metrics.contains("epsilon_autoscaler_leading 1"), "{metrics}");
 }

@@ -2,7 +2,7 @@
 //! changed, and fail after it left. The builder's own tests are in `builder/tests`; the choice of a
 //! builder is tested in `src/deploy/builders/tests.rs`.
 
-use crate::world::{PATIENCE, Reply, World, built, events, patient, read};
+use crate::world::{Reply, TEST_TIMEOUT, World, built, events, patient, read};
 use bytes::Bytes;
 use epsilon_api::{
     admin::{Data, DeployEvent},
@@ -12,7 +12,7 @@ use epsilon_api::{
     ids::VmId,
     units::{self, MilliCores},
 };
-use epsilon_fleet_link::door::{AuthenticatedListener, Limits, Shutdown};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Limits, Shutdown};
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_gateway::config::Settings;
 use futures_util::stream;
@@ -41,7 +41,7 @@ impl Site {
     fn open(digest: &'static str) -> Self {
         let id = VmId::parse("builder-1").unwrap();
         let verifier = Arc::new(Verifier::new(id.clone()));
-        let limits = Limits { connections: 9, head: PATIENCE, idle: PATIENCE };
+        let limits = Limits { connections: 9, head: TEST_TIMEOUT, idle: TEST_TIMEOUT };
         let shutdown = Shutdown::default();
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = AuthenticatedListener::bind(any, None, limits, shutdown.clone()).unwrap();
@@ -114,7 +114,7 @@ async fn eventually_deploys(world: &World, want: &str) {
         if seen == want {
             return;
         }
-        assert!(began.elapsed() < PATIENCE, "still {seen}, wanted {want}");
+        assert!(began.elapsed() < TEST_TIMEOUT, "still {seen}, wanted {want}");
         tokio::task::yield_now().await;
     }
 }
@@ -175,7 +175,7 @@ async fn a_token_joins_only_its_own_kind() {
 }
 
 #[tokio::test]
-async fn builders_are_listed_and_asked_how_they_are() {
+async fn builders_are_listed_with_their_status() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let path = dir.path().join("epsilon.db");
     let store = epsilon_store::open(path.to_str().unwrap()).await.unwrap();
@@ -202,6 +202,6 @@ async fn builders_are_listed_and_asked_how_they_are() {
             );
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "{infos}");
+        assert!(began.elapsed() < TEST_TIMEOUT, "{infos}");
     }
 }

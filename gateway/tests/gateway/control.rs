@@ -72,7 +72,7 @@ const PATHS: [(&str, &str); 17] = [
 ];
 
 #[tokio::test]
-async fn every_door_wants_the_key() {
+async fn every_control_path_requires_the_key() {
     let world = World::with(&["hello"]).await;
     let fleet = std::fs::read_to_string(world.dir.path().join("fleet.token")).unwrap();
     let wrong_secret = format!("Bearer {}0", &world.key[..world.key.len() - 1]);
@@ -172,7 +172,7 @@ async fn a_starting_gateway_reports_its_step() {
     drop(app);
     let began = std::time::Instant::now();
     while TcpStream::connect(control).await.is_ok() {
-        assert!(began.elapsed() < crate::world::PATIENCE);
+        assert!(began.elapsed() < crate::world::TEST_TIMEOUT);
         tokio::task::yield_now().await;
     }
 }
@@ -203,14 +203,14 @@ async fn invalid_requests_get_helpful_errors() {
         ("GET", "/v1/functions?limit=x", "", 422, "INVALID_PARAMETER", ""),
         ("GET", "/v1/functions?limit=1&limit=2", "", 422, "INVALID_PARAMETER", ""),
         ("GET", "/v1/deployments?cursor=x", "", 422, "INVALID_PARAMETER", "next_cursor"),
-        ("GET", "/v1/functions/nobody", "", 404, "FUNCTION_NOT_FOUND", "epsilon functions"),
+        ("GET", "/v1/functions/missing", "", 404, "FUNCTION_NOT_FOUND", "epsilon functions"),
         ("GET", "/v1/functions/__proto__", "", 422, "INVALID_PARAMETER", ""),
         ("GET", "/v1/functions/%ff", "", 422, "INVALID_PARAMETER", ""),
-        ("GET", "/v1/functions/nobody/logs", "", 404, "FUNCTION_NOT_FOUND", ""),
-        ("GET", "/v1/functions/nobody/versions", "", 404, "FUNCTION_NOT_FOUND", ""),
+        ("GET", "/v1/functions/missing/logs", "", 404, "FUNCTION_NOT_FOUND", ""),
+        ("GET", "/v1/functions/missing/versions", "", 404, "FUNCTION_NOT_FOUND", ""),
         ("GET", "/v1/functions/hello/logs?follow=yes", "", 422, "INVALID_PARAMETER", ""),
         ("GET", "/v1/functions/hello/logs?after=vm-1", "", 422, "INVALID_PARAMETER", ""),
-        ("DELETE", "/v1/functions/nobody", "", 404, "FUNCTION_NOT_FOUND", ""),
+        ("DELETE", "/v1/functions/missing", "", 404, "FUNCTION_NOT_FOUND", ""),
         ("GET", "/v1/deployments/d-0000000000000009", "", 404, "DEPLOYMENT_NOT_FOUND", ""),
         ("GET", "/v1/deployments/9", "", 422, "INVALID_PARAMETER", ""),
         ("POST", "/v1/deployments?ony=hello", "x", 422, "UNKNOWN_PARAMETER", "`only`"),
@@ -344,7 +344,7 @@ async fn golden_vms() {
 #[tokio::test]
 async fn golden_error() {
     let world = World::with(&[]).await;
-    golden!(world.ask(Method::GET, "/v1/functions/nobody", "").await);
+    golden!(world.ask(Method::GET, "/v1/functions/missing", "").await);
 }
 
 #[tokio::test]
@@ -381,7 +381,7 @@ async fn a_log_is_one_record_per_line() {
 #[tokio::test]
 async fn a_followed_log_ends_when_the_gateway_stops() {
     let mut world = World::with(&["hello"]).await;
-    world.vm.log.lock().unwrap().push(line("hello", None, "kept"));
+    world.vm.log.lock().unwrap().push(line("hello", None, "stored"));
     let request = world
         .control_request(Method::GET, "/v1/functions/hello/logs?follow=true")
         .header("authorization", format!("Bearer {}", world.key))
@@ -390,7 +390,7 @@ async fn a_followed_log_ends_when_the_gateway_stops() {
     let client: Client<_, body::CallBody> = Client::builder(TokioExecutor::new()).build_http();
     let mut response = patient(client.request(request)).await.unwrap();
     let first = patient(response.body_mut().frame()).await.unwrap().unwrap();
-    assert!(String::from_utf8_lossy(first.data_ref().unwrap()).contains("kept"));
+    assert!(String::from_utf8_lossy(first.data_ref().unwrap()).contains("stored"));
     let draining = tokio::spawn(world.drain(Duration::from_secs(20)));
     assert_eq!(read(response).await.body, "");
     assert_eq!(patient(draining).await.unwrap().cut, 0);
@@ -451,7 +451,7 @@ impl crate::world::Reply {
     }
 }
 
-/// A key of a gateway that was heard so long ago; its text.
+/// A key of a gateway whose last heartbeat was this long ago; id and text.
 async fn other_gateway_s_key(world: &World, silence: SignedDuration) -> (String, String) {
     let (id, secret) = ("aaaaaaaaaaaa", "1".repeat(64));
     let text = format!("epsilon_admin_{id}_{secret}");

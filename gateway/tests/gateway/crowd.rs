@@ -139,6 +139,6 @@ async fn one_address_has_its_share_and_no_more() {
     // A new connection is accepted after the gateway has closed the old one.
     let began = Instant::now();
     while read_to_close(&mut open(world.public, "GET / HTTP/1.0\r\n\r\n").await).await.is_empty() {
-        assert!(began.elapsed() < crate::world::PATIENCE);
+        assert!(began.elapsed() < crate::world::TEST_TIMEOUT);
     }
 }

@@ -106,7 +106,7 @@ async fn answers_without_a_body_keep_the_connection_in_step() {
 #[tokio::test]
 async fn an_answered_head_request_is_not_cut() {
     let world = world().await;
-    for path in ["/", "/nobody", "/hello"] {
+    for path in ["/", "/missing", "/hello"] {
         let request = format!("HEAD {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
         let answer = world.raw(&request).await;
         assert!(answer.ends_with("\r\n\r\n"), "{answer}");
@@ -187,7 +187,7 @@ async fn an_unknown_expectation_is_ignored() {
     let world = world().await;
     let big = "x".repeat(32 << 20);
     let request = format!(
-        "POST /nobody HTTP/1.1\r\nhost: a\r\nexpect: nothing\r\ncontent-length: {}\r\n\
+        "POST /missing HTTP/1.1\r\nhost: a\r\nexpect: nothing\r\ncontent-length: {}\r\n\
          connection: close\r\n\r\n{big}",
         big.len()
     );

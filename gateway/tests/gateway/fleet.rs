@@ -5,7 +5,7 @@ use crate::{
     agent::Agent,
     fake::{self, answer, ok},
     tls,
-    world::{PATIENCE, World, eventually, patient, read_until},
+    world::{TEST_TIMEOUT, World, eventually, patient, read_until},
 };
 use epsilon_api::{
     body,
@@ -105,7 +105,7 @@ async fn a_forgotten_version_is_announced_again() {
     let began = Instant::now();
     while seen_by(home) < 2 {
         assert_eq!(world.get("/pay").await.status, 200);
-        assert!(began.elapsed() < PATIENCE, "{:?}", home.orders());
+        assert!(began.elapsed() < TEST_TIMEOUT, "{:?}", home.orders());
     }
 }
 
@@ -195,7 +195,7 @@ async fn a_leaving_vm_is_forgotten_when_gone() {
     leaves.leave().await;
     let began = Instant::now();
     while world.vm("vm-a").await.is_some() {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TEST_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(world.vm(stays.id.as_str()).await.is_some());
@@ -221,7 +221,7 @@ async fn a_drain_reaches_the_agent_and_prewarms_others() {
     assert_eq!(reply.json()["data"]["standing"], "draining", "{reply:?}");
     assert_eq!(world.get("/pay").await.body, other.id.as_str());
     eventually(true, || home.vm.draining.load(SeqCst)).await;
-    eventually(true, || other.was_asked("POST /v1/ready pay@1")).await;
+    eventually(true, || other.has_received("POST /v1/ready pay@1")).await;
 
     world.ask(Method::POST, &format!("/v1/vms/{id}/undrain"), "").await;
     eventually(false, || home.vm.draining.load(SeqCst)).await;
@@ -241,10 +241,10 @@ async fn a_self_draining_vm_gets_no_new_calls() {
     home.vm.draining.store(true, SeqCst);
     world.wait_for_standing(home.id.as_str(), "draining").await;
     assert_eq!(world.get("/pay").await.body, other.id.as_str());
-    eventually(true, || other.was_asked("POST /v1/ready pay@1")).await;
+    eventually(true, || other.has_received("POST /v1/ready pay@1")).await;
     assert!(
         world.store.draining().await.unwrap().is_empty(),
-        "no drain is stored: only the VM asked for it"
+        "no drain is stored: only the VM decided it"
     );
 }
 
@@ -258,7 +258,7 @@ async fn a_returning_vm_retires_old_versions() {
     let reply = world.ask(Method::DELETE, "/v1/functions/pay", "").await;
     assert_eq!(reply.status, 200);
     let again = Agent::start("vm-a", &world, address, None).await;
-    eventually(true, || again.was_asked("POST /v1/retire pay@1")).await;
+    eventually(true, || again.has_received("POST /v1/retire pay@1")).await;
 }
 
 #[tokio::test]
@@ -271,11 +271,11 @@ async fn a_deployment_starts_versions_on_joined_vms() {
         matches!(events.last(), Some(epsilon_api::admin::DeployEvent::Done { .. })),
         "{events:?}"
     );
-    assert!(agent.was_asked("POST /v1/ready pay@2"), "{:?}", agent.orders());
-    eventually(true, || agent.was_asked("POST /v1/retire pay@1")).await;
+    assert!(agent.has_received("POST /v1/ready pay@2"), "{:?}", agent.orders());
+    eventually(true, || agent.has_received("POST /v1/retire pay@1")).await;
     assert_eq!(world.get("/pay").await.status, 200);
     // The start had already announced the version.
-    assert!(!agent.was_asked("PUT /v1/version pay@2"));
+    assert!(!agent.has_received("PUT /v1/version pay@2"));
 
     agent.vm.broken.lock().unwrap().insert("pay".into(), "Error: no key".into());
     let events = world.deploy("shop", &[("pay", "3")]).await;
@@ -292,12 +292,12 @@ async fn logs_of_all_vms_come_over_the_wire() {
     let path = "/v1/functions/pay/logs?request_id=12345678&tail=7";
     let reply = world.ask(Method::GET, path, "").await;
     assert!(reply.body.contains("from a") && reply.body.contains("from b"), "{reply:?}");
-    let asked = "GET /v1/logs/pay follow=false&request_id=12345678&tail=7";
-    assert!(a.was_asked(asked), "{:?}", a.orders());
+    let request = "GET /v1/logs/pay follow=false&request_id=12345678&tail=7";
+    assert!(a.has_received(request), "{:?}", a.orders());
     assert!(reply.body.contains(r#""vm":"vm-a""#), "{reply:?}");
     let back = format!("{path}&after=vm-b:3-512&after=vm-c:1-2");
     assert_eq!(world.ask(Method::GET, &back, "").await.status, StatusCode::OK);
-    assert!(b.was_asked(&format!("{asked}&after=3-512")), "{:?}", b.orders());
+    assert!(b.has_received(&format!("{request}&after=3-512")), "{:?}", b.orders());
     assert!(!a.orders().concat().contains("after"), "{:?}", a.orders());
     b.kill().await;
     assert!(world.ask(Method::GET, path, "").await.body.contains("from a"));
@@ -322,10 +322,10 @@ async fn followed_logs_keep_their_position_across_vm_changes() {
     assert!(first.contains(r#""vm":"vm-a","position":"3-512""#), "{first}");
 
     let b = Agent::join("vm-b", &world).await;
-    eventually(true, || b.was_asked("GET /v1/logs/pay follow=true&after=7-8")).await;
+    eventually(true, || b.has_received("GET /v1/logs/pay follow=true&after=7-8")).await;
     a.kill().await;
     let a = Agent::join("vm-a", &world).await;
-    eventually(true, || a.was_asked("GET /v1/logs/pay follow=true&after=3-512")).await;
+    eventually(true, || a.has_received("GET /v1/logs/pay follow=true&after=3-512")).await;
 }
 
 #[tokio::test]
@@ -428,7 +428,7 @@ async fn a_connection_with_refused_upload_is_not_reused() {
 }
 
 #[tokio::test]
-async fn connections_to_a_vm_are_kept() {
+async fn connections_to_a_vm_are_reused() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     says_its_name(&agent, "pay");
@@ -537,7 +537,7 @@ async fn two_machines_cannot_have_one_id() {
     world.wait_for_standing("vm-a", "out").await;
     let began = Instant::now();
     while api.ask(&api.token(), "join", &copy).await.0 != 200 {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TEST_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -648,7 +648,7 @@ async fn a_gateway_without_reports_is_unavailable() {
             assert_eq!(control.1["status"], "unavailable");
             break;
         }
-        assert!(began.elapsed() < PATIENCE, "{public:?} {control:?}");
+        assert!(began.elapsed() < TEST_TIMEOUT, "{public:?} {control:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let vm = world.vm("vm-gone").await.unwrap();
@@ -701,7 +701,7 @@ async fn a_vm_requiring_tls_is_unusable_without_it() {
 }
 
 /// The scripted agent is a `Vm` like the others: the errors that the gateway's own tests prove for
-/// a VM in the same process are the same for one behind a socket. behind a socket.
+/// a VM in the same process are the same for one on another machine.
 #[tokio::test]
 async fn errors_keep_their_meaning_over_the_wire() {
     let world = World::fleet(&["pay"]).await;

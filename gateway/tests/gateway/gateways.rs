@@ -4,7 +4,7 @@
 use crate::{
     agent::Agent,
     fake::ok,
-    world::{PATIENCE, World, built, parts, patient},
+    world::{TEST_TIMEOUT, World, built, parts, patient},
 };
 use epsilon_api::admin::DeployEvent;
 use epsilon_gateway::config::Settings;
@@ -78,7 +78,7 @@ async fn answers(world: &World, want: &str) {
         if reply.body == want {
             return;
         }
-        assert!(began.elapsed() < PATIENCE, "wanted {want}: {reply:?}");
+        assert!(began.elapsed() < TEST_TIMEOUT, "wanted {want}: {reply:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -112,7 +112,7 @@ async fn what_one_changes_the_other_follows(url: &str) {
     two.ask(Method::DELETE, "/v1/functions/pay", "").await;
     let began = Instant::now();
     while one.get("/pay").await.status != 404 {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TEST_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // Each gateway has its own admin key; all gateways accept all of them.
@@ -168,7 +168,7 @@ async fn deployments_of_one_project_queue_across_gateways() {
     agent.vm.gate.forget_permits(1000);
     let first = one.deploy("shop", &[("pay", "2")]);
     let second = async {
-        while !agent.was_asked("POST /v1/ready pay@2") {
+        while !agent.has_received("POST /v1/ready pay@2") {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         two.builder.next(Ok(built("shop", &[("pay", "3")])));
@@ -178,7 +178,7 @@ async fn deployments_of_one_project_queue_across_gateways() {
             let line = String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap();
             text.push_str(&line);
             if line.contains("on another gateway") {
-                assert!(!agent.was_asked("POST /v1/ready pay@3"), "{:?}", agent.orders());
+                assert!(!agent.has_received("POST /v1/ready pay@3"), "{:?}", agent.orders());
                 agent.vm.gate.add_permits(1000);
             }
         }
@@ -224,7 +224,7 @@ async fn calls_go_on_during_a_store_outage() {
         async || world.ask_with("", Method::GET, "/healthz", "").await.json()["data"].clone();
     let began = Instant::now();
     while health().await["store"]["status"] != "away" {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TEST_TIMEOUT);
         assert_eq!(world.get("/pay").await.body, "1");
     }
     assert_eq!(health().await["status"], "ok", "calls are still served");
@@ -253,7 +253,7 @@ async fn calls_go_on_during_a_store_outage() {
     server.start_again();
     let began = Instant::now();
     while health().await["store"]["status"] != "ok" {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TEST_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(world.ask(Method::GET, "/v1/functions", "").await.status, 200);

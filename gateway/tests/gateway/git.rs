@@ -3,7 +3,7 @@
 
 use crate::{
     fake::ok,
-    world::{PATIENCE, World, built, eventually, open, patient},
+    world::{TEST_TIMEOUT, World, built, eventually, open, patient},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use epsilon_api::{build::BuildError, units::Bytes};
@@ -300,16 +300,16 @@ async fn only_forced_pushes_may_rewrite_history() {
 }
 
 #[tokio::test]
-async fn other_branches_and_tags_are_kept_and_not_deployed() {
+async fn other_branches_and_tags_are_stored_not_deployed() {
     let world = world().await;
     let dev = Dev::with("1").await;
     dev.git(&["tag", "v1"]).await.fine();
     let said = dev.push(&world, &["main:fix", "v1"]).await;
-    let kept = [
+    let printed = [
         "  fix is stored; main is deployed: git push REMOTE fix:main",
         "  tag v1 is stored, not deployed",
     ];
-    assert_eq!(said.remote(), kept, "{}", said.text);
+    assert_eq!(said.remote(), printed, "{}", said.text);
     said.fine();
     assert!(
         at(&world, "refs/heads/fix").await.is_some() && at(&world, "refs/tags/v1").await.is_some()
@@ -346,7 +346,7 @@ async fn branch_and_tags_to_deploy_are_settings() {
 }
 
 #[tokio::test]
-async fn who_has_no_key_is_asked_for_one() {
+async fn a_request_without_a_key_gets_a_challenge() {
     let world = world().await;
     let path = "/git/shop/info/refs?service=git-receive-pack";
     let reply = world.ask_with("", Method::GET, path, "").await;
@@ -511,7 +511,10 @@ async fn hanging_up_after_activation_changes_nothing() {
     let began = Instant::now();
     let head = Some(dev.head().await);
     while at(&world, "refs/heads/main").await != head {
-        assert!(began.elapsed() < PATIENCE, "the version is active, but its branch is not updated");
+        assert!(
+            began.elapsed() < TEST_TIMEOUT,
+            "the version is active, but its branch is not updated"
+        );
     }
     assert_eq!(world.get("/hello").await.body, "1");
 }

@@ -108,7 +108,7 @@ async fn each_refusal_is_a_whole_answer_and_is_counted() {
     let world = World::start(&["hello"], hasty()).await;
     let long = |size| "y".repeat(size);
     let after_a_call =
-        "GET /nobody HTTP/1.1\r\nhost: a\r\n\r\nGET /no such HTTP/1.1\r\n\r\n".to_owned();
+        "GET /missing HTTP/1.1\r\nhost: a\r\n\r\nGET /no such HTTP/1.1\r\n\r\n".to_owned();
     for (request, status, code) in [
         ("GET /hello HTTP/3.7\r\nhost: a\r\n\r\n".to_owned(), 400, "BAD_REQUEST"),
         ("\u{16}\u{3}\u{1} this is TLS\r\n\r\n".to_owned(), 400, "BAD_REQUEST"),

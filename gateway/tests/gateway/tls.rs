@@ -1,5 +1,6 @@
-//! The control listener with certificates: everybody speaks TLS with it, members of the fleet show who they are, and this machine
-//! alone may go on in plain HTTP. The public listener too, where it is told to.
+//! The control listener with certificates: it requires TLS of all clients but those on this
+//! machine, which may use plain HTTP, and a certificate of members of the fleet. The public
+//! listener with `listen_tls`.
 
 use crate::{
     fake,
@@ -140,10 +141,10 @@ async fn remote_plain_http_is_refused_with_tls_required() {
     assert!(reply.body.contains("use `https://`"), "{}", reply.body);
 }
 
-/// Answers with what the function was told of the way to it.
+/// Answers with the protocol in `x-forwarded-proto`.
 async fn proto(call: Call) -> Result<epsilon_api::vm::Answer, epsilon_api::error::CallError> {
-    let told = call.request.headers()["x-forwarded-proto"].to_str().unwrap().to_owned();
-    Ok(fake::answer(http::Response::new(epsilon_api::body::full(told))))
+    let proto = call.request.headers()["x-forwarded-proto"].to_str().unwrap().to_owned();
+    Ok(fake::answer(http::Response::new(epsilon_api::body::full(proto))))
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use crate::{
     agent::Agent,
     fake::{FakeVm, answer, ok},
-    world::{PATIENCE, World, eventually, read},
+    world::{TEST_TIMEOUT, World, eventually, read},
 };
 use epsilon_api::{admin::DeployEvent, body};
 use epsilon_gateway::config::Settings;
@@ -166,7 +166,7 @@ async fn a_failing_version_ends_its_split() {
     let began = Instant::now();
     while !traffic(&world).await["aborted"].is_object() {
         world.get("/pay/fail").await;
-        assert!(began.elapsed() < PATIENCE, "{}", traffic(&world).await);
+        assert!(began.elapsed() < TEST_TIMEOUT, "{}", traffic(&world).await);
     }
     for _ in 0..50 {
         let reply = world.get("/pay/fail").await;
@@ -340,7 +340,7 @@ async fn what_makes_no_split_is_refused_with_a_word() {
         assert!(message.contains(words), "{text} {rest}: {message}");
     }
     for (method, verb) in [("GET", "traffic"), ("POST", "traffic"), ("POST", "promote")] {
-        let path = format!("/v1/functions/nobody/{verb}");
+        let path = format!("/v1/functions/missing/{verb}");
         let body = if method == "POST" && verb == "traffic" { NINETY_TEN } else { "" };
         let reply = world.ask(method.parse().unwrap(), &path, body).await;
         assert_eq!((reply.status.as_u16(), &*reply.code()), (404, "FUNCTION_NOT_FOUND"), "{path}");
@@ -420,11 +420,11 @@ async fn new_functions_of_other_gateways_are_found_at_once() {
         let reply = two.get(&format!("/{name}")).await;
         assert_eq!((reply.status.as_u16(), &*reply.body), (200, "here"), "{name}");
     }
-    for path in ["/nobody", "/nobody@3", "/__proto__"] {
+    for path in ["/missing", "/missing@3", "/__proto__"] {
         assert_eq!(two.get(path).await.code(), "FUNCTION_NOT_FOUND", "{path}");
     }
     // Far more than the limit of waiting requests.
-    let many = (0..300).map(|n| two.get(if n % 2 == 0 { "/nobody" } else { "/no-one" }));
+    let many = (0..300).map(|n| two.get(if n % 2 == 0 { "/missing" } else { "/no-one" }));
     for reply in futures_util::future::join_all(many).await {
         assert_eq!(reply.status, 404);
     }
@@ -451,7 +451,7 @@ async fn gateways_follow_each_others_splits() {
             if want(&shown) {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "{shown}");
+            assert!(began.elapsed() < TEST_TIMEOUT, "{shown}");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
@@ -463,7 +463,7 @@ async fn gateways_follow_each_others_splits() {
     let began = Instant::now();
     while !traffic(&one).await["aborted"].is_object() {
         one.get("/pay/fail").await;
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TEST_TIMEOUT);
     }
     seen(&|shown| shown["aborted"]["version"] == 4 && shown["stable"] == 3).await;
     assert_eq!(two.get("/pay").await.body, "3");

@@ -212,7 +212,7 @@ async fn only_signed_deliveries_are_accepted() {
     let reply = send(&world, "shop", &[], b"{".to_vec()).await;
     assert_eq!(reply.code(), "SIGNATURE_REFUSED");
     let reply =
-        send(&world, "nobody", &fake_github::headers("push", "33333333-cccc", &body), body).await;
+        send(&world, "missing", &fake_github::headers("push", "33333333-cccc", &body), body).await;
     assert_eq!((reply.status, &*reply.code()), (StatusCode::NOT_FOUND, "HOOK_NOT_FOUND"));
     assert_eq!(world.builder.begun(), 0);
     assert!(world.metrics().contains(r#"epsilon_hooks_total{outcome="unsigned"} 8"#));

@@ -1,4 +1,4 @@
-//! A scripted agent: a [`FakeVm`] behind a real listener, which joins a gateway as agents do. It
+//! A scripted agent: a [`FakeVm`] with a real listener, which joins a gateway as agents do. It
 //! accepts only the requests of the contract (`epsilon_api::fleet`).
 
 use crate::{
@@ -15,7 +15,7 @@ use epsilon_api::{
     units::{Bytes as Size, MilliCores},
     vm::{Call, Vm, VmStatus},
 };
-use epsilon_fleet_link::door::{AuthenticatedListener, Limits, Shutdown};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Limits, Shutdown};
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::membership::Membership;
 use epsilon_fleet_link::{membership, tls};
@@ -178,7 +178,7 @@ impl Agent {
         self.site.orders.lock().unwrap().clone()
     }
 
-    pub(crate) fn was_asked(&self, order: &str) -> bool {
+    pub(crate) fn has_received(&self, order: &str) -> bool {
         self.orders().iter().any(|one| one == order)
     }
 

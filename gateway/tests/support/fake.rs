@@ -222,14 +222,14 @@ impl Vm for FakeVm {
     }
 
     fn logs(&self, function: &FunctionName, query: LogQuery) -> BoxStream<'static, LogRecord> {
-        let mut kept: Vec<LogRecord> = self.log.lock().unwrap().clone();
-        kept.retain(|record| {
+        let mut lines: Vec<LogRecord> = self.log.lock().unwrap().clone();
+        lines.retain(|record| {
             record.function == *function
                 && (query.request_id.is_none() || record.request_id == query.request_id)
         });
-        let skip = query.tail.map_or(0, |tail| kept.len().saturating_sub(tail));
-        let kept = stream::iter(kept.into_iter().skip(skip));
-        if query.follow { kept.chain(stream::pending()).boxed() } else { kept.boxed() }
+        let skip = query.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+        let lines = stream::iter(lines.into_iter().skip(skip));
+        if query.follow { lines.chain(stream::pending()).boxed() } else { lines.boxed() }
     }
 
     fn status(&self) -> VmStatus {

@@ -38,7 +38,7 @@ use tokio::{
 };
 
 /// Deadline of each wait of a test.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running gateway.
 pub(crate) struct World {
@@ -255,7 +255,7 @@ impl World {
             if seen.as_ref().is_some_and(|vm| vm["standing"] == standing) {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "{id} shall be {standing}: {seen:?}");
+            assert!(began.elapsed() < TEST_TIMEOUT, "{id} shall be {standing}: {seen:?}");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -319,9 +319,9 @@ pub(crate) async fn read_until(stream: &mut TcpStream, text: &str) -> String {
     seen
 }
 
-/// Panics after [`PATIENCE`].
+/// Panics after [`TEST_TIMEOUT`].
 pub(crate) async fn patient<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, future).await.expect("the test timed out")
+    tokio::time::timeout(TEST_TIMEOUT, future).await.expect("the test timed out")
 }
 
 /// Waits until the value is as wanted; panics with the last one otherwise.
@@ -332,7 +332,7 @@ pub(crate) async fn eventually<T: std::fmt::Debug + PartialEq>(want: T, now: imp
         if seen == want {
             return;
         }
-        assert!(began.elapsed() < PATIENCE, "still {seen:?}, wanted {want:?}");
+        assert!(began.elapsed() < TEST_TIMEOUT, "still {seen:?}, wanted {want:?}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }

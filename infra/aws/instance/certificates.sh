@@ -3,9 +3,9 @@
 # has `fetch`, `put`, `put_public` and `say`. Environment: /etc/epsilon/aws.env. docs/decisions/0038 says why it is so.
 #
 # Two authorities: one signs gateways, the other VMs and builders. The private key of each *is* a secret's 64 hexadecimal
-# digits, made by Secrets Manager: nobody has to make one first, and machines that start at once come to the same. A
+# digits, made by Secrets Manager: no one has to create it, and machines that start at once get the same. A
 # machine's role may read the key that signs its own kind; a VM, which runs others' code, never that of gateways. What
-# VMs, builders and people need to know a gateway by is public: gateways put it into a parameter of the stack.
+# VMs, builders and people need to verify a gateway is public: gateways put it into a parameter of the stack.
 #
 #   /etc/epsilon/own.key        this machine's, made here once; never leaves it
 #   /etc/epsilon/own.pem        for its address, a gateway's also for the control address; new with each start

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Waits until the Auto Scaling group takes this instance away, ends Epsilon's unit in peace (it drains), and tells
-# the group to go on. Run by epsilon-aws-lifecycle.service. Environment: /etc/epsilon/aws.env, written by setup.sh.
+# Waits until the Auto Scaling group terminates this instance, stops Epsilon's unit (it drains), and completes
+# the group's lifecycle action. Run by epsilon-aws-lifecycle.service. Environment: /etc/epsilon/aws.env, written by setup.sh.
 #
 # On a VM the agent sees the same notice and drains by itself, and the gateway may complete the action first; then
 # there is nothing left to do here, and that is fine.

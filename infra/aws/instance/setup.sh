@@ -11,7 +11,7 @@ die() {
     printf 'setup: error: %s\n' "$*" >&2
     exit 1
 }
-# need NAME…: variables that must be there, all told at once.
+# need NAME…: variables that must be set; all missing ones are reported at once.
 need() {
     local name missing=()
     for name in "$@"; do [ -n "${!name:-}" ] || missing+=("$name"); done
@@ -65,7 +65,7 @@ gateway:
   control: 0.0.0.0:8081
   control_url: $scheme://$EPSILON_ADDRESS:8081
   public_url: $EPSILON_PUBLIC_URL
-  # The load balancer is in the VPC, and nobody else in it reaches this port: the group of the gateways says so.
+  # The load balancer is in the VPC, and nothing else in it reaches this port: the security group of the gateways allows only it.
   trusted_proxies: [$EPSILON_VPC_CIDR]
   # Longer than the load balancer keeps its connections, so that it never sends into one that closes.
   idle_timeout: $EPSILON_KEEP_ALIVE

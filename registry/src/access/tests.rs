@@ -90,7 +90,7 @@ async fn a_password_that_was_just_replaced_works_at_once() {
     let registry = FakeRegistry::default();
     registry.takes("new");
     let host = host();
-    let asked = access.run(
+    let result = access.run(
         &host,
         |err| *err == "unauthorized",
         |login| {
@@ -99,26 +99,26 @@ async fn a_password_that_was_just_replaced_works_at_once() {
             registry.ask(login)
         },
     );
-    assert!(asked.await.is_ok());
+    assert!(result.await.is_ok());
     assert_eq!(registry.seen(), ["old", "new"]);
 }
 
 #[tokio::test]
 async fn other_failures_are_not_tried_again() {
     let file = file("pw");
-    let asked = RefCell::new(0);
+    let attempts = RefCell::new(0);
     let done: Result<(), _> = with_file(&file)
         .run(
             &host(),
             |err| *err == "unauthorized",
             |_| {
-                *asked.borrow_mut() += 1;
+                *attempts.borrow_mut() += 1;
                 async { Err("connection refused") }
             },
         )
         .await;
     assert!(matches!(done, Err(Failed::Work("connection refused"))));
-    assert_eq!(asked.take(), 1);
+    assert_eq!(attempts.take(), 1);
 }
 
 #[tokio::test]

@@ -73,9 +73,9 @@ async fn forward_until_lost(mut listener: PgListener, changes: &Changes) -> sqlx
     loop {
         // Cancel-safe: a partly read message stays in the connection's buffer.
         match timeout(PROBE_AFTER, listener.try_recv()).await {
-            Ok(Ok(Some(told))) => {
+            Ok(Ok(Some(notification))) => {
                 // An unknown notification of a later release: something changed.
-                changes.announce(Change::read(told.payload()).unwrap_or(Change::Resync));
+                changes.announce(Change::read(notification.payload()).unwrap_or(Change::Resync));
             }
             Ok(Ok(None)) => return sqlx::Error::PoolClosed,
             Ok(Err(err)) => return err,

@@ -1,5 +1,5 @@
-//! A store in one file, copied while a gateway writes it, for `epsilon backup`; and what its versions are made of, for
-//! those who have to take the images along. Only SQLite: a server has its own tools.
+//! Copies a store's SQLite file while a gateway writes it, for `epsilon backup`, and lists the
+//! images of its versions, which the backup contains too. Only SQLite: a server has its own tools.
 
 use super::{Sql, rows};
 use crate::{Store as _, StoreError, sqlite};
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use std::{collections::HashSet, fs, io, path::Path, time::Duration};
 
-/// How long the copy waits for a writer, who has the file for milliseconds.
+/// How long the copy waits for a writer, which locks the file for milliseconds.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// Why there is no copy.
@@ -17,10 +17,10 @@ pub enum BackupError {
     /// The file cannot be opened, read or written.
     #[error("the store cannot be copied")]
     Store(#[from] StoreError),
-    /// The copy's own file.
+    /// The file of the copy cannot be written.
     #[error("the copy of the store cannot be written")]
     File(#[from] io::Error),
-    /// It has what this release does not know.
+    /// Its schema is newer than this release.
     #[error("the store was written by a later release")]
     Newer,
 }
@@ -28,18 +28,18 @@ pub enum BackupError {
 /// What is in a copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackedUp {
-    /// How many functions serve.
+    /// Number of functions with an active version.
     pub functions: usize,
-    /// All versions that can serve: those that do, and those that a rollback may choose.
-    pub versions: Vec<KeptVersion>,
-    /// When a gateway last said in it that it is there.
-    pub last_beat: Option<Timestamp>,
+    /// All versions that can serve: the active ones, and those that a rollback may choose.
+    pub versions: Vec<BackedUpVersion>,
+    /// Time of the last heartbeat of a gateway in it.
+    pub last_heartbeat: Option<Timestamp>,
 }
 
 /// A version and what it is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptVersion {
-    /// Which.
+pub struct BackedUpVersion {
+    /// Function and number.
     pub id: VersionId,
     /// Its image.
     pub image: ImageRef,
@@ -49,8 +49,8 @@ pub struct KeptVersion {
     pub serves: bool,
 }
 
-/// Copies a store to a file that is not there yet: one state of it, whatever is written meanwhile. The copy is readable by
-/// its owner only.
+/// Copies a store to a new file: one consistent state, whatever is written meanwhile. Only its
+/// owner can read the copy.
 ///
 /// # Errors
 /// [`BackupError`]; what is left of the copy is the caller's to remove.
@@ -74,15 +74,15 @@ pub async fn back_up(from: &Path, to: &Path) -> Result<BackedUp, BackupError> {
     read(to).await
 }
 
-/// What is in a store's file. The file is left as it is: a second copy is opened in its place, because opening brings a
-/// schema up to date.
+/// Reads a store's file without changing it: a second copy is opened in its place, because opening
+/// migrates the schema.
 async fn read(file: &Path) -> Result<BackedUp, BackupError> {
     let scratch = file.with_extension("read");
     fs::copy(file, &scratch)?;
     let store = crate::open_sql(&scratch.to_string_lossy()).await?;
     let found = contents(&store).await;
     store.read.close().await;
-    store.write.close().await; // the last one takes its log away
+    store.write.close().await; // the last connection removes the write-ahead log
     for ending in ["", "-wal", "-shm"] {
         let mut name = scratch.as_os_str().to_owned();
         name.push(ending);
@@ -111,15 +111,15 @@ async fn contents(store: &Sql) -> Result<BackedUp, BackupError> {
         let version = rows::version(row)?;
         let (id, base) = (version.id(), version.parts.map(|parts| parts.base));
         let serves = serving.contains(&id);
-        versions.push(KeptVersion { id, image: version.image, base, serves });
+        versions.push(BackedUpVersion { id, image: version.image, base, serves });
     }
-    let beats = store.gateways().await?;
-    let last_beat = beats.into_iter().map(|gateway| gateway.seen_at).max();
-    Ok(BackedUp { functions: active.len(), versions, last_beat })
+    let gateways = store.gateways().await?;
+    let last_heartbeat = gateways.into_iter().map(|gateway| gateway.seen_at).max();
+    Ok(BackedUp { functions: active.len(), versions, last_heartbeat })
 }
 
-/// Names images anew in a store's file that no gateway uses: engines of two kinds call the same image by two digests.
-/// Each image that is given here has the new digest from then on.
+/// Sets new digests of images in a store's file that no gateway uses: engines of two kinds know the
+/// same image by two digests.
 ///
 /// # Errors
 /// [`BackupError`]; nothing is changed then.

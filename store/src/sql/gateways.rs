@@ -11,7 +11,10 @@ use std::time::Duration;
 const REMOVE_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Records a heartbeat; `false` when the gateway is new or has changed.
-pub(super) async fn beat(on: impl AnyExecutor<'_>, gateway: &Gateway) -> Result<bool, StoreError> {
+pub(super) async fn heartbeat(
+    on: impl AnyExecutor<'_>,
+    gateway: &Gateway,
+) -> Result<bool, StoreError> {
     let Gateway { id, public_key, control_url, seen_at } = gateway;
     let same = sqlx::query(
         "UPDATE gateways SET seen_at = $4 \
@@ -48,7 +51,7 @@ pub(super) async fn upsert(tx: &mut Tx, gateway: &Gateway) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Answers whether it was silent for so long.
+/// Removes a gateway that has been silent since `silent_before`. Returns whether it did.
 pub(super) async fn forget(
     tx: &mut Tx,
     id: &GatewayId,

@@ -1,4 +1,4 @@
-//! Keys: only what is needed to recognise one, and whose each is.
+//! Keys: the hash by which one is recognised, and the gateway that has it.
 
 use super::{Tx, rows};
 use crate::{Key, KeyRole, OwnedKey, Page, Paged, StoreError};
@@ -16,7 +16,7 @@ fn columns(role: &KeyRole) -> (&'static str, Option<&str>) {
     }
 }
 
-/// Answers whether it was not known before.
+/// Returns whether the key was not known before.
 pub(super) async fn replace(
     tx: &mut Tx,
     gateway: &GatewayId,
@@ -26,7 +26,7 @@ pub(super) async fn replace(
     match &key.role {
         KeyRole::Member(id) => forget_member(tx, id).await?,
         KeyRole::Admin | KeyRole::Fleet | KeyRole::Builder => {
-            // Without a gateway: of the time when there was one only.
+            // Rows without a gateway are of the first release, which had one gateway only.
             sqlx::query(
                 "DELETE FROM keys \
                  WHERE role = $1 AND (gateway = $2 OR gateway IS NULL) AND id <> $3",
@@ -47,7 +47,8 @@ pub(super) async fn replace(
     Ok(true)
 }
 
-/// Answers whether it belonged to nobody who is still there. Writes nothing otherwise.
+/// Assigns a key to this gateway if it has no owner, or one silent since `silent_before`. Returns
+/// whether it did.
 pub(super) async fn adopt(
     on: impl AnyExecutor<'_>,
     gateway: &GatewayId,
@@ -165,7 +166,7 @@ pub(super) async fn remove(
     let known =
         found.map(owned).transpose()?.ok_or_else(|| StoreError::KeyNotFound(id.to_owned()))?;
     if let (Some(before), Some(gateway)) = (silent_before, &known.owner)
-        && known.heard_at() >= before
+        && known.last_seen_at() >= before
     {
         return Err(StoreError::KeyInUse { id: id.to_owned(), gateway: gateway.clone() });
     }

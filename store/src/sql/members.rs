@@ -43,7 +43,7 @@ pub(super) async fn join(tx: &mut Tx, member: &Member, key: &Key) -> Result<(), 
     keys::add(tx, None, key).await
 }
 
-pub(super) async fn beat(
+pub(super) async fn heartbeat(
     on: impl AnyExecutor<'_>,
     id: &VmId,
     now: Timestamp,

@@ -41,7 +41,7 @@ async fn a_copy_of_a_store_at_work_knows_what_serves() {
     assert_eq!(found.functions, 2);
     assert_eq!(found.versions[3].image, image("pay", "three"));
     assert_eq!(found.versions[3].base, Some(image("runtime-node", "base")));
-    assert_eq!(found.last_beat, Some(seen.seen_at));
+    assert_eq!(found.last_heartbeat, Some(seen.seen_at));
     assert_eq!(active(&*open(&copy).await).await, ["hello@1", "pay@3"]);
 
     let again = back_up(&file, &copy).await;

@@ -52,7 +52,7 @@ mod suite {
         );
     }
 
-    pub(crate) async fn parts_are_kept_with_their_version(store: &dyn Store) {
+    pub(crate) async fn parts_are_stored_with_their_version(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let mut foreign = built("shop", &[("pay", "b")]);
         foreign.functions[0].parts = None;
@@ -60,9 +60,9 @@ mod suite {
         store.prepare(&id, &foreign, now()).await.unwrap();
         store.activate(&id, now()).await.unwrap();
         assert_eq!(store.active(&name("pay")).await.unwrap().parts, None);
-        let kept = store.versions(&name("pay"), &first(9)).await.unwrap().items;
-        let told: Vec<_> = kept.into_iter().map(|one| one.version.parts).collect();
-        assert_eq!(told, [None, Some(parts("a"))]);
+        let versions = store.versions(&name("pay"), &first(9)).await.unwrap().items;
+        let parts_of: Vec<_> = versions.into_iter().map(|one| one.version.parts).collect();
+        assert_eq!(parts_of, [None, Some(parts("a"))]);
         assert_eq!(store.version(&name("pay"), v(1)).await.unwrap().parts, Some(parts("a")));
     }
 
@@ -71,13 +71,13 @@ mod suite {
         before.functions[0].parts = None;
         let mut elsewhere = built("shop", &[("pay", "a")]);
         elsewhere.functions[0].image.reference = "registry.example/pay@sha256:1".into();
-        let now_told = built("shop", &[("pay", "a")]);
+        let now_known = built("shop", &[("pay", "a")]);
         let mut otherwise = built("shop", &[("pay", "a")]);
         otherwise.functions[0].parts = Some(parts("z"));
         for (work, changed, want) in [
             (&before, true, None),
             (&elsewhere, false, None),
-            (&now_told, false, Some(parts("a"))),
+            (&now_known, false, Some(parts("a"))),
             (&before, false, Some(parts("a"))),
             (&otherwise, false, Some(parts("a"))),
         ] {
@@ -121,9 +121,9 @@ mod suite {
         store.fail_deployment(&id, &why(), now()).await.unwrap();
         assert_eq!(active(store).await, ["pay@1"]);
         assert_eq!(store.versions(&name("pay"), &first(9)).await.unwrap().items.len(), 1);
-        let kept = store.deployment(&id).await.unwrap();
-        assert_eq!((kept.state, kept.error), (DeploymentState::Failed, Some(why())));
-        assert!(kept.functions.is_empty() && kept.ended_at.is_some());
+        let stored = store.deployment(&id).await.unwrap();
+        assert_eq!((stored.state, stored.error), (DeploymentState::Failed, Some(why())));
+        assert!(stored.functions.is_empty() && stored.ended_at.is_some());
         assert!(matches!(store.activate(&id, now()).await, Err(StoreError::DeploymentEnded(_))));
         // Its number was sent to VMs: it is not reused.
         assert_eq!(deploy(store, "shop", &[("pay", "c")]).await.unwrap(), [row("pay", 3, true)]);
@@ -184,12 +184,12 @@ mod suite {
         assert_eq!(active(store).await, ["pay@1", "ship@1", "tax@2"]);
         assert_eq!(store.traffic().await.unwrap(), [split.unwrap()]);
         assert_eq!(store.deployment(&id).await.unwrap(), done);
-        let told = done
+        let serving = done
             .functions
             .into_iter()
             .map(|one| row(one.name.as_str(), one.version.get(), one.changed));
         let want = [row("pay", 1, false), row("ship", 1, true), row("tax", 2, false)];
-        assert_eq!(told.collect::<Vec<_>>(), want, "the versions that serve");
+        assert_eq!(serving.collect::<Vec<_>>(), want, "the versions that serve");
     }
 
     pub(crate) async fn numbers_are_not_reused_after_a_delete(store: &dyn Store) {
@@ -223,12 +223,13 @@ mod suite {
             Err(StoreError::VersionNotFound { .. })
         ));
         assert!(matches!(
-            store.rollback(&name("nobody"), None).await,
+            store.rollback(&name("missing"), None).await,
             Err(StoreError::FunctionNotFound(_))
         ));
-        let kept = store.versions(&pay, &first(9)).await.unwrap().items;
-        let kept: Vec<_> = kept.iter().map(|one| (one.version.number.get(), one.active)).collect();
-        assert_eq!(kept, [(3, false), (2, false), (1, true)]);
+        let stored = store.versions(&pay, &first(9)).await.unwrap().items;
+        let stored: Vec<_> =
+            stored.iter().map(|one| (one.version.number.get(), one.active)).collect();
+        assert_eq!(stored, [(3, false), (2, false), (1, true)]);
     }
 
     pub(crate) async fn one_version_is_removed_unless_it_serves(store: &dyn Store) {
@@ -241,14 +242,14 @@ mod suite {
             Err(StoreError::VersionServes { .. })
         ));
         assert_eq!(store.remove_version(&pay, v(1), now()).await.unwrap().number, v(1));
-        let kept = store.versions(&pay, &first(9)).await.unwrap().items;
-        let kept: Vec<_> = kept.iter().map(|one| one.version.number.get()).collect();
-        assert_eq!(kept, [3, 2]);
+        let stored = store.versions(&pay, &first(9)).await.unwrap().items;
+        let stored: Vec<_> = stored.iter().map(|one| one.version.number.get()).collect();
+        assert_eq!(stored, [3, 2]);
         let unneeded = store.claim_unneeded_images(Timestamp::MAX, 9).await.unwrap();
         assert_eq!(unneeded.len(), 1);
         assert!(store.remove_version(&pay, v(1), now()).await.is_err(), "it is gone");
         assert!(matches!(
-            store.remove_version(&name("nobody"), v(1), now()).await,
+            store.remove_version(&name("missing"), v(1), now()).await,
             Err(StoreError::FunctionNotFound(_))
         ));
         // A version with a share of the calls stays.
@@ -271,9 +272,9 @@ mod suite {
         let gone = store.prune(2, now()).await.unwrap();
         let gone: Vec<_> = gone.iter().map(ToString::to_string).collect();
         assert_eq!(gone, ["pay@2", "pay@3"]);
-        let kept = store.versions(&pay, &first(9)).await.unwrap().items;
-        let kept: Vec<_> = kept.iter().map(|kept| kept.version.number.get()).collect();
-        assert_eq!(kept, [5, 4, 1]);
+        let stored = store.versions(&pay, &first(9)).await.unwrap().items;
+        let stored: Vec<_> = stored.iter().map(|one| one.version.number.get()).collect();
+        assert_eq!(stored, [5, 4, 1]);
         assert!(store.prune(2, now()).await.unwrap().is_empty(), "once");
         store.rollback(&pay, Some(v(5))).await.unwrap();
         assert_eq!(store.prune(2, now()).await.unwrap().len(), 1, "nothing holds the first now");
@@ -286,7 +287,7 @@ mod suite {
         assert!(matches!(err, StoreError::VersionNotFound { .. }), "{err}");
     }
 
-    pub(crate) async fn what_a_deployment_at_work_counts_on_is_kept(store: &dyn Store) {
+    pub(crate) async fn versions_that_a_running_deployment_needs_stay(store: &dyn Store) {
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         let id = begin(store).await;
         let work = built("shop", &[("pay", "a"), ("ship", "a")]);
@@ -542,17 +543,17 @@ mod suite {
         store.join(&vm, &key("c", KeyRole::Member(vm.join.id.clone()))).await.unwrap();
 
         let keys = store.keys(&first(9)).await.unwrap().items;
-        let told: Vec<_> =
+        let listed: Vec<_> =
             keys.iter().map(|one| (one.key.id.as_str(), one.owner_seen_at)).collect();
-        assert_eq!(told, [("a", Some(silent.seen_at)), ("b", None)], "members' are not listed");
-        assert_eq!(keys[1].heard_at(), fresh.created_at);
+        assert_eq!(listed, [("a", Some(silent.seen_at)), ("b", None)], "members' are not listed");
+        assert_eq!(keys[1].last_seen_at(), fresh.created_at);
         let part = store.keys(&first(1)).await.unwrap();
         let rest = store.keys(&Page { cursor: part.next, limit: 1 }).await.unwrap();
         assert_eq!((rest.items.len(), rest.next), (1, None));
 
         let refused = store.remove_key("a", Some(ago(start, 200))).await.unwrap_err();
         assert!(matches!(refused, StoreError::KeyInUse { gateway, .. } if gateway == silent.id));
-        // An owner that has not beaten yet, but has just entered its key.
+        // An owner without a heartbeat yet, which has just entered its key.
         assert!(store.remove_key("b", Some(ago(start, 200))).await.is_err());
         assert!(!store.forget_gateway(&silent.id, ago(start, 200)).await.unwrap());
 
@@ -570,7 +571,7 @@ mod suite {
         assert!(store.key("c").await.unwrap().is_some(), "a member's goes with the member");
     }
 
-    pub(crate) async fn members_come_beat_and_go(store: &dyn Store) {
+    pub(crate) async fn members_join_send_heartbeats_and_leave(store: &dyn Store) {
         let (mut one, two) = (member("vm-1"), member("vm-2"));
         let role = || KeyRole::Member(one.join.id.clone());
         let (old, new) = (key("k1", role()), key("k2", role()));
@@ -601,8 +602,8 @@ mod suite {
 
     pub(crate) async fn gateways_are_removed_after_a_silent_month(store: &dyn Store) {
         let (gone, mut one) = (gateway(ago(now(), 31 * 86_400)), gateway(ago(now(), 29 * 86_400)));
-        for beat in [&gone, &one] {
-            store.gateway_heartbeat(beat).await.unwrap();
+        for gateway in [&gone, &one] {
+            store.gateway_heartbeat(gateway).await.unwrap();
         }
         let fresh = gateway(now());
         store.gateway_heartbeat(&fresh).await.unwrap();
@@ -621,7 +622,7 @@ mod suite {
             store.lead(who, "autoscaler", lease, ago(start, -at)).await.unwrap()
         };
         assert!(lead(&one, 0).await && !lead(&two, 0).await);
-        assert!(lead(&one, 20).await && !lead(&two, 49).await, "it asked again");
+        assert!(lead(&one, 20).await && !lead(&two, 49).await, "it renewed its lease");
         assert!(lead(&two, 50).await && !lead(&one, 50).await, "the lease was over");
         assert!(store.lead(&one, "other", lease, start).await.unwrap(), "roles are apart");
 
@@ -639,10 +640,10 @@ mod suite {
         assert!(store.lead(&one, "edge", Duration::MAX, Timestamp::MAX).await.unwrap());
     }
 
-    pub(crate) async fn changes_are_told_when_they_can_be_read(store: &dyn Store) {
-        let mut heard = store.changes();
+    pub(crate) async fn changes_are_announced_once_readable(store: &dyn Store) {
+        let mut changes = store.changes();
         let mut next = async || {
-            tokio::time::timeout(Duration::from_secs(10), heard.next()).await.unwrap().unwrap()
+            tokio::time::timeout(Duration::from_secs(10), changes.next()).await.unwrap().unwrap()
         };
         deploy(store, "shop", &[("pay", "a")]).await.unwrap();
         assert_eq!(next().await, Change::Routes);
@@ -695,7 +696,7 @@ macro_rules! contract {
         contract!($backend, $open, [
             nothing_serves_before_it_is_activated,
             an_unchanged_function_keeps_its_version,
-            parts_are_kept_with_their_version,
+            parts_are_stored_with_their_version,
             a_version_without_parts_learns_them,
             changed_settings_are_a_new_version,
             build_equal_to_an_older_version_is_new,
@@ -710,7 +711,7 @@ macro_rules! contract {
             rollback_moves_the_pointer,
             one_version_is_removed_unless_it_serves,
             prune_keeps_newest_versions_and_the_active_one,
-            what_a_deployment_at_work_counts_on_is_kept,
+            versions_that_a_running_deployment_needs_stay,
             images_are_unneeded_when_no_version_has_them,
             an_image_that_leaves_is_not_brought_again,
             image_in_use_is_retried_and_reusable,
@@ -725,10 +726,10 @@ macro_rules! contract {
             a_shared_key_outlives_its_owner,
             keys_and_gateways_go_when_they_are_silent,
             a_drain_is_remembered,
-            members_come_beat_and_go,
+            members_join_send_heartbeats_and_leave,
             gateways_are_removed_after_a_silent_month,
             one_gateway_leads_until_its_lease_is_over,
-            changes_are_told_when_they_can_be_read,
+            changes_are_announced_once_readable,
         ]);
     };
 }

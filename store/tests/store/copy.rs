@@ -96,9 +96,9 @@ async fn read(store: &dyn Store, known: &Known) -> Everything {
     }
 }
 
-/// State that cannot be read shows in what happens next: numbers go on, leases hold, deployments
+/// State that cannot be read shows in what happens next: numbers continue, leases hold, deployments
 /// know their gateway.
-async fn goes_on(store: &dyn Store, known: &Known) {
+async fn continues(store: &dyn Store, known: &Known) {
     let other = GatewayId::random();
     let leads = async |who: &GatewayId, after: i64| {
         let (lease, at) = (Duration::from_secs(30), ago(known.leads_from, -after));
@@ -127,16 +127,17 @@ async fn copies_all(from: &str, to: &str) {
         let store = epsilon_store::open(from).await.unwrap();
         populate(&*store).await
     };
-    let told = Mutex::new(Vec::new());
-    let copied =
-        epsilon_store::copy(from, to, &|news| told.lock().unwrap().push(news)).await.unwrap();
+    let reported = Mutex::new(Vec::new());
+    let copied = epsilon_store::copy(from, to, &|progress| reported.lock().unwrap().push(progress))
+        .await
+        .unwrap();
     let rows = |what: &str| copied.iter().find(|copied| copied.what == what).unwrap().rows;
     assert_eq!(rows("functions"), MANY as u64 + 2);
     assert_eq!(rows("versions"), MANY as u64 + 4);
     assert_eq!((rows("deployments"), rows("keys"), rows("members")), (6, 5, 2));
     assert_eq!((rows("draining VMs"), rows("gateways"), rows("leases")), (1, 1, 1));
-    let told = told.into_inner().unwrap();
-    let of_functions = told.iter().filter_map(|news| match news {
+    let reported = reported.into_inner().unwrap();
+    let of_functions = reported.iter().filter_map(|progress| match progress {
         Progress::Copying { copied, of } if copied.what == "functions" => Some((copied.rows, *of)),
         _ => None,
     });
@@ -147,12 +148,12 @@ async fn copies_all(from: &str, to: &str) {
     let (source, target) =
         (epsilon_store::open(from).await.unwrap(), epsilon_store::open(to).await.unwrap());
     assert_eq!(read(&*target, &known).await, read(&*source, &known).await);
-    goes_on(&*target, &known).await;
+    continues(&*target, &known).await;
 
     // Existing rows are never mixed with copied ones.
     let again = epsilon_store::copy(from, to, &|_| {}).await.unwrap_err();
     assert!(matches!(again, CopyError::NotEmpty("functions")), "{again}");
-    goes_on(&*source, &known).await;
+    continues(&*source, &known).await;
 }
 
 #[tokio::test]
@@ -175,7 +176,7 @@ async fn a_server_goes_to_a_file() {
     copies_all(&Postgres::shared().database().await, &file).await;
 }
 
-/// The command tells people to put it into its place, and they move that one file.
+/// The command prints that the file is to be put into its place, and people move that one file.
 #[tokio::test]
 async fn a_file_that_was_copied_to_is_whole_without_its_log() {
     let server = Postgres::shared().database().await;
@@ -199,7 +200,7 @@ async fn a_source_that_a_gateway_uses_is_refused() {
     for one in [&me, &gone] {
         store.gateway_heartbeat(one).await.unwrap();
     }
-    let beats = async {
+    let heartbeats = async {
         loop {
             me.seen_at = now();
             store.gateway_heartbeat(&me).await.unwrap();
@@ -210,17 +211,19 @@ async fn a_source_that_a_gateway_uses_is_refused() {
         copied = epsilon_store::copy(file.to_str().unwrap(), &to, &|_| {}) => {
             assert!(matches!(copied.unwrap_err(), CopyError::InUse(_)));
         }
-        () = beats => {}
+        () = heartbeats => {}
     }
 
     // One stopped a while ago, the other one just now.
     me.seen_at = ago(now(), 60);
     store.gateway_heartbeat(&me).await.unwrap();
-    let told = Mutex::new(Vec::new());
-    epsilon_store::copy(file.to_str().unwrap(), &to, &|news| told.lock().unwrap().push(news))
-        .await
-        .unwrap();
-    let first = told.into_inner().unwrap().remove(0);
+    let reported = Mutex::new(Vec::new());
+    epsilon_store::copy(file.to_str().unwrap(), &to, &|progress| {
+        reported.lock().unwrap().push(progress)
+    })
+    .await
+    .unwrap();
+    let first = reported.into_inner().unwrap().remove(0);
     let Progress::Waiting { gateway, up_to } = first else { panic!("{first:?}") };
     assert!(gateway == gone.id && up_to < Duration::from_secs(3), "{up_to:?}");
 }
@@ -253,15 +256,15 @@ async fn what_cannot_be_copied_leaves_no_trace() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "no file was made");
 
     let known = populate(&*open(file.as_ref()).await).await;
-    let away = "postgres://nobody@127.0.0.1:1/none";
-    let err = epsilon_store::copy(file, away, &|_| {}).await.unwrap_err();
+    let unreachable = "postgres://missing@127.0.0.1:1/none";
+    let err = epsilon_store::copy(file, unreachable, &|_| {}).await.unwrap_err();
     assert!(matches!(&err, CopyError::Target(StoreError::Connect { .. })), "{err}");
 
     // Fails half-way: a row that the target refuses, after others that it accepted.
     let to = Postgres::shared().database().await;
     let target = epsilon_store::open(&to).await.unwrap();
     let mut admin = sqlx::PgConnection::connect(&to).await.unwrap();
-    let refuse = "ALTER TABLE leaders ADD CONSTRAINT none CHECK (role = 'nobody')";
+    let refuse = "ALTER TABLE leaders ADD CONSTRAINT none CHECK (role = 'none')";
     sqlx::raw_sql(refuse).execute(&mut admin).await.unwrap();
     let err = epsilon_store::copy(file, &to, &|_| {}).await.unwrap_err();
     assert!(matches!(err, CopyError::Target(StoreError::Database(_))), "{err}");

@@ -30,9 +30,9 @@ async fn two() -> (Arc<dyn Store>, Arc<dyn Store>) {
 async fn next_change(changes: &mut BoxStream<'static, Change>, change: Change) -> Change {
     let wanted = async {
         loop {
-            let told = changes.next().await.unwrap();
-            if told == change || told == Change::Resync {
-                return told;
+            let next = changes.next().await.unwrap();
+            if next == change || next == Change::Resync {
+                return next;
             }
         }
     };
@@ -48,37 +48,37 @@ async fn works_again(store: &dyn Store) {
 }
 
 /// Reading, writing under the lock, and a single statement: all fail alike, and soon.
-async fn is_away(store: &dyn Store) {
+async fn is_unavailable(store: &dyn Store) {
     let began = Instant::now();
     let vm = member("vm-1");
     let (id, own) = (&vm.join.id, key("k", KeyRole::Member(vm.join.id.clone())));
-    let (read, join, beat) =
+    let (read, join, heartbeat) =
         tokio::join!(store.snapshot(), store.join(&vm, &own), store.member_heartbeat(id, now()));
-    for err in [read.map(drop), join, beat].map(Result::unwrap_err) {
+    for err in [read.map(drop), join, heartbeat].map(Result::unwrap_err) {
         assert!(matches!(err, StoreError::Unavailable(_)), "{err:?}");
     }
     assert!(began.elapsed() < QUICK, "{:?}", began.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_was_away_is_used_again() {
+async fn a_server_that_came_back_is_used_again() {
     let server = Postgres::start();
     let url = server.database().await;
     let (here, there) = (open(&url).await, open(&url).await);
     deploy(&*here, "shop", &[("pay", "a")]).await.unwrap();
-    let mut told = here.changes();
+    let mut changes = here.changes();
 
     server.stop();
-    is_away(&*here).await;
+    is_unavailable(&*here).await;
     let err = epsilon_store::open(&url).await.unwrap_err();
     assert!(matches!(&err, StoreError::Connect { .. }), "{err}");
     server.start_again();
     works_again(&*here).await;
     works_again(&*there).await;
     assert_eq!(active(&*here).await, ["pay@1"]);
-    assert_eq!(next_change(&mut told, Change::Resync).await, Change::Resync);
+    assert_eq!(next_change(&mut changes, Change::Resync).await, Change::Resync);
     deploy(&*there, "shop", &[("pay", "b")]).await.unwrap();
-    next_change(&mut told, Change::Routes).await;
+    next_change(&mut changes, Change::Routes).await;
 
     // While it is in use: what was acknowledged is there, the rest may be.
     let writer = Arc::clone(&there);
@@ -101,16 +101,16 @@ async fn a_server_that_was_away_is_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_that_was_cut_holds_nobody_up() {
+async fn a_cut_link_delays_no_operation() {
     let server = Postgres::start();
     let url = server.database().await;
     let (here, there) = (open(&url).await, open(&url).await);
     deploy(&*here, "shop", &[("pay", "a")]).await.unwrap();
-    let mut told = here.changes();
+    let mut changes = here.changes();
     server.cut();
     for _ in 0..4 {
         // More than there are connections: none of them is held by an operation that timed out.
-        join_all((0..3).map(|_| is_away(&*here))).await;
+        join_all((0..3).map(|_| is_unavailable(&*here))).await;
     }
     let began = Instant::now();
     let err = epsilon_store::open(&url).await.unwrap_err();
@@ -119,9 +119,13 @@ async fn a_link_that_was_cut_holds_nobody_up() {
     server.heal();
     works_again(&*here).await;
     works_again(&*there).await;
-    assert_eq!(next_change(&mut told, Change::Resync).await, Change::Resync, "news may be lost");
+    assert_eq!(
+        next_change(&mut changes, Change::Resync).await,
+        Change::Resync,
+        "changes may have been missed"
+    );
     deploy(&*there, "shop", &[("pay", "b")]).await.unwrap();
-    next_change(&mut told, Change::Routes).await;
+    next_change(&mut changes, Change::Routes).await;
 }
 
 /// Like a failover to another machine: the old connections stay silent for ever.
@@ -129,7 +133,7 @@ async fn a_link_that_was_cut_holds_nobody_up() {
 async fn hanging_connections_are_replaced() {
     let server = Postgres::start();
     let store = open(&server.database().await).await;
-    let mut told = store.changes();
+    let mut changes = store.changes();
     // All connections are within an operation.
     let enough = Arc::new(AtomicBool::new(false));
     let busy = (0..12).map(|_| {
@@ -148,25 +152,25 @@ async fn hanging_connections_are_replaced() {
     for one in busy {
         tokio::time::timeout(SOON, one).await.expect("an operation hangs").unwrap();
     }
-    assert_eq!(next_change(&mut told, Change::Resync).await, Change::Resync);
+    assert_eq!(next_change(&mut changes, Change::Resync).await, Change::Resync);
     deploy(&*store, "shop", &[("pay", "a")]).await.unwrap();
-    next_change(&mut told, Change::Routes).await;
+    next_change(&mut changes, Change::Routes).await;
 }
 
 #[tokio::test]
 async fn a_change_reaches_the_other_gateway_within_a_second() {
     let (here, there) = two().await;
-    let mut told = there.changes();
+    let mut changes = there.changes();
     let mut slowest = Duration::ZERO;
     for round in 0..20 {
         let draining = round % 2 == 0;
         let began = Instant::now();
         here.set_draining(&member("vm-1").join.id, draining).await.unwrap();
-        assert_eq!(next_change(&mut told, Change::Draining).await, Change::Draining);
+        assert_eq!(next_change(&mut changes, Change::Draining).await, Change::Draining);
         slowest = slowest.max(began.elapsed());
         assert_eq!(there.draining().await.unwrap().len(), usize::from(draining));
     }
-    println!("a change was heard after {slowest:?} at most");
+    println!("a change was received after {slowest:?} at most");
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
 
@@ -248,11 +252,11 @@ async fn of_two_gateways_that_ask_at_once_one_leads() {
     for round in 0..20 {
         // In each round the previous lease has expired.
         let at = ago(now(), -40 * round);
-        let asked = tokio::join!(
+        let answers = tokio::join!(
             here.lead(&one, "autoscaler", lease, at),
             there.lead(&two, "autoscaler", lease, at)
         );
-        let leads = [asked.0.unwrap(), asked.1.unwrap()];
+        let leads = [answers.0.unwrap(), answers.1.unwrap()];
         assert_eq!(leads.iter().filter(|leads| **leads).count(), 1, "round {round}");
     }
 }
@@ -274,19 +278,19 @@ async fn open_errors_name_the_cause_without_the_password() {
     let url = Postgres::shared().database().await;
     let (server, _) = url.rsplit_once('/').unwrap();
     let server = server.replace("epsilon@", "epsilon:geheim@");
-    let told = async |url: &str| {
+    let open_error = async |url: &str| {
         let err = epsilon_store::open(url).await.unwrap_err();
-        let told = epsilon_api::chain::Chain(&err).to_string();
-        assert!(matches!(err, StoreError::Connect { .. }) && !told.contains("geheim"), "{told}");
-        told
+        let text = epsilon_api::chain::Chain(&err).to_string();
+        assert!(matches!(err, StoreError::Connect { .. }) && !text.contains("geheim"), "{text}");
+        text
     };
-    let missing = told(&format!("{server}/missing")).await;
+    let missing = open_error(&format!("{server}/missing")).await;
     assert!(missing.contains("\"missing\" does not exist"), "{missing}");
-    let tls = told(&format!("{server}/postgres?sslmode=require")).await;
+    let tls = open_error(&format!("{server}/postgres?sslmode=require")).await;
     assert!(tls.contains("TLS"), "{tls}");
-    let refused = told("postgres://epsilon:geheim@127.0.0.1:1/x").await;
+    let refused = open_error("postgres://epsilon:geheim@127.0.0.1:1/x").await;
     assert!(refused.contains("127.0.0.1:1/x") && refused.contains("refused"), "{refused}");
-    told("postgres://epsilon:geheim@127.0.0.1:port/x").await;
+    open_error("postgres://epsilon:geheim@127.0.0.1:port/x").await;
 }
 
 #[tokio::test]

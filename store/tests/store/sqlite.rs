@@ -171,8 +171,8 @@ async fn full_disk_recovers_when_space_is_freed() {
     while file.write(&[0; 512]).is_ok_and(|written| written > 0) {}
     for round in 0..5 {
         let err = store.prepare(&id, &built, Timestamp::now()).await.unwrap_err();
-        let told = Chain(&err).to_string();
-        assert!(told.contains("disk is full"), "{round}: {told}");
+        let error = Chain(&err).to_string();
+        assert!(error.contains("disk is full"), "{round}: {error}");
     }
     assert!(store.snapshot().await.unwrap().is_empty(), "it can be read all the time");
     drop(file);

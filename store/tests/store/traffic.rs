@@ -62,7 +62,7 @@ fn why(version: VersionNumber) -> Aborted {
 mod suite {
     use super::*;
 
-    pub(crate) async fn a_split_is_kept_with_its_versions(store: &dyn Store) {
+    pub(crate) async fn a_split_is_stored_with_its_versions(store: &dyn Store) {
         pay(store, 4).await;
         assert!(store.traffic().await.unwrap().is_empty());
         let set = split(store, "3=90 4=10").await.unwrap().unwrap();
@@ -97,8 +97,8 @@ mod suite {
         let refused = split(store, "1=90 3=10").await.unwrap_err();
         assert_eq!(refused.to_string(), "`pay` has no version 3");
         assert!(matches!(split(store, "1=90 2=11").await, Err(StoreError::Shares(_))));
-        let nobody = store.split(&name("nobody"), v(1), &wanted("1=90 2=10"), now()).await;
-        assert!(matches!(nobody, Err(StoreError::FunctionNotFound(_))));
+        let missing = store.split(&name("missing"), v(1), &wanted("1=90 2=10"), now()).await;
+        assert!(matches!(missing, Err(StoreError::FunctionNotFound(_))));
         // Its number is taken, but it never served.
         let id = begin(store).await;
         store.prepare(&id, &built("shop", &[("pay", "x")]), now()).await.unwrap();
@@ -141,11 +141,11 @@ mod suite {
         deploy(store, "shop", &[("pay", "4")]).await.unwrap();
         let newest = SplitRequest { stable: Some(v(4)), ..wanted("4=90 3=10") };
         split_as(store, &newest).await.unwrap();
-        let told = "the active version of `pay` changed to v4 meanwhile";
+        let message = "the active version of `pay` changed to v4 meanwhile";
         let late = store.split(&pay, seen, &wanted("2=10 3=90"), now()).await.unwrap_err();
-        assert_eq!(late.to_string(), told);
+        assert_eq!(late.to_string(), message);
         for to in [Some(v(2)), None] {
-            assert_eq!(store.promote(&pay, seen, to).await.unwrap_err().to_string(), told);
+            assert_eq!(store.promote(&pay, seen, to).await.unwrap_err().to_string(), message);
         }
         assert_eq!(active(store).await, ["pay@4"]);
         assert_eq!(held(store).await.unwrap(), "4 of 3=10 4=90");
@@ -159,8 +159,8 @@ mod suite {
         assert!(!store.abort_split(&pay, first.since, &why(v(4))).await.unwrap(), "it is another");
         assert!(store.abort_split(&pay, second.since, &why(v(4))).await.unwrap());
         assert!(!store.abort_split(&pay, second.since, &why(v(4))).await.unwrap(), "only once");
-        let told = "3 of 20 calls of version 4 failed; the limit is 5%";
-        assert_eq!(held(store).await.as_deref(), Some(told));
+        let message = "3 of 20 calls of version 4 failed; the limit is 5%";
+        assert_eq!(held(store).await.as_deref(), Some(message));
         assert!(store.traffic().await.unwrap()[0].candidates.is_empty());
         assert_eq!(active(store).await, ["pay@3"]);
         assert!(matches!(promote(store, None).await, Err(StoreError::NothingToPromote { .. })));
@@ -191,7 +191,7 @@ mod suite {
         assert_eq!(held(store).await, None);
     }
 
-    pub(crate) async fn versions_of_a_split_are_kept(store: &dyn Store) {
+    pub(crate) async fn versions_of_a_split_stay(store: &dyn Store) {
         pay(store, 6).await;
         split(store, "1=80 2=20").await.unwrap();
         let mut gone: Vec<_> =
@@ -214,7 +214,7 @@ mod suite {
         assert!(!any(&["pay"]).await);
     }
 
-    pub(crate) async fn each_change_is_told(store: &dyn Store) {
+    pub(crate) async fn each_change_is_announced(store: &dyn Store) {
         pay(store, 4).await;
         let mut changes = store.changes();
         let mut next = async || {
@@ -250,7 +250,7 @@ macro_rules! on_both {
 }
 
 on_both! {
-    a_split_is_kept_with_its_versions,
+    a_split_is_stored_with_its_versions,
     the_stable_version_is_named_or_found,
     what_makes_no_split_changes_nothing,
     slots_move_only_as_they_must,
@@ -259,7 +259,7 @@ on_both! {
     who_saw_another_active_version_changes_nothing,
     abort_ends_only_that_split_and_is_recorded,
     whatever_else_changes_what_serves_ends_it,
-    versions_of_a_split_are_kept,
+    versions_of_a_split_stay,
     it_is_known_whether_a_function_serves,
-    each_change_is_told,
+    each_change_is_announced,
 }

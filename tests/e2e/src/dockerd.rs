@@ -84,7 +84,7 @@ impl Dockerd {
         self.folder.path().join("docker.sock")
     }
 
-    /// The variable that tells a program of it.
+    /// The variable that makes a program use it.
     pub fn variable(&self) -> (String, String) {
         ("DOCKER_HOST".into(), host(self.folder.path()))
     }

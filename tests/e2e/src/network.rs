@@ -93,7 +93,7 @@ impl Network {
     }
 
     /// Undoes [`Self::slow`].
-    pub fn hasten(&self, number: u8) {
+    pub fn remove_limit(&self, number: u8) {
         run(&format!("tc qdisc del dev {} root", self.link(number)));
     }
 
@@ -113,6 +113,6 @@ fn run(line: &str) {
     let mut command = Command::new(words.next().expect("split gives one"));
     let done = command.args(words).stdin(Stdio::null()).output();
     let done = done.unwrap_or_else(|err| panic!("`{line}`: {err}"));
-    let told = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "`{line}`: {}: {told} (run this as root)", done.status);
+    let stderr = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "`{line}`: {}: {stderr} (run this as root)", done.status);
 }

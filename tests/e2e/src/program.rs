@@ -48,7 +48,7 @@ for tenths in $(seq 0 200); do
 done
 [ "$ended" != itself ] || grep -oE " $1/data/vm/[^ ]*" /proc/mounts >>"$2"
 if vm=$(cat "$1/data/vm/id" 2>/dev/null); then
-  # More than once: what the engine was asked for just before a program was killed is there only after a while.
+  # More than once: what was requested of the engine just before a kill appears only after a while.
   for _ in $(seq 0 9); do
     docker ps -aq --filter "label=epsilon.vm=$vm" | xargs -r docker rm -f
     for network in $(docker network ls -q --filter "label=epsilon.vm=$vm"); do
@@ -99,7 +99,7 @@ pub struct Launch {
     /// Size of the data folder's own file system, as `mount` takes it (`32m`); `None`: the
     /// machine's disk.
     pub disk: Option<String>,
-    /// A data folder that is there before the first start; it is moved.
+    /// A data folder that exists before the first start; it is moved.
     pub data: Option<PathBuf>,
     /// More environment.
     pub env: Vec<(String, String)>,

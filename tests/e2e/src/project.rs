@@ -53,7 +53,7 @@ impl Project {
     /// When it fails.
     pub fn write(&self, path: &str, content: impl AsRef<[u8]>) {
         let path = self.path().join(path);
-        std::fs::create_dir_all(path.parent().expect("a file lies in a folder")).unwrap();
+        std::fs::create_dir_all(path.parent().expect("a file is in a folder")).unwrap();
         std::fs::write(path, content).unwrap();
     }
 

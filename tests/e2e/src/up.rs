@@ -36,7 +36,7 @@ pub struct Settings {
     /// Size of the data folder's own file system, as `mount` takes it (`32m`); `None`: the
     /// machine's disk.
     pub disk: Option<String>,
-    /// A data folder that is there before the first start; it is moved.
+    /// A data folder that exists before the first start; it is moved.
     pub data: Option<PathBuf>,
     /// More environment.
     pub env: Vec<(String, String)>,

@@ -1,6 +1,6 @@
-//! Machines of the stack on AWS as far as they go without it: the scripts of `infra/aws/instance` write settings and make
-//! certificates in a folder for each machine, with an `aws` that keeps secrets in files, and the parts run with what they wrote. All
-//! that they say to each other and to callers is TLS then.
+//! Machines of the AWS stack without AWS: the scripts of `infra/aws/instance` write settings and
+//! make certificates in a folder per machine, with a fake `aws` that stores secrets in files, and
+//! the parts run with these settings. All connections use TLS then.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -112,8 +112,8 @@ impl Stack {
         run(setup).await.expect(0);
         let mut start = Command::new(place.join("package/aws/secrets.sh"));
         start.env("EPSILON_SETUP_ROOT", &root).env("PATH", &path);
-        let told = fs::read_to_string(root.join("etc/epsilon/aws.env")).unwrap();
-        start.envs(told.lines().map(|line| line.split_once('=').unwrap()));
+        let env = fs::read_to_string(root.join("etc/epsilon/aws.env")).unwrap();
+        start.envs(env.lines().map(|line| line.split_once('=').unwrap()));
         run(start).await.expect(0);
 
         let settings = fs::read_to_string(root.join("etc/epsilon/epsilon.yaml")).unwrap();
@@ -138,7 +138,7 @@ async fn machines_with_certificates_of_the_stack_serve_calls() {
     let network = Network::start(1);
     let (host, vm) = (network.host(), network.address(0));
     let stack = Stack::new();
-    // In this order, as in the template: a gateway publishes whom the others trust.
+    // In this order, as in the template: a gateway publishes the authority that the others trust.
     let settings = stack.machine("gateway", host, host).await;
     let config = Some(settings);
     let gateway =
@@ -206,7 +206,7 @@ async fn machines_with_certificates_of_the_stack_serve_calls() {
     for plain in [format!("http://{host}:8080/"), format!("http://{host}:8081/healthz")] {
         assert!(curl(&knowing, &plain).await.expect(0).stdout.contains("TLS_REQUIRED"), "{plain}");
     }
-    // The VM's own door is for gateways only: whoever has no certificate to show is not listened to.
-    let door = curl(&["--insecure"], &format!("https://{vm}:8082/")).await;
-    assert_ne!(door.code, 0, "{door}");
+    // The VM's listener is for gateways only: it refuses peers without a certificate.
+    let refused = curl(&["--insecure"], &format!("https://{vm}:8082/")).await;
+    assert_ne!(refused.code, 0, "{refused}");
 }

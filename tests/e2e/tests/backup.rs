@@ -1,5 +1,5 @@
-//! `epsilon backup` beside a platform that runs, and `epsilon restore` on a machine that never saw its images: an engine of
-//! its own, without any image, stands for that machine. Needs root.
+//! `epsilon backup` beside a running platform, and `epsilon restore` on a machine without its
+//! images: a second engine, without any image, is that machine. Needs root.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
@@ -26,7 +26,7 @@ fn greeter(word: &str) -> Project {
         r#"exports.greet = (req, res) => res.send("{word} " + req.query.name);"#) })
 }
 
-/// A server of its own, on the one image with Node that surely is on this machine.
+/// A `runtime: container` function, on the one image with Node that is on this machine in any case.
 async fn boxed() -> Project {
     let listed = ask(&["images", "-q", "--filter", "label=epsilon.image=runtime"]).await;
     let base = listed.lines().next().expect("the runtime base is there").to_owned();
@@ -40,7 +40,7 @@ async fn boxed() -> Project {
     })
 }
 
-/// The new machine: an engine without images, and a place for a data folder.
+/// The new machine: an engine without images, and a folder for the data folder.
 struct Machine {
     engine: Dockerd,
     home: TempDir,
@@ -68,7 +68,7 @@ impl Machine {
         cli::run(command).await
     }
 
-    /// The first name of an image of this repository, but for the one that moves on.
+    /// The first name of an image of this repository, except for the moving tag `current`.
     async fn name_of(&self, repository: &str) -> String {
         let list = ["images", "--format", "{{.Repository}}:{{.Tag}}", repository];
         let listed = self.engine.docker(&list).await.expect(0).stdout;
@@ -76,20 +76,20 @@ impl Machine {
         name.unwrap_or_else(|| panic!("no {repository}: {listed}")).to_owned()
     }
 
-    /// What the image of this name is.
+    /// The id of the image of this name.
     async fn id_of(&self, name: &str) -> String {
         let id = ["image", "inspect", "--format", "{{.Id}}", name];
         self.engine.docker(&id).await.expect(0).stdout
     }
 
-    /// Nothing of a backup is here.
+    /// Asserts that nothing was restored.
     async fn is_untouched(&self) {
         let images = self.engine.docker(&["images", "-aq"]).await.expect(0).stdout;
         assert_eq!(images, "");
         assert_eq!(fs::read_dir(self.home.path()).unwrap().count(), 0);
     }
 
-    /// Nothing was asked of a registry.
+    /// Asserts that no registry was contacted.
     async fn pulled_nothing(&self, up: &Epsilon) {
         let metrics = up.send_admin(Call::get("/metrics")).await.expect(200).text();
         assert!(metrics.contains(r#"epsilon_engine_call_seconds_count{call="inspect_image"}"#));
@@ -101,7 +101,7 @@ impl Machine {
     }
 }
 
-/// `engine`: what the platform was told of its engine.
+/// `engine`: the platform's `DOCKER_HOST`.
 async fn backup(up: &Epsilon, file: &Path, engine: Option<(String, String)>) -> Outcome {
     let mut command = up.command(file.parent().unwrap());
     command.envs(engine);
@@ -110,9 +110,9 @@ async fn backup(up: &Epsilon, file: &Path, engine: Option<(String, String)>) -> 
 }
 
 #[tokio::test]
-async fn a_restored_backup_serves_on_a_machine_that_never_saw_its_images() {
-    let kept = TempDir::new().unwrap();
-    let file = kept.path().join("epsilon.tar.gz");
+async fn a_restored_backup_serves_without_network_and_build() {
+    let backups = TempDir::new().unwrap();
+    let file = backups.path().join("epsilon.tar.gz");
     let machine = Machine::new().await;
 
     let mut old = Epsilon::start().await;
@@ -125,14 +125,14 @@ async fn a_restored_backup_serves_on_a_machine_that_never_saw_its_images() {
     assert_eq!((&made["functions"], &made["versions"]), (&2.into(), &3.into()), "{made}");
     assert_eq!(made["is_complete"], true, "{made}");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(fs::read_dir(kept.path()).unwrap().count(), 1, "no draft stays");
+    assert_eq!(fs::read_dir(backups.path()).unwrap().count(), 1, "no draft stays");
     assert_eq!(old.get("/greet?name=Ann").await.expect(200).text(), "hello Ann");
-    backup(&old, &file, None).await.expect(2); // it is there already
+    backup(&old, &file, None).await.expect(2); // it already exists
     old.terminate().await;
     drop(old);
 
     // One byte of an image.
-    let damaged = kept.path().join("damaged.tar.gz");
+    let damaged = backups.path().join("damaged.tar.gz");
     let mut bytes = fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -160,7 +160,8 @@ async fn a_restored_backup_serves_on_a_machine_that_never_saw_its_images() {
     assert_eq!(up.get("/greet?name=Ann").await.expect(200).text(), "good day, Ann");
     machine.pulled_nothing(&up).await;
 
-    // An image that the engine loses now: its function fails, with the reason in the log, and nobody else is asked.
+    // An image that is removed from the engine now: its function fails, with the reason in the log,
+    // and no registry is contacted.
     up.terminate().await;
     let lost = machine.name_of("epsilon/crate/boxed").await;
     machine.engine.docker(&["rmi", "-f", &lost]).await.expect(0);
@@ -176,14 +177,14 @@ async fn a_restored_backup_serves_on_a_machine_that_never_saw_its_images() {
     assert_eq!(up.get("/greet?name=Ann").await.expect(200).text(), "good day, Ann");
     machine.pulled_nothing(&up).await;
 
-    // What serves without its image makes a backup that says so.
-    let second = kept.path().join("second.tar");
-    let told = backup(&up, &second, Some(machine.engine.variable())).await.expect(1);
-    assert!(told.stderr.contains("BACKUP_INCOMPLETE") && second.exists(), "{told}");
-    assert_eq!(told.json()["left_out"][0]["version"], "boxed@1", "{told}");
+    // A serving version without its image makes the backup incomplete.
+    let second = backups.path().join("second.tar");
+    let incomplete = backup(&up, &second, Some(machine.engine.variable())).await.expect(1);
+    assert!(incomplete.stderr.contains("BACKUP_INCOMPLETE") && second.exists(), "{incomplete}");
+    assert_eq!(incomplete.json()["left_out"][0]["version"], "boxed@1", "{incomplete}");
     up.terminate().await;
 
-    // A name that is another image's stays so: of a runtime base, which all can do without...
+    // A name that another image has stays with it: of a runtime base, which versions do not need...
     let (base, other) =
         (machine.name_of("epsilon/runtime-node").await, machine.name_of("epsilon/greeter/*").await);
     machine.engine.docker(&["tag", &other, &base]).await.expect(0);
@@ -191,7 +192,7 @@ async fn a_restored_backup_serves_on_a_machine_that_never_saw_its_images() {
     let beside = machine.home.path().join("beside");
     machine.restore_to(&file, &beside).await.expect(0);
     assert_eq!(machine.id_of(&base).await, others);
-    // ...and of a function, which cannot.
+    // ...and of a version, which needs it: refused.
     machine.engine.docker(&["tag", &other, &lost]).await.expect(0);
     let refused = machine.restore_to(&file, &machine.home.path().join("third")).await.expect(1);
     assert!(refused.stderr.contains("IMAGE_NAME_TAKEN"), "{refused}");

@@ -1,5 +1,5 @@
 //! The data folder's disk is full while a project is deployed: the developer gets a clear error,
-//! what serves goes on, and a project that fits can be deployed afterwards.
+//! serving versions continue, and a project that fits can be deployed afterwards.
 
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 

@@ -27,7 +27,7 @@ use tokio::{
 };
 
 /// A proxy to a registry, which breaks when a certain word is sent.
-struct Way {
+struct BreakingProxy {
     address: SocketAddr,
     state: Arc<State>,
     _accepting: JoinSet<()>,
@@ -41,7 +41,7 @@ struct State {
     open: Mutex<JoinSet<()>>,
 }
 
-impl Way {
+impl BreakingProxy {
     async fn to(registry: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -147,12 +147,12 @@ async fn a_vm_fetches_code_and_not_the_image() {
 }
 
 /// During the builder's push, its last step, and the VM's pull: the deployment fails with a clear
-/// error, what serves goes on, and the next attempt succeeds.
+/// error, serving versions continue, and the next attempt succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn registry_loss_fails_only_the_deployment() {
     let registry = DebianRegistry::start().await;
-    let way = Way::to(registry.address()).await;
-    let config = format!("builder: {{ registry: \"{}/middle\" }}", way.address);
+    let proxy = BreakingProxy::to(registry.address()).await;
+    let config = format!("builder: {{ registry: \"{}/middle\" }}", proxy.address);
     let up = Epsilon::start_with(Settings::config(&config)).await;
     // Of this run only: the same code would be the same image, and an existing one is not pulled.
     let run = DeploymentId::random();
@@ -170,16 +170,16 @@ async fn registry_loss_fails_only_the_deployment() {
     ];
     for (n, (word, code)) in (2..).zip(words) {
         project.write("index.js", text(n));
-        way.breaks_at(word);
+        proxy.breaks_at(word);
         let failed = up.try_deploy(&project).await;
-        assert!(way.is_broken(), "`{word}` was never said: {failed:?}");
+        assert!(proxy.is_broken(), "`{word}` was never said: {failed:?}");
         let error = failed.failed();
         assert_eq!(error.code, code, "{error:?}");
-        assert!(error.message.contains(&way.address.to_string()), "{error:?}");
+        assert!(error.message.contains(&proxy.address.to_string()), "{error:?}");
         assert!(error.hint.is_some(), "{error:?}");
         let before = (n - 1).to_string();
         assert_eq!(up.get("/middle").await.expect(200).text(), before, "the old one serves");
-        way.heal();
+        proxy.heal();
         up.deploy(&project).await;
         assert_eq!(up.get("/middle").await.expect(200).text(), n.to_string());
     }
@@ -295,7 +295,7 @@ async fn images_are_pushed_to_and_pulled_from_registry() {
 
     assert_eq!(up.deploy(&project).await.changed(), [], "unchanged");
 
-    // Without the registry a push fails with a clear error, and what serves goes on.
+    // Without the registry a push fails with a clear error, and serving versions continue.
     registry.stop().await;
     project.write("index.js", "exports.remote = (req, res) => res.send('2')");
     let failed = up.try_deploy(&project).await;

@@ -110,9 +110,9 @@ async fn kill_9_in_a_deployment_changes_nothing() {
     let call = Call::post("/v1/deployments?folder=hardy", "application/gzip", project.archive())
         .header("authorization", &format!("Bearer {}", up.key()));
     let mut open = call.open(up.control()).await;
-    let mut told = String::new();
-    while !told.contains("inspect") {
-        told += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
+    let mut events = String::new();
+    while !events.contains("inspect") {
+        events += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
     }
     up.kill().await;
     drop(open);
@@ -175,9 +175,9 @@ async fn kill_9_in_an_activation_is_atomic() {
             Call::post("/v1/deployments?folder=twins", "application/gzip", project.archive())
                 .header("authorization", &format!("Bearer {}", up.key()));
         let mut open = call.open(up.control()).await;
-        let mut told = String::new();
-        while !told.contains(moment) {
-            told += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
+        let mut events = String::new();
+        while !events.contains(moment) {
+            events += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
         }
         up.kill().await;
         drop(open);
@@ -246,7 +246,7 @@ async fn defect_14_functions_and_warm_instances_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_container_that_died_while_nobody_watched_is_replaced() {
+async fn a_container_that_died_unwatched_is_replaced() {
     let mut up = Epsilon::start().await;
     up.deploy(&hardy()).await;
     up.get("/hardy").await.expect(200);
@@ -330,7 +330,7 @@ async fn second_sigterm_cuts_calls_and_reports_them() {
     up.signal(Signal::TERM);
     let status = up.ended(Duration::from_secs(30)).await;
     assert_eq!(status.code(), Some(1), "{}", up.log());
-    assert_eq!(up.containers_and_cells().await.len(), 0, "also then nothing is left behind");
+    assert_eq!(up.containers_and_cells().await.len(), 0, "also then nothing is left");
 }
 
 #[tokio::test]

@@ -162,7 +162,7 @@ async fn attack(up: &Epsilon) -> JoinSet<()> {
     });
     let began = Instant::now();
     Call::get("/").send(to).await.expect(200);
-    eprintln!("behind {IDLE_CONNECTIONS} connections at once: {:?}", began.elapsed());
+    eprintln!("with {IDLE_CONNECTIONS} other connections: {:?}", began.elapsed());
     assert!(began.elapsed() <= LOCKED_OUT, "the connections locked a caller out");
     attackers
 }

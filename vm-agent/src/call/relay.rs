@@ -126,8 +126,8 @@ pub(crate) async fn send(
     }
 }
 
-/// Maps a broken exchange to the side at fault. The lease is left to `abandoned.rs`, as for a caller
-/// who disconnected.
+/// Maps a broken exchange to the side at fault. The lease is left to `abandoned.rs`, as for a
+/// caller who disconnected.
 fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> CallError {
     if err.is_user() {
         // The request's own body broke off.

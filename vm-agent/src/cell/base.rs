@@ -1,4 +1,4 @@
-//! The runtime base that cells are kept ready for: that of the newest version seen on this VM.
+//! The runtime base that the pool of cells is for: that of the newest version seen on this VM.
 //! Stored in `DATA/vm/base.json`, so that a restarted agent has cells before the first call. It is
 //! a hint: a wrong or missing file costs nothing, and it is not flushed.
 

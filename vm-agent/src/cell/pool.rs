@@ -123,7 +123,7 @@ impl Pool {
         }
     }
 
-    /// `base`: the newest one, whose usual kind is kept at the minimum.
+    /// `base`: the newest one, whose usual kind has the minimum of cells.
     pub(crate) fn plan(&mut self, base: Option<&ImageRef>, range: Range, now: Moment) -> Plan {
         let usual = base.map(|base| Kind::usual(base.clone()));
         if let Some(usual) = &usual

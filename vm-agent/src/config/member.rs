@@ -3,7 +3,7 @@
 
 use super::Settings;
 use super::invalid::ConfigError;
-use epsilon_fleet_link::door::Limits;
+use epsilon_fleet_link::authenticated_listener::Limits;
 use epsilon_fleet_link::membership::Gateways;
 use epsilon_fleet_link::tls::{Files, TlsError};
 use std::{

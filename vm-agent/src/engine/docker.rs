@@ -1,4 +1,4 @@
-//! Docker Engine behind [`Engine`], through bollard. Only this file and those in `docker/` name
+//! Docker Engine as an [`Engine`], through bollard. Only this file and those in `docker/` name
 //! bollard; its errors become ours here.
 
 mod firewall;

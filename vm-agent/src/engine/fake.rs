@@ -260,7 +260,7 @@ impl FakeEngine {
     }
 
     /// Whether a creation or start is in progress, also if its caller is gone.
-    pub fn is_at_work(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         self.0.lock().at_work > 0
     }
 
@@ -307,7 +307,7 @@ impl FakeEngine {
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
         let runtime = self.0.lock().runtime.clone().unwrap_or_else(Handle::current);
-        let at_work = AtWork::begin(self);
+        let at_work = BusyGuard::begin(self);
         let work = async move {
             let _at_work = at_work;
             work.await
@@ -377,16 +377,16 @@ impl Freezer for FakeFreezer {
     }
 }
 
-struct AtWork(FakeEngine);
+struct BusyGuard(FakeEngine);
 
-impl AtWork {
+impl BusyGuard {
     fn begin(engine: &FakeEngine) -> Self {
         engine.0.lock().at_work += 1;
         Self(engine.clone())
     }
 }
 
-impl Drop for AtWork {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         self.0.0.lock().at_work -= 1;
     }
@@ -405,14 +405,14 @@ impl Engine for FakeEngine {
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<LocalImage, EngineError> {
         self.enter(Verb::EnsureImage).await?;
-        match self.0.lock().images.contains_key(&image.reference) {
-            true => Ok(LocalImage::new(&image.reference)),
-            // It has no registry; but it says which names it would have asked one for.
-            false => Err(match Host::named_in(&image.reference) {
-                Some(_) => EngineError::NotFound(image.reference.clone()),
-                None => EngineError::NotHere(image.reference.clone()),
-            }),
+        if self.0.lock().images.contains_key(&image.reference) {
+            return Ok(LocalImage::new(&image.reference));
         }
+        // The fake has no registry, but distinguishes names that name one.
+        Err(match Host::named_in(&image.reference) {
+            Some(_) => EngineError::NotFound(image.reference.clone()),
+            None => EngineError::NotHere(image.reference.clone()),
+        })
     }
 
     async fn remove_image(&self, image: &ImageRef) -> Result<ImageRemoval, EngineError> {

@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_behind_a_withdrawn_one_move_up() {
+    fn requests_after_a_withdrawn_one_move_up() {
         let budget = Budget::new(Bytes(10));
         let _a = granted(budget.claim(Bytes(8)));
         let (_, big) = later(budget.claim(Bytes(10)));

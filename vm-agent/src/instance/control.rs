@@ -26,8 +26,8 @@ use tokio::{net::UnixStream, time::sleep};
 const ANSWER_MAX: usize = 1 << 20;
 /// Size limit of a health response, which many calls may request at once: a thousand ids.
 const HEALTH_MAX: usize = 80 << 10;
-/// First pause between two connection attempts; doubled up to [`LONGEST_PAUSE`]. A wrapper needs about
-/// 40 ms to listen.
+/// First pause between two connection attempts; doubled up to [`LONGEST_PAUSE`]. A wrapper needs
+/// about 40 ms to listen.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(4);
 /// Error code of a wrapper whose code directory is empty.

@@ -290,7 +290,8 @@ impl Drop for Lease {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Over => {}
             Phase::Placed => self.pool.end(self.key, self.call, Event::CallEnded),
-            // A `runtime: container` image cannot be asked about the call of a disconnected caller.
+            // A `runtime: container` image has no request for the state of a disconnected caller's
+            // call.
             Phase::Running { exchange: Exchange::Open, .. }
                 if self.pool.version.spec.runtime == Runtime::Container =>
             {

@@ -90,8 +90,8 @@ pub(crate) trait PoolHost: Send + Sync {
     fn can_evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool;
 
     /// Evicts idle instances of other versions, the one of lowest value first (Greedy-Dual,
-    /// `keepalive/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns whether
-    /// they are. Evicts nothing for a prewarm.
+    /// `keepalive/cost.rs`), until `shortage` bytes are being freed; all or nothing. Returns
+    /// whether they are. Evicts nothing for a prewarm.
     fn evict(&self, shortage: u64, needy: &Arc<Pool>) -> bool;
 }
 
@@ -193,9 +193,9 @@ impl Pool {
         })
     }
 
-    /// A line of the agent's own log about one of its instances.
+    /// Logs a warning about one of the pool's instances in the agent's own log.
     pub(crate) fn warn(&self, instance: &Instance, what: &'static str, cause: Option<&str>) {
-        self.history.warnings.tell(instance, what, cause);
+        self.history.warnings.log(instance, what, cause);
     }
 
     fn concurrency(&self) -> usize {

@@ -150,7 +150,7 @@ impl Runner {
             }
             tokio::select! {
                 // The stop first: after it, an exit is expected. All arms may be dropped: a token,
-                // the watch itself (kept across rounds), a stored notification, a timer.
+                // the watch itself (reused across rounds), a stored notification, a timer.
                 biased;
                 () = self.instance.stop.cancelled() => return self.stopped(exit).await,
                 exit = &mut exit => return self.crashed(exit),

@@ -3,8 +3,9 @@
 //! control socket), written before the answer's last byte.
 //!
 //! Both sockets are local, so when the last byte of an answer was read its id can be read here,
-//! without blocking. `instance/lease.rs` checks at the end of each answer; `instance/lease/abandoned.rs` then waits
-//! for the end of the call. A wrapper without this endpoint has no such calls.
+//! without blocking. `instance/lease.rs` checks at the end of each answer;
+//! `instance/lease/abandoned.rs` then waits for the end of the call. A wrapper without this
+//! endpoint has no such calls.
 
 use super::{
     control::{self, ControlError},

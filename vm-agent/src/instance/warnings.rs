@@ -1,18 +1,18 @@
-//! Warnings about instances in the agent's own log: code that fails at each call fails with each of them. Of one function and
-//! one kind the first is a line at once, then there is one in ten seconds with the number of those left out; all of them at
-//! debug level. Told by the pool's instances and by calls.
+//! Rate-limited warnings about instances in the agent's own log: code may fail at each call. Per
+//! function and kind of warning, the first is logged at once, then at most one in ten seconds with
+//! the number of those left out; all are logged at debug level. Used by pools and calls.
 
 use super::Instance;
 use epsilon_bootstrap::log::repeats::Repeats;
 use std::time::Instant;
 
-/// Those of one function. See the module.
+/// The warnings of one function.
 #[derive(Debug, Default)]
 pub(crate) struct Warnings(Repeats);
 
 impl Warnings {
-    /// `what` is the message and the kind.
-    pub(crate) fn tell(&self, instance: &Instance, what: &'static str, cause: Option<&str>) {
+    /// Logs a warning. `what` is the message and the kind.
+    pub(crate) fn log(&self, instance: &Instance, what: &'static str, cause: Option<&str>) {
         let (function, version) = (&instance.version.function, instance.version.number);
         let instance = instance.id();
         match self.0.admit(what, Instant::now()) {

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_pause_lies_within_its_bin() {
+    fn every_pause_is_within_its_bin() {
         for seconds in (0..REACH.as_secs()).step_by(7).chain([9, 10, 119, 120, 14_399]) {
             let bin = bin(s(seconds)).unwrap();
             assert!(edge(bin) <= s(seconds) && s(seconds) < edge(bin + 1), "{seconds}");

@@ -124,8 +124,8 @@ mod tests {
         assert_eq!(histories.changes(), None);
         one.calls_ended(Moment::ZERO);
         one.call_arrived(Moment::from_secs(60));
-        let told = histories.changes().unwrap();
+        let changes = histories.changes().unwrap();
         assert_eq!(histories.changes(), None);
-        assert!(Histories::restore(told).of(&name(1)).has_samples());
+        assert!(Histories::restore(changes).of(&name(1)).has_samples());
     }
 }

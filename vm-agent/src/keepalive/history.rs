@@ -12,8 +12,8 @@ use epsilon_api::vm::StartPhases;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, time::Duration};
 
-/// This many bad ends within [`CRASH_LOOP_WINDOW`] are no accident: more than one burst of calls causes in
-/// one broken instance.
+/// This many bad ends within [`CRASH_LOOP_WINDOW`] are a crash loop: more than a burst of calls
+/// causes in one broken instance.
 const CRASH_LOOP_ENDS: usize = 3;
 const CRASH_LOOP_WINDOW: Duration = Duration::from_secs(10);
 
@@ -21,7 +21,7 @@ const CRASH_LOOP_WINDOW: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct History {
     known: Mutex<Known>,
-    /// Here, because a pool goes with its last instance, and comes again with the next call.
+    /// Here, because a pool ends with its last instance and is made again by the next call.
     pub(crate) warnings: Warnings,
 }
 

@@ -71,7 +71,7 @@ async fn store(vm: &Arc<LocalVm>, is_reported: &mut bool) {
     match written.await.unwrap_or_else(|err| Err(io::Error::other(err))) {
         Ok(()) => *is_reported = false,
         Err(err) if !std::mem::replace(is_reported, true) => {
-            tracing::warn!(cause = %Chain(&err), "Pauses of functions could not be stored; a restart measures them anew.");
+            tracing::warn!(cause = %Chain(&err), "Pauses of functions could not be stored; a restart measures them again.");
         }
         Err(_) => {}
     }

@@ -62,8 +62,9 @@ impl LayersError {
         }
     }
 
-    /// Whether the version's image can do what its layers cannot. Not where a registry failed: the image comes from the
-    /// same one, and this error says better what is wrong. Nor where the image itself was looked for in vain.
+    /// Whether the version can start from its image instead. Not if a registry failed: the image
+    /// comes from the same one, and this error is more precise. Nor if the image itself was not
+    /// found.
     pub(crate) fn allows_image(&self) -> bool {
         match self {
             Self::Unfit { .. } | Self::Absent { .. } | Self::Full { .. } | Self::Disk { .. } => {

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Flushing a file takes as long as all the rest of a small layer, and a lost layer costs one
-//! fetch. So flushes happen later, for all layers at once ([`LayerStore::flush`]); after a power cut
-//! before that, those layers are removed at the next start. An agent that is killed loses none:
+//! fetch. So flushes happen later, for all layers at once ([`LayerStore::flush`]); after a power
+//! cut before that, those layers are removed at the next start. An agent that is killed loses none:
 //! cells that run on have them mounted.
 
 use super::{name::Name, unpack::APP};

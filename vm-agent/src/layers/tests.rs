@@ -299,7 +299,7 @@ async fn full_disk_removes_unused_layers() {
 }
 
 #[tokio::test]
-async fn layers_stay_within_size_mounted_ones_are_kept() {
+async fn layers_stay_within_size_mounted_ones_stay() {
     let cache = TempDir::new().unwrap();
     let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", cache.path()));
     let tars: Vec<_> = (0..4).map(|n| layer("x.js", &n.to_string().repeat(400 << 10))).collect();
@@ -331,8 +331,8 @@ async fn cancelled_fetch_leaves_no_draft_and_can_repeat() {
     let tar = layer("index.js", "x");
     let registry = scripted::Scripted::start(vec![scripted::Answer::Hang]).await;
     let version = version("hello", Some(&registry.repository()), &[&tar]);
-    let asked = tokio::time::timeout(Duration::from_millis(100), world.ensure(&version)).await;
-    assert!(asked.is_err(), "it hangs");
+    let result = tokio::time::timeout(Duration::from_millis(100), world.ensure(&version)).await;
+    assert!(result.is_err(), "it hangs");
     registry.answer(&[scripted::Answer::Good(tar.gzip())]);
     assert_eq!(contents(&world.ensure(&version).await.unwrap()), [file("index.js", "x")]);
 }

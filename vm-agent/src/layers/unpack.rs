@@ -7,7 +7,7 @@
 //! | file, directory, symbolic link, hard link to a file of the same layer | unpacked; owner, permissions and attributes are ours |
 //! | set-user-id, set-group-id, sticky, capabilities, other attributes | stripped |
 //! | device, pipe, socket, sparse file | unfit |
-//! | absolute name, `..`, a name behind a link, a duplicate name | unfit |
+//! | absolute name, `..`, a name below a link, a duplicate name | unfit |
 //! | whiteout (`.wh.…`): removes what a lower layer has | unfit |
 //! | anything outside `app/` | ignored: it belongs to the base |
 //!

@@ -30,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Number of last lines kept for the report on an instance that died while loading.
+/// Number of last lines stored for the report on an instance that died while loading.
 const LAST_LINES: usize = 10;
 /// How long output is still read after the container is removed.
 const LAST_LINES_WAIT: Duration = Duration::from_millis(500);

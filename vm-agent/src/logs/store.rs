@@ -1,7 +1,7 @@
 //! The thread that owns the log files: for each function a directory of numbered NDJSON segments,
 //! the oldest of which is removed when the function's limit is reached. Inputs: its queue of
-//! [`Command`]s; it ends on `Close` or when the queue has no senders. Because it alone writes, reads
-//! and forwards, a follower misses no line between the stored and the new ones.
+//! [`Command`]s; it ends on `Close` or when the queue has no senders. Because it alone writes,
+//! reads and forwards, a follower misses no line between the stored and the new ones.
 
 use epsilon_api::{
     ids::FunctionName,
@@ -18,7 +18,7 @@ use std::{
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-/// Lines that a follower may lag behind.
+/// Lines that are buffered for a slow follower.
 const FOLLOW_DEPTH: usize = 1024;
 /// A function's limit is split into this many files, so that a quarter of it is removed at once.
 const SEGMENTS: u64 = 4;

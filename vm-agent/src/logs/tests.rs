@@ -129,8 +129,8 @@ async fn a_full_disk_costs_lines_and_leaves_no_files() {
     }
     assert_eq!(std::fs::read_dir(folder.path().join("hello")).unwrap().count(), 1);
     std::fs::remove_file(&full).unwrap();
-    logs.record(record("kept", None));
-    assert_eq!(messages(&logs, LogQuery::default()).await, ["kept"]);
+    logs.record(record("stored", None));
+    assert_eq!(messages(&logs, LogQuery::default()).await, ["stored"]);
 }
 
 #[test]
@@ -158,7 +158,7 @@ async fn reader_continues_after_its_position() {
     for (n, record) in all.iter().enumerate() {
         let query = LogQuery { after: record.position, tail: Some(0), ..LogQuery::default() };
         let rest: Vec<LogRecord> = logs.read(name(), query).collect().await;
-        assert_eq!(rest, all[n + 1..], "behind {n}");
+        assert_eq!(rest, all[n + 1..], "after {n}");
     }
     let query = LogQuery { after: all[9].position, follow: true, ..LogQuery::default() };
     let mut lines = logs.read(name(), query);
@@ -200,7 +200,7 @@ async fn slow_follower_gets_the_rest_from_the_files() {
     for n in 0..3000 {
         logs.record(record(format!("{n}"), None));
     }
-    drop(logs.snapshot(name(), false).await); // all are passed on: more than a follower may be behind
+    drop(logs.snapshot(name(), false).await); // all are passed on: more than the follower's buffer
     for n in 0..3000 {
         assert_eq!(lines.next().await.unwrap().message, format!("{n}"));
     }

@@ -12,7 +12,7 @@ use epsilon_api::{
     ids::RequestId,
     vm::{Answer, Call, Held, InterimSink, Spent},
 };
-use epsilon_fleet_link::door::AnswerWithin;
+use epsilon_fleet_link::authenticated_listener::AnswerWithin;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use std::{sync::Arc, time::Duration};

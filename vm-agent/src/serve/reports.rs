@@ -2,8 +2,8 @@
 //! when a drain begins or ends or the engine goes down or comes back. Serialized once for all; a
 //! gateway that reads slowly misses lines and gets the newest.
 //!
-//! Inputs of the task: time, [`Drain::changed`](crate::drain::Drain::changed), new readers. Output: the
-//! newest line. Ends when the listener closes, and with it all streams.
+//! Inputs of the task: time, [`Drain::changed`](crate::drain::Drain::changed), new readers. Output:
+//! the newest line. Ends when the listener closes, and with it all streams.
 
 use crate::service::VmService;
 use bytes::Bytes;

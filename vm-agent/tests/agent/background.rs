@@ -29,8 +29,8 @@ async fn until_begun(images: &[Arc<Image>], want: usize) {
     until(begun, |begun| *begun == want).await;
 }
 
-async fn all_worked(asked: Vec<JoinHandle<bool>>) -> bool {
-    join_all(asked).await.into_iter().all(Result::unwrap)
+async fn all_worked(starts: Vec<JoinHandle<bool>>) -> bool {
+    join_all(starts).await.into_iter().all(Result::unwrap)
 }
 
 #[tokio::test]
@@ -39,12 +39,12 @@ async fn a_first_call_goes_before_a_deployment_of_many() {
     let (versions, images): (Vec<_>, Vec<_>) =
         (0..6).map(|n| world.function(&format!("many-{n}"), Load::Gated, |_| {})).unzip();
     let (other, _) = world.function("other", Load::Works, |_| {});
-    let asked = deploy(&world, &versions);
+    let starts = deploy(&world, &versions);
     until_begun(&images, 1).await;
     assert_eq!(code(&world.get(&other, "/").await), "OK");
     until_begun(&images, 1).await;
     images.iter().for_each(|image| image.gate.add_permits(1));
-    assert!(all_worked(asked).await);
+    assert!(all_worked(starts).await);
     world.end().await;
 }
 
@@ -53,13 +53,13 @@ async fn background_start_becomes_foreground_when_a_call_waits() {
     let world = World::with("{starts_at_once: 2, cells_max: 0}").await;
     let (first, gated) = world.function("first", Load::Gated, |_| {});
     let (second, _) = world.function("second", Load::Works, |_| {});
-    let mut asked = deploy(&world, &[first]);
+    let mut starts = deploy(&world, &[first]);
     until_begun(&[Arc::clone(&gated)], 1).await;
-    asked.extend(deploy(&world, &[Arc::clone(&second)]));
+    starts.extend(deploy(&world, &[Arc::clone(&second)]));
     until(|| world.states().len(), |instances| *instances == 2).await;
     assert_eq!(code(&world.get(&second, "/").await), "OK");
     gated.gate.add_permits(1);
-    assert!(all_worked(asked).await);
+    assert!(all_worked(starts).await);
     world.end().await;
 }
 

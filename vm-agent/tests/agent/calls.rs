@@ -190,9 +190,9 @@ async fn never_more_starts_at_once_than_the_vm_allows() {
 async fn idle_instance_of_lowest_value_is_evicted() {
     let world = World::with("{memory: 768MiB}").await;
     let (old, _) = world.function("old", Load::Works, |_| {});
-    let (kept, _) = world.function("kept", Load::Works, |spec| spec.min_instances = 1);
+    let (ready, _) = world.function("ready", Load::Works, |spec| spec.min_instances = 1);
     let (young, _) = world.function("young", Load::Works, |_| {});
-    world.vm.ensure_ready(Arc::clone(&kept)).await.unwrap();
+    world.vm.ensure_ready(Arc::clone(&ready)).await.unwrap();
     // Called much more often, and so of higher value than one start that happened to take long.
     for _ in 0..300 {
         world.text(&old, "/").await;
@@ -203,7 +203,7 @@ async fn idle_instance_of_lowest_value_is_evicted() {
     let left = world.vm.status().instances.into_iter().map(|one| one.function.to_string());
     let mut left: Vec<_> = left.collect();
     left.sort_unstable();
-    assert_eq!(left, ["kept", "next", "old"]);
+    assert_eq!(left, ["ready", "next", "old"]);
     assert!((world.metric("epsilon_evictions_total") - 1.0).abs() < f64::EPSILON);
     world.end().await;
 }

@@ -65,7 +65,7 @@ async fn a_missing_image_is_no_fault_of_the_code() {
     let world = World::new().await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     let mut other = (*version).clone();
-    other.image.reference = "nobody-has-it".into();
+    other.image.reference = "missing-image".into();
     assert_eq!(code(&world.get(&Arc::new(other), "/").await), "NO_CAPACITY");
 }
 
@@ -80,11 +80,11 @@ async fn crash_before_head_is_502_and_instance_is_replaced() {
     assert!(log.contains("ended by itself: exit status 9"), "{log}");
 }
 
-/// What a log's reader gets at the usual level.
+/// The agent's own log at the default level.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl io::Write for Written {
+impl io::Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -96,8 +96,8 @@ impl io::Write for Written {
 }
 
 #[tokio::test]
-async fn what_fails_at_each_call_is_one_line_of_the_agents_log() {
-    let written = Written::default();
+async fn failures_of_each_call_are_one_log_line() {
+    let written = CapturedLog::default();
     let to = written.clone();
     let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());
     let _log = tracing::subscriber::set_default(log.finish());

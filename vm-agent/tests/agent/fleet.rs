@@ -76,7 +76,7 @@ async fn function_sees_no_headers_of_the_fleet() {
 }
 
 #[tokio::test]
-async fn bodies_stream_both_ways_and_the_connection_is_kept() {
+async fn bodies_stream_both_ways_and_the_connection_stays() {
     let vm = Vm::new().await;
     let (hello, image) = function(&vm.engine, "hello", |_| {});
     vm.send_version(&hello).await;
@@ -368,12 +368,12 @@ async fn logs_are_read_and_followed() {
         let record = |line| serde_json::from_str::<LogRecord>(line).unwrap().message;
         text.lines().map(record).collect()
     };
-    let mut kept = Vec::new();
+    let mut stored = Vec::new();
     let deadline = Instant::now() + LIMIT;
-    while kept.len() < 2 && Instant::now() < deadline {
-        kept = seen(text(read("follow=false").await).await);
+    while stored.len() < 2 && Instant::now() < deadline {
+        stored = seen(text(read("follow=false").await).await);
     }
-    assert_eq!(kept, ["raw line", "said"]);
+    assert_eq!(stored, ["raw line", "said"]);
     let mut live = read("follow=true&tail=0").await;
     text(vm.get(&hello, "/log").await).await;
     let mut lines = String::new();

@@ -45,7 +45,7 @@ async fn frozen_instance_is_thawed_before_sigterm() {
     });
     world.text(&version, "/").await;
     until(|| world.engine.frozen().len(), |frozen| *frozen == 1).await;
-    until(|| world.engine.used(Verb::Terminate), |asked| *asked == 1).await;
+    until(|| world.engine.used(Verb::Terminate), |signals| *signals == 1).await;
     assert_eq!(world.engine.frozen(), [""; 0]);
     image.gate.add_permits(1);
     until(|| world.engine.containers(), Vec::is_empty).await;

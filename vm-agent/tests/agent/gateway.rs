@@ -64,12 +64,12 @@ impl Gateway {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let key = signer.key();
-        let hears = Arc::clone(&received);
+        let recorder = Arc::clone(&received);
         let task = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let key = key.clone();
-                let received = Arc::clone(&hears);
+                let received = Arc::clone(&recorder);
                 tokio::spawn(async move {
                     let service = service_fn(|request| answer(request, key.clone(), &received));
                     drop(

@@ -27,10 +27,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// instances are removed, and prewarmed after 18 s until 33 s.
 fn periodic() -> TempDir {
     let text = r#"{"format":1,"functions":[{"function":"hello","bins":[[2,20.0]],"beyond":0.0}]}"#;
-    left_behind(text)
+    with_history(text)
 }
 
-fn left_behind(text: &str) -> TempDir {
+fn with_history(text: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("vm")).unwrap();
     std::fs::write(folder.path().join("vm/keep.json"), text).unwrap();
@@ -184,7 +184,7 @@ fn read(path: &Path) -> String {
 #[tokio::test]
 async fn invalid_history_file_does_not_prevent_start() {
     for text in ["", "{\"format\":1,", "{\"format\":7,\"functions\":[]}"] {
-        let world = World::on(FakeEngine::new(), left_behind(text), "{}").await;
+        let world = World::on(FakeEngine::new(), with_history(text), "{}").await;
         let (version, _) = world.function("hello", Load::Works, |_| {});
         world.text(&version, "/").await;
         let path = world.folder.path().join("vm/keep.json");
@@ -196,7 +196,7 @@ async fn invalid_history_file_does_not_prevent_start() {
 #[tokio::test]
 async fn only_last_instance_stays_longer_than_default() {
     let yaml = "{instance_idle: 60s}";
-    let folder = left_behind(
+    let folder = with_history(
         r#"{"format":1,"functions":[{"function":"hello","bins":[[0,20.0],[18,20.0]],"beyond":0.0}]}"#,
     );
     let world = World::on(FakeEngine::new(), folder, yaml).await;

@@ -19,7 +19,7 @@ async fn ends_in_the_middle_of(verb: Verb, world: World) {
     let before = engine.used(verb);
     until(|| engine.used(verb), |used| *used > before).await;
     world.agent.shutdown(Duration::ZERO).await;
-    until(|| engine.is_at_work(), |at_work| !at_work).await;
+    until(|| engine.is_busy(), |busy| !busy).await;
     assert_eq!((engine.containers(), engine.networks()), (vec![], vec![]), "{verb:?}");
 }
 

@@ -1,4 +1,4 @@
-//! Instances over time: kept ready, idle, retired, drained.
+//! Instances over time: ready, idle, retired, drained.
 
 use crate::{
     support::{World, code, one, until},
@@ -175,7 +175,7 @@ async fn minimum_of_crashing_code_does_not_loop() {
 
 /// An engine removes one container after the other.
 #[tokio::test]
-async fn a_stop_goes_on_as_long_as_instances_end() {
+async fn a_stop_lasts_as_long_as_instances_end() {
     let world = World::with("{remove_timeout: 1s, cells_max: 0}").await;
     let (version, _) = world.function("hello", Load::Works, |spec| spec.min_instances = 10);
     world.vm.ensure_ready(version).await.unwrap();
@@ -197,7 +197,7 @@ async fn undeletable_container_does_not_keep_the_rest() {
 }
 
 #[tokio::test]
-async fn a_container_that_stays_is_kept_from_the_machine() {
+async fn a_container_that_stays_holds_its_memory() {
     let world = World::with("{remove_timeout: 1s, cells_max: 0}").await;
     let (version, _) = world.function("hello", Load::Works, |_| {});
     world.text(&version, "/").await;

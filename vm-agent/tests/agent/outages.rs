@@ -55,11 +55,11 @@ async fn engine_stop_during_load_is_not_blamed_on_code() {
 async fn sigterm_during_load_is_not_blamed_on_code() {
     let world = World::new().await;
     let (version, image) = world.function("loading", Load::Hangs, |_| {});
-    let asked = async {
+    let crash = async {
         until(|| image.starts.load(Ordering::SeqCst), |starts| *starts == 1).await;
         world.engine.crash_all(Exit { code: 143, out_of_memory: false });
     };
-    let (answer, ()) = tokio::join!(world.get(&version, "/"), asked);
+    let (answer, ()) = tokio::join!(world.get(&version, "/"), crash);
     assert_eq!(code(&answer), "NO_CAPACITY");
     world.end().await;
 }

@@ -18,7 +18,7 @@ async fn idle_instance_finishes_shutdown_hooks_and_logs_them() {
         (spec.idle_timeout, spec.stop_grace) = (Some(Duration::from_millis(50)), LONG);
     });
     world.text(&version, "/").await;
-    until(|| world.engine.used(Verb::Terminate), |asked| *asked == 1).await;
+    until(|| world.engine.used(Verb::Terminate), |signals| *signals == 1).await;
     assert_eq!(world.states(), ["stopping"], "it has its grace period");
     image.gate.add_permits(1);
     until(|| world.engine.containers(), Vec::is_empty).await;
@@ -49,7 +49,7 @@ async fn retirement_and_shutdown_send_sigterm_before_kill() {
     world.text(&old, "/").await;
     world.text(&other, "/").await;
     world.vm.retire(&old.id());
-    until(|| world.engine.used(Verb::Terminate), |asked| *asked == 1).await;
+    until(|| world.engine.used(Verb::Terminate), |signals| *signals == 1).await;
     image.gate.add_permits(1);
     until(|| world.engine.containers().len(), |left| *left == 1).await;
     last.gate.add_permits(1);
@@ -76,9 +76,9 @@ async fn evicted_instance_gives_memory_back_soon() {
     let (first, _) = world.function("first", Load::CleansUp, |spec| spec.stop_grace = LONG);
     let (second, image) = world.function("second", Load::Works, |spec| spec.max_instances = one(1));
     world.text(&first, "/").await;
-    let asked = Instant::now();
+    let began = Instant::now();
     world.text(&second, "/").await;
-    assert!(asked.elapsed() < LONG / 6, "{:?}", asked.elapsed());
+    assert!(began.elapsed() < LONG / 6, "{:?}", began.elapsed());
     assert_eq!(image.starts.load(Ordering::SeqCst), 1);
     world.end().await;
 }

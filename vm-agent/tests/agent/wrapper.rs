@@ -279,7 +279,7 @@ async fn answer_call(wrapper: Arc<Wrapper>, mut request: Request<Incoming>) -> A
         "/after" => {
             let (written, is_written) = oneshot::channel();
             let line = format!("{}\n", active.1);
-            let unsettled = wrapper.unsettled.lock().clone().expect("the agent asked for it");
+            let unsettled = wrapper.unsettled.lock().clone().expect("the agent requested it");
             unsettled.send((line, written)).unwrap();
             is_written.await.unwrap();
             tokio::spawn(async move {

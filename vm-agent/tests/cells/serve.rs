@@ -1,4 +1,4 @@
-//! A cold start through a cell, and which cells are kept ready.
+//! A cold start through a cell, and which cells the pool has.
 
 use crate::support::{Base, World, code, docker, function, text, until};
 use epsilon_api::{
@@ -82,7 +82,7 @@ async fn without_a_ready_cell_one_is_booted() {
     assert!(!phases.create.is_zero() && !phases.start.is_zero() && !phases.cell.is_zero());
     assert_eq!(text(answer).await, "hello world");
     assert_eq!((world.assigned("booted"), world.assigned("image")), (1, 0));
-    // After one start, a cell of its kind is kept for the next one.
+    // After one start, the pool has a cell of its kind for the next one.
     until(|| world.status().cells.ready, |ready| *ready == 1).await;
     world.end().await;
 }

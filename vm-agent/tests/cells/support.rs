@@ -103,8 +103,8 @@ pub(crate) fn function(
     let tar = folder.path().join("layer.tar");
     run(Command::new("tar").arg("-cf").arg(&tar).arg("-C").arg(folder.path()).arg("app"));
     let hex = run(Command::new("sha256sum").arg(&tar))[..64].to_owned();
-    std::fs::create_dir_all(world.shelf()).unwrap();
-    std::fs::copy(&tar, world.shelf().join(format!("{hex}.tar"))).unwrap();
+    std::fs::create_dir_all(world.layer_cache()).unwrap();
+    std::fs::copy(&tar, world.layer_cache().join(format!("{hex}.tar"))).unwrap();
     let base = base.image_ref();
     let layers = vec![ImageLayer { diff_id: format!("sha256:{hex}"), blob: None }];
     version(&name, base.clone(), Some(Parts { base, layers }), change)
@@ -163,14 +163,14 @@ impl World {
     pub(crate) async fn on(folder: impl Into<Data>, yaml: &str) -> Self {
         let folder = folder.into();
         let mut settings: Settings = serde_yaml::from_str(yaml).unwrap();
-        settings.layer_shelf = Some(folder.path().join("shelf"));
+        settings.layer_shelf = Some(folder.path().join("layers"));
         let registry = Registry::new();
         let agent = Agent::build(settings.check(folder.path()).unwrap(), &registry).await.unwrap();
         Self { agent, folder, registry }
     }
 
-    fn shelf(&self) -> PathBuf {
-        self.folder.path().join("shelf")
+    fn layer_cache(&self) -> PathBuf {
+        self.folder.path().join("layers")
     }
 
     pub(crate) fn vm(&self) -> Arc<dyn Vm> {

@@ -31,8 +31,8 @@ impl Remote {
                 let path = &path;
                 async move {
                     // Registries with tokens issue one for all that a push may do.
-                    let asked = session.client.auth(target, &session.auth, RegistryOperation::Push);
-                    let token = session.with_limit("signing in", asked).await?;
+                    let token = session.client.auth(target, &session.auth, RegistryOperation::Push);
+                    let token = session.with_limit("signing in", token).await?;
                     let request = session.http.delete(session.url(path));
                     let request = match (token, &session.auth) {
                         (Some(token), _) => request.bearer_auth(token),

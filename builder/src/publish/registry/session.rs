@@ -182,10 +182,10 @@ impl Session {
 
 impl Failure {
     fn is_refusal(&self) -> bool {
-        self.trouble() == Some(RegistryFailure::Refused)
+        self.kind() == Some(RegistryFailure::Refused)
     }
 
-    fn trouble(&self) -> Option<RegistryFailure> {
+    fn kind(&self) -> Option<RegistryFailure> {
         let Self::Registry { source, .. } = self else { return None };
         Some(match &**source {
             OciDistributionError::UnauthorizedError { .. }
@@ -207,13 +207,13 @@ impl Failure {
     }
 
     fn into_error(self) -> BuildError {
-        let trouble = self.trouble();
+        let kind = self.kind();
         let (doing, host, source) = match self {
             Self::Reported(err) => return err,
             Self::Registry { doing, host, source } => (doing, host, source),
         };
         tracing::error!(doing, registry = %host, error = %Chain(&*source), "Registry failed; the build is refused.");
-        let (what, hint) = match trouble.unwrap_or(RegistryFailure::Other) {
+        let (what, hint) = match kind.unwrap_or(RegistryFailure::Other) {
             RegistryFailure::Refused => (
                 "refused the builder's login, or requires one",
                 "check `builder.registry_user` and its password, `builder.registry_docker_config`, or the \

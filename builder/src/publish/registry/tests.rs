@@ -36,11 +36,11 @@ impl LikeEcr {
     async fn start(user: User) -> Self {
         let registry = DebianRegistry::with_users(&[user]).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, behind) = (listener.local_addr().unwrap(), registry.address());
+        let (address, upstream) = (listener.local_addr().unwrap(), registry.address());
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let service = service_fn(move |request| async move {
-                    Ok::<_, Infallible>(answer(behind, request).await)
+                    Ok::<_, Infallible>(answer(upstream, request).await)
                 });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
             }
@@ -73,7 +73,7 @@ impl Drop for LikeEcr {
     }
 }
 
-async fn answer(behind: SocketAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
+async fn answer(upstream: SocketAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (mut head, body) = request.into_parts();
     if head.method == Method::PATCH {
         let mut lost = Response::new(Full::default());
@@ -83,7 +83,7 @@ async fn answer(behind: SocketAddr, request: Request<Incoming>) -> Response<Full
         return lost;
     }
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-    head.uri = format!("http://{behind}{path}").parse().unwrap();
+    head.uri = format!("http://{upstream}{path}").parse().unwrap();
     let body = Full::from(body.collect().await.unwrap().to_bytes());
     let client: Client<HttpConnector, Full<Bytes>> =
         Client::builder(TokioExecutor::new()).build_http();
@@ -150,7 +150,7 @@ async fn repositories_are_assumed_without_permission_to_check() {
 }
 
 #[tokio::test]
-async fn aws_and_registry_are_told_apart() {
+async fn aws_and_registry_errors_are_distinguished() {
     let (ecr, aws) = (LikeEcr::start(MOTO_TOKEN).await, Aws::scripted().await);
     aws.answers("GetAuthorizationToken", 400, r#"{"__type":"AccessDeniedException"}"#);
     let (remote, _folder) = ecr.remote(aws.endpoint());

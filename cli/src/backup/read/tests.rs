@@ -1,4 +1,4 @@
-//! What a backup may be, against what somebody may have made of one.
+//! Which backups are accepted, and which forged or damaged ones are refused.
 
 use super::*;
 use crate::backup::{
@@ -34,7 +34,8 @@ fn list(files: &[(&str, &[u8])]) -> Manifest {
 
 fn pieces() -> Vec<Piece> {
     let piece = |(path, content): &(&str, &'static [u8])| {
-        let (file, content) = (listed(path, content), *content);
+        let file = listed(path, content);
+        let content = *content;
         Piece { file, open: Box::new(move || Ok(Box::new(content) as Box<dyn Read + Send>)) }
     };
     FILES.iter().map(piece).collect()
@@ -53,7 +54,7 @@ impl Made {
         Self { dir, file }
     }
 
-    /// One that nobody's `write` has made.
+    /// A backup that `write` would not make.
     fn by_hand(entries: &[(&str, EntryType, &[u8])], list: &Manifest) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("made.tar");
@@ -81,16 +82,16 @@ impl Made {
         read(&self.file, into, &|_| {}, &AtomicBool::new(false))
     }
 
-    /// Refused in both readings; nothing is outside of the draft.
+    /// Asserts that both readings refuse it and nothing is written outside of the draft.
     #[track_caller]
     fn refused(&self) -> String {
-        let told = self.read(None).unwrap_err().to_string();
+        let error = self.read(None).unwrap_err().to_string();
         let draft = self.dir.path().join("in/draft");
         fs::create_dir_all(&draft).unwrap();
         self.read(Some(&draft)).unwrap_err();
         let beside = fs::read_dir(self.dir.path().join("in")).unwrap().count();
-        assert_eq!(beside, 1, "{told}");
-        told
+        assert_eq!(beside, 1, "{error}");
+        error
     }
 }
 
@@ -118,7 +119,7 @@ fn what_was_written_is_read_back() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_packed_makes_no_backup() {
+fn a_file_that_changes_meanwhile_makes_no_backup() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("made.tar");
     for content in [&b"secret and more"[..], b"sec"] {
@@ -136,7 +137,7 @@ fn a_file_that_changes_while_it_is_packed_makes_no_backup() {
 #[test]
 fn what_was_changed_is_refused() {
     let whole = fs::read(Made::written("made.tar").file).unwrap();
-    // One bit of each file's content; the list itself is JSON, where a bit is a syntax error or another digest.
+    // One bit of each file's content. In the list, a bit is a syntax error or another digest.
     for content in FILES.map(|(_, content)| content) {
         let made = Made::written("made.tar");
         let mut bytes = whole.clone();
@@ -166,14 +167,19 @@ fn what_leads_elsewhere_is_refused() {
     for (what, entries, list, want) in [
         ("a stranger", vec![key, ("data/more", Regular, &b"x"[..])], &only, "not on its list"),
         ("twice", vec![key, key], &only, "not on its list"),
-        ("a link", vec![("data/admin.key", Symlink, &b""[..])], &only, "no plain file"),
-        ("a hard link", vec![("data/admin.key", Link, &b""[..])], &only, "no plain file"),
-        ("a device", vec![("data/admin.key", EntryType::Char, &b""[..])], &only, "no plain file"),
+        ("a link", vec![("data/admin.key", Symlink, &b""[..])], &only, "not a regular file"),
+        ("a hard link", vec![("data/admin.key", Link, &b""[..])], &only, "not a regular file"),
+        (
+            "a device",
+            vec![("data/admin.key", EntryType::Char, &b""[..])],
+            &only,
+            "not a regular file",
+        ),
         (
             "a folder",
             vec![("data/admin.key", EntryType::Directory, &b""[..])],
             &only,
-            "no plain file",
+            "not a regular file",
         ),
         (
             "a long name",
@@ -185,13 +191,13 @@ fn what_leads_elsewhere_is_refused() {
         ("larger", vec![("data/admin.key", Regular, &b"secret and more"[..])], &only, "damaged"),
         ("none", vec![], &only, "missing"),
     ] {
-        let told = Made::by_hand(&entries, list).refused();
-        assert!(told.contains(want), "{what}: {told}");
+        let error = Made::by_hand(&entries, list).refused();
+        assert!(error.contains(want), "{what}: {error}");
     }
     let mut out = list(&[("data/x", b"x")]);
     out.files[0].path = "../x".into();
-    let told = Made::by_hand(&[("../x", Regular, b"x")], &out).refused();
-    assert!(told.contains("leads elsewhere"), "{told}");
+    let error = Made::by_hand(&[("../x", Regular, b"x")], &out).refused();
+    assert!(error.contains("leads elsewhere"), "{error}");
 }
 
 #[test]
@@ -199,7 +205,7 @@ fn what_is_no_backup_says_so() {
     for content in [&b""[..], b"hello", &[0x1f, 0x8b, 1, 2], &[0; 4096], &[b'x'; 4096]] {
         let made = Made::written("made.tar");
         fs::write(&made.file, content).unwrap();
-        assert!(made.refused().contains("no backup"), "{content:?}");
+        assert!(made.refused().contains("not a backup"), "{content:?}");
     }
     let mut later = list(&FILES);
     later.format = FORMAT + 1;

@@ -1,7 +1,7 @@
-//! Which images a backup takes along: those of versions that only this machine's engine has, the bases below them, and what
-//! `epsilon up` would make at its start.
+//! Which images a backup has: those of versions that only this machine's engine has, their bases,
+//! and the images that `epsilon up` makes at its start.
 
-use super::Shown;
+use super::ProgressLine;
 use crate::{
     backup::manifest::{LeftOut, Why},
     failure::Failure,
@@ -11,10 +11,10 @@ use epsilon_builder::{
     config::Config,
     images::{Image, Images, LayoutFile, names_a_registry},
 };
-use epsilon_store::KeptVersion;
+use epsilon_store::BackedUpVersion;
 use std::{collections::BTreeMap, path::Path};
 
-/// What came of it.
+/// The images of a backup.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
     pub(super) images: Vec<Image>,
@@ -22,20 +22,21 @@ pub(super) struct Taken {
     pub(super) files: Vec<LayoutFile>,
 }
 
-/// What the engine has of what is to be taken, and what it does not have.
+/// The wanted images that the engine has, and the versions whose images it does not have.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Found {
-    /// By their names.
+    /// By name.
     images: BTreeMap<String, Image>,
     left_out: Vec<LeftOut>,
 }
 
-/// Takes the images of these versions out of the engine. Asks it nothing where a registry has all of them.
+/// Exports the images of these versions from the engine. Does not contact it if registries have all
+/// of them.
 pub(super) async fn take(
     config: &Config,
-    versions: &[KeptVersion],
+    versions: &[BackedUpVersion],
     work: &Path,
-    shown: &Shown,
+    shown: &ProgressLine,
 ) -> Result<Taken, Failure> {
     let mut taken = Taken::default();
     let (elsewhere, here): (Vec<_>, Vec<_>) =
@@ -47,20 +48,21 @@ pub(super) async fn take(
     shown.say("the images");
     let failed = |err: BuildError| Failure::from(err.body());
     let engine = Images::open(config).await.map_err(failed)?;
-    // Without these all versions can serve, by their images; with them they start as before, and the next deployment too.
+    // Versions can serve without these. With them they start from cells as before, and the next
+    // deployment needs no network.
     let bases = versions.iter().filter_map(|version| version.base.as_ref());
     let bases: Vec<_> = bases
         .map(|base| base.reference.clone())
         .filter(|base| !names_a_registry(base))
         .chain(engine.of_platform(config).await.map_err(failed)?)
         .collect();
-    let told = |bytes| shown.say_bytes("the images", bytes);
+    let on_progress = |bytes| shown.say_bytes("the images", bytes);
     let save = async |found: &Found| {
         let names: Vec<&str> = found.images.keys().map(String::as_str).collect();
-        engine.save(&names, work, &told).await
+        engine.save(&names, work, &on_progress).await
     };
     let (found, files) =
-        save_what_stays(async || look(&engine, &here, &bases).await, save).await.map_err(failed)?;
+        save_remaining(async || look(&engine, &here, &bases).await, save).await.map_err(failed)?;
     taken.images = found.images.into_values().collect();
     taken.left_out.extend(found.left_out);
     taken.files = files;
@@ -69,7 +71,7 @@ pub(super) async fn take(
 
 async fn look(
     engine: &Images,
-    versions: &[&KeptVersion],
+    versions: &[&BackedUpVersion],
     bases: &[String],
 ) -> Result<Found, BuildError> {
     let mut found = Found::default();
@@ -91,9 +93,10 @@ async fn look(
     Ok(found)
 }
 
-/// Saves what a look finds. An engine that lacks one of them gives none; so where the platform has removed an image since,
-/// of a version that is not needed any more, it is done once more with those that stayed.
-async fn save_what_stays(
+/// Saves the images that `look` finds. An engine that lacks one of them exports none: if the
+/// platform removed an image meanwhile, of a version that is not needed any more, the rest is saved
+/// in a second attempt.
+async fn save_remaining(
     look: impl AsyncFn() -> Result<Found, BuildError>,
     save: impl AsyncFn(&Found) -> Result<Vec<LayoutFile>, BuildError>,
 ) -> Result<(Found, Vec<LayoutFile>), BuildError> {
@@ -113,7 +116,7 @@ async fn save_what_stays(
     Ok((again, files))
 }
 
-fn left_out(version: &KeptVersion, why: Why) -> LeftOut {
+fn left_out(version: &BackedUpVersion, why: Why) -> LeftOut {
     LeftOut {
         version: version.id.to_string(),
         image: version.image.reference.clone(),
@@ -137,9 +140,11 @@ mod tests {
         Found { images: names.iter().map(image).collect(), left_out: Vec::new() }
     }
 
-    /// What is saved, where the engine has this and then that, and gives nothing when one is missing.
+    /// What is saved from an engine that has `before` and then `after`, and exports nothing if an
+    /// image is missing.
     async fn saved(before: &[&str], after: &[&str]) -> (Result<Vec<String>, String>, usize) {
-        let (has, tries) = (RefCell::new(found(before)), Cell::new(0));
+        let has = RefCell::new(found(before));
+        let tries = Cell::new(0);
         let look = async || Ok(has.borrow().clone());
         let save = async |wanted: &Found| {
             tries.set(tries.get() + 1);
@@ -150,13 +155,13 @@ mod tests {
                 None => Ok(Vec::new()),
             }
         };
-        let saved = save_what_stays(look, save).await;
+        let saved = save_remaining(look, save).await;
         let names = saved.map(|(found, _)| found.images.into_keys().collect());
         (names.map_err(|err| err.message), tries.get())
     }
 
     #[tokio::test]
-    async fn an_image_that_goes_meanwhile_does_not_take_the_others_with_it() {
+    async fn an_image_removed_meanwhile_does_not_prevent_the_others() {
         let names = |names: &[&str]| Ok(names.iter().map(ToString::to_string).collect());
         assert_eq!(saved(&["a", "b"], &["a", "b"]).await, (names(&["a", "b"]), 1));
         assert_eq!(saved(&["a", "b"], &["a"]).await, (names(&["a"]), 2));

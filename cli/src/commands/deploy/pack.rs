@@ -40,7 +40,7 @@ pub(super) fn stream(
             Ok(Ok(())) => Ok(()),
             Ok(Err(PackError::File(failure))) => Err(failure),
             // The gateway stopped reading: its answer explains why.
-            Ok(Err(PackError::NobodyReads)) => Ok(()),
+            Ok(Err(PackError::Disconnected)) => Ok(()),
             Err(err) => Err(Failure::new("PACKING", "packing panicked").with_cause(&err)),
         }
     };
@@ -49,7 +49,7 @@ pub(super) fn stream(
 
 enum PackError {
     File(Failure),
-    NobodyReads,
+    Disconnected,
 }
 
 fn pack(tree: &Tree, out: impl Write, advance: &dyn Fn(u64)) -> Result<(), PackError> {
@@ -60,7 +60,7 @@ fn pack(tree: &Tree, out: impl Write, advance: &dyn Fn(u64)) -> Result<(), PackE
         append(&mut tar, &tree.root, entry, advance)?;
     }
     let finished = tar.into_inner().and_then(GzEncoder::finish).and_then(|mut out| out.flush());
-    finished.map_err(|_| PackError::NobodyReads)
+    finished.map_err(|_| PackError::Disconnected)
 }
 
 fn append(
@@ -79,13 +79,13 @@ fn append(
             header.set_mode(0o755);
             header.set_size(0);
             let path = entry.path.join(""); // ends with a slash
-            tar.append_data(&mut header, path, io::empty()).map_err(|_| PackError::NobodyReads)
+            tar.append_data(&mut header, path, io::empty()).map_err(|_| PackError::Disconnected)
         }
         Kind::Link { target } => {
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_mode(0o777);
             header.set_size(0);
-            tar.append_link(&mut header, &entry.path, target).map_err(|_| PackError::NobodyReads)
+            tar.append_link(&mut header, &entry.path, target).map_err(|_| PackError::Disconnected)
         }
         Kind::File { bytes, executable } => {
             header.set_mode(if *executable { 0o755 } else { 0o644 });
@@ -95,11 +95,11 @@ fn append(
                 PackError::File(Failure::new("SOURCE_UNREADABLE", message).with_cause(&err))
             };
             let file = File::open(root.join(&entry.path)).map_err(unreadable)?;
-            let mut content = Exactly { file, left: *bytes, failed: None, advance };
+            let mut content = LimitedReader { file, left: *bytes, failed: None, advance };
             let appended = tar.append_data(&mut header, &entry.path, &mut content);
             match content.failed {
                 Some(err) => Err(unreadable(err)),
-                None => appended.map_err(|_| PackError::NobodyReads),
+                None => appended.map_err(|_| PackError::Disconnected),
             }
         }
     }
@@ -107,14 +107,14 @@ fn append(
 
 /// Reads a file up to the size in its header; keeps a read error, which `tar` would not distinguish
 /// from a write error.
-struct Exactly<'a> {
+struct LimitedReader<'a> {
     file: File,
     left: u64,
     failed: Option<io::Error>,
     advance: &'a dyn Fn(u64),
 }
 
-impl Read for Exactly<'_> {
+impl Read for LimitedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let read = match self.file.read(&mut buffer[..most]) {
@@ -131,9 +131,9 @@ impl Read for Exactly<'_> {
             }
             Err(err) if err.kind() == io::ErrorKind::Interrupted => Err(err),
             Err(err) => {
-                let told = io::Error::new(err.kind(), err.to_string());
+                let copy = io::Error::new(err.kind(), err.to_string());
                 self.failed = Some(err);
-                Err(told)
+                Err(copy)
             }
         }
     }

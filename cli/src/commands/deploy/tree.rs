@@ -13,7 +13,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Folders that are named of a project that is too large.
+/// Most folders that the error for a too large project lists.
 const MOST: usize = 3;
 
 /// A project's files and empty folders, sorted by path.
@@ -93,12 +93,12 @@ impl Tree {
         self.entries.iter().filter(|entry| entry.kind != Kind::Folder).count()
     }
 
-    /// What most of it is, for one that is too large for the builder: the folders with the most files and bytes.
+    /// The folders with the most files and bytes, for the error for a too large project.
     pub(super) fn most(&self) -> String {
         let mut folders: BTreeMap<String, (usize, u64)> = BTreeMap::new();
         for entry in self.entries.iter().filter(|entry| entry.kind != Kind::Folder) {
             let mut parts = entry.path.iter();
-            // A file of the root stands for itself.
+            // A file of the root is listed itself.
             let first = parts.next().map(|part| part.to_string_lossy()).unwrap_or_default();
             let end = if parts.next().is_some() { "/" } else { "" };
             let folder = folders.entry(format!("`{first}{end}`")).or_default();

@@ -170,8 +170,8 @@ impl Engine for ProcessEngine {
         process.order(&order).await.map_err(|err| unable(&err))?;
         let (terminator, terminate) = oneshot::channel();
         let (killer, kill) = oneshot::channel();
-        let (told, exit) = watch::channel(None);
-        tokio::spawn(wait_or_kill(process, terminate, kill, told));
+        let (report, exit) = watch::channel(None);
+        tokio::spawn(wait_or_kill(process, terminate, kill, report));
         self.with(name, |instance| {
             instance.terminate = Some(terminator);
             (instance.kill, instance.exit) = (Some(killer), exit);
@@ -236,7 +236,7 @@ async fn wait_or_kill(
     process: Process,
     mut terminate: oneshot::Receiver<()>,
     mut kill: oneshot::Receiver<()>,
-    told: watch::Sender<Option<Exit>>,
+    report: watch::Sender<Option<Exit>>,
 ) {
     let Process { mut child, orders, group } = process;
     let status = loop {
@@ -257,7 +257,7 @@ async fn wait_or_kill(
         // Like a shell and Docker report a signal.
         status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
     });
-    told.send_replace(Some(Exit { code: code.into(), out_of_memory: false }));
+    report.send_replace(Some(Exit { code: code.into(), out_of_memory: false }));
 }
 
 fn unable(err: &io::Error) -> EngineError {

@@ -32,7 +32,7 @@ const FAILED: &str = "Call failed.";
 /// save.
 pub(super) fn listen(terminal: Terminal, stale: Arc<AtomicBool>) -> Result<(), Failure> {
     let others = match log::filter() {
-        Some(asked) => asked.parse().map_err(|err: tracing_subscriber::filter::ParseError| {
+        Some(filter) => filter.parse().map_err(|err: tracing_subscriber::filter::ParseError| {
             Failure::usage("EPSILON_LOG is not a filter")
                 .with_cause(&err)
                 .hint("write it like `info` or `info,epsilon_gateway=debug`")

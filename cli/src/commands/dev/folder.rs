@@ -1,5 +1,5 @@
 //! The data folder of one run: state, sockets, keys. In the system's temporary folder, because
-//! nothing of it needs to be kept and a socket's path must be short. Removed at the end; leftovers
+//! nothing of it is needed later and a socket's path must be short. Removed at the end; leftovers
 //! of a kill -9 are removed by the next start.
 //!
 //! Any user may write to the temporary folder, and a folder made by another user could come with
@@ -121,7 +121,7 @@ mod tests {
     fn folder_is_new_and_closed_to_others() {
         let all = tempfile::tempdir().unwrap();
         let guessed = folder(all.path(), &format!("{PREFIX}{}", std::process::id()), 0o755);
-        fs::write(guessed.join("admin.key"), "somebody's").unwrap();
+        fs::write(guessed.join("admin.key"), "another user's").unwrap();
         let (one, two) =
             (RunFolder::make_in(all.path()).unwrap(), RunFolder::make_in(all.path()).unwrap());
         assert_ne!(one.path(), two.path());

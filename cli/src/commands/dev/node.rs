@@ -31,10 +31,10 @@ pub(super) struct Node {
 impl Node {
     /// The configured one, else the one on PATH.
     pub(super) async fn find(named: Option<&Path>) -> Result<Self, Failure> {
-        let asked = named.unwrap_or(Path::new("node"));
-        let mut command = Command::new(asked);
+        let program = named.unwrap_or(Path::new("node"));
+        let mut command = Command::new(program);
         command.args(["-p", ASK]).env_remove("NODE_OPTIONS").kill_on_drop(true);
-        let shown = asked.display();
+        let shown = program.display();
         let answer = match timeout(ANSWERS_WITHIN, command.output()).await {
             Ok(Ok(answer)) if answer.status.success() => answer.stdout,
             Ok(Ok(_)) => return Err(missing(format!("`{shown}` is not a working Node"))),

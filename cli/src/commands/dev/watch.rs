@@ -44,15 +44,15 @@ pub(super) struct Change {
 
 /// Watches a project until the receiver is dropped.
 pub(super) fn start(root: PathBuf) -> Result<mpsc::Receiver<Change>, Failure> {
-    let news = Arc::new(Events::default());
-    let heard = Arc::clone(&news);
+    let events = Arc::new(Events::default());
+    let recorder = Arc::clone(&events);
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         if event.is_ok_and(|event| is_a_write(event.kind)) {
-            heard.record();
+            recorder.record();
         }
     });
     let watcher = watcher.inspect_err(cannot_watch).ok();
-    let mut watch = Watch { root, watcher, watched: BTreeSet::new(), files: Files::new(), news };
+    let mut watch = Watch { root, watcher, watched: BTreeSet::new(), files: Files::new(), events };
     watch.compare()?;
     let (changes, receiver) = mpsc::channel(WAITING);
     tokio::spawn(watch.run(changes));
@@ -117,7 +117,7 @@ struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     files: Files,
-    news: Arc<Events>,
+    events: Arc<Events>,
 }
 
 impl Watch {
@@ -125,7 +125,7 @@ impl Watch {
         while !changes.is_closed() {
             let since = match self.watcher {
                 Some(_) => tokio::select! {
-                    since = self.news.next() => since,
+                    since = self.events.next() => since,
                     () = changes.closed() => return,
                 },
                 None => {

@@ -1,5 +1,5 @@
 //! The wrapper on the developer's disk: its files are embedded in this program; Express, the one
-//! package that it needs, is installed once from npm's registry and kept in `DATA/dev`. After that
+//! package that it needs, is installed once from npm's registry into `DATA/dev`. After that
 //! no network is needed.
 //!
 //! The runtime base installs Express in the same way (`npm ci` with the same lock file), but inside

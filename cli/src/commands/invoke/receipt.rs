@@ -112,8 +112,8 @@ mod tests {
     fn a_warm_call_is_one_line_everywhere() {
         let read = receipt("queue;dur=0.012, exec;dur=1.204");
         for is_terminal in [false, true] {
-            let told = read.describe(StatusCode::OK, Duration::from_millis(2), is_terminal);
-            assert_eq!(told, "200 OK in 2.0 ms (queue 0.0 ms, exec 1.2 ms)");
+            let text = read.describe(StatusCode::OK, Duration::from_millis(2), is_terminal);
+            assert_eq!(text, "200 OK in 2.0 ms (queue 0.0 ms, exec 1.2 ms)");
         }
     }
 
@@ -123,7 +123,7 @@ mod tests {
             "queue;dur=0, start;dur=6.25, layers;dur=0.25, cell;dur=1, init;dur=5, exec;dur=2.5",
         );
         let took = Duration::from_millis(9);
-        let told = read.describe(StatusCode::OK, took, true);
+        let text = read.describe(StatusCode::OK, took, true);
         let table = "\
 200 OK in 9.0 ms, with a cold start of 6.2 ms
   queue     0.0 ms
@@ -131,13 +131,13 @@ mod tests {
   cell      1.0 ms  ██████
   init      5.0 ms  ██████████████████████████████
   exec      2.5 ms  ███████████████";
-        assert_eq!(told, table);
+        assert_eq!(text, table);
         let line = "200 OK in 9.0 ms (queue 0.0 ms, start 6.2 ms, layers 0.2 ms, cell 1.0 ms, init 5.0 ms, exec 2.5 ms)";
         assert_eq!(read.describe(StatusCode::OK, took, false), line);
     }
 
     #[test]
-    fn nothing_is_told_where_nothing_is_known() {
+    fn nothing_is_shown_without_timings() {
         let read = receipt("");
         assert_eq!(read.describe(StatusCode::OK, Duration::from_secs(2), true), "200 OK in 2.0 s");
         assert_eq!(bar(Duration::ZERO, Duration::ZERO), "");

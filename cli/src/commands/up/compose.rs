@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 /// How long removing the containers and folders of dropped builds may take: a busy engine takes
 /// some seconds.
-const BUILDS_GO_WITHIN: Duration = Duration::from_secs(20);
+const BUILDER_SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// All parts, created and bound; no call is answered yet.
 pub(super) struct Platform {
@@ -49,7 +49,7 @@ impl Platform {
         let builder = builder::config::Config::new(settings.builder, &data.join("builder"))
             .map_err(|e| wrong(&e))?;
         let mut agent = settings.vm_agent;
-        agent.layer_shelf.get_or_insert_with(|| builder.shelf());
+        agent.layer_shelf.get_or_insert_with(|| builder.layer_cache());
         let agent = agent.check(data).map_err(|e| wrong(&e))?;
         let database = data.join("epsilon.db");
         let database = database.to_str().ok_or_else(|| {
@@ -117,7 +117,7 @@ impl Platform {
 
     /// Cleans up before anything was served.
     pub(super) async fn remove(self) {
-        self.builder.shutdown(BUILDS_GO_WITHIN).await;
+        self.builder.shutdown(BUILDER_SHUTDOWN_TIMEOUT).await;
         self.agent.shutdown(Duration::ZERO).await;
     }
 }
@@ -140,7 +140,7 @@ impl Running {
                 cut
             }
         };
-        self.builder.shutdown(BUILDS_GO_WITHIN).await;
+        self.builder.shutdown(BUILDER_SHUTDOWN_TIMEOUT).await;
         self.agent.shutdown(Duration::ZERO).await;
         cut
     }

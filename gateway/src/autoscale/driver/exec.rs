@@ -19,7 +19,7 @@ use tokio::{io::AsyncReadExt, process::Command, time::Instant};
 
 /// How long the last ordered count is used. Longer than a VM takes to boot.
 const ORDER_TTL: Duration = Duration::from_secs(300);
-/// Bytes that are kept of each of the command's outputs.
+/// Longest stored part of each of the command's outputs, in bytes.
 const MAX_OUTPUT: u64 = 16 << 10;
 
 /// The driver for a command.

@@ -112,12 +112,12 @@ plans! {
         => ["unprotect i-2", "drain i-2"];
     then_the_smallest_id: 1 of 2, ["i-2 serving p 0 0", "i-1 serving p 0 0"]
         => ["unprotect i-1", "drain i-1"];
-    who_serves_nobody_goes_before_all: 2 of 3, ["i-1 serving p 0 0", "i-2 serving px 0 9", "i-3 serving p 0 0"]
+    a_vm_without_calls_goes_first: 2 of 3, ["i-1 serving p 0 0", "i-2 serving px 0 9", "i-3 serving p 0 0"]
         => ["unprotect i-2", "drain i-2"];
     a_tenth_at_once_and_one_at_least: 1 of 4,
         ["i-1 serving p 0 0", "i-2 serving p 0 0", "i-3 serving p 1 0", "i-4 serving p 1 0"]
         => ["unprotect i-1", "drain i-1"];
-    nobody_else_while_one_leaves: 1 of 4,
+    none_goes_while_another_leaves: 1 of 4,
         ["i-1 serving d 1 0", "i-2 serving p 0 0", "i-3 serving p 1 0", "i-4 serving p 1 0"] => [];
 
     never_below_what_serves: 2 of 4, ["i-1 serving p 0 0", "i-2 serving p 0 0", "i-3 starting - 0 0", "i-4 starting - 0 0"] => [];

@@ -130,8 +130,8 @@ fn near_a_border_one_more_stays() {
     let mut policy = policy(settings());
     // 12 places are two VMs at 75 %, just.
     after(&mut policy, 0, steady(60, 12.5), 3);
-    let kept = after(&mut policy, 60, steady(600, 11.8), 3);
-    assert_eq!((kept.wanted, kept.reason), (3, Reason::Slack { needed: 2 }));
+    let decision = after(&mut policy, 60, steady(600, 11.8), 3);
+    assert_eq!((decision.wanted, decision.reason), (3, Reason::Slack { needed: 2 }));
     assert_eq!(after(&mut policy, 660, steady(400, 11.0), 3).wanted, 2);
 }
 

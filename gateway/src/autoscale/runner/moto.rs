@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use prometheus::Registry;
 use std::collections::BTreeMap;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The VMs of moto's instances.
 #[derive(Debug, Default)]
@@ -122,7 +122,7 @@ async fn capacity_in_moto_follows_the_load() {
             {
                 return standing;
             }
-            assert!(since.elapsed() < PATIENCE, "{standing:#?} {:#?}", journal.info());
+            assert!(since.elapsed() < TEST_TIMEOUT, "{standing:#?} {:#?}", journal.info());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };

@@ -28,13 +28,13 @@ struct State {
     boot: Duration,
     draining: HashSet<VmId>,
     not_leader: bool,
-    store_away: bool,
+    store_is_down: bool,
     group_fails: Option<fn() -> GroupError>,
     /// How long ordering VMs takes.
     slow: Duration,
     /// Every change requested from the cloud.
     orders: Vec<String>,
-    asked: u32,
+    queries: u32,
 }
 
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl State {
     }
 
     fn answer(&mut self) -> Result<(), GroupError> {
-        self.asked += 1;
+        self.queries += 1;
         self.group_fails.map_or(Ok(()), |fail| Err(fail()))
     }
 }
@@ -203,7 +203,7 @@ impl Vms for World {
     }
 
     async fn lead(&self, _: Duration) -> Result<bool, StoreError> {
-        if self.state.lock().store_away {
+        if self.state.lock().store_is_down {
             std::future::pending::<()>().await;
         }
         Ok(!self.state.lock().not_leader)
@@ -397,7 +397,7 @@ async fn only_the_leader_acts_and_its_successor_knows_history() {
     pass(&world, 60, 40).await;
     assert_eq!(scaler.state(), AutoscalerState::Following);
     assert!(world.orders().is_empty());
-    assert_eq!(world.edit(|state| state.asked), 0, "only the leader queries the cloud");
+    assert_eq!(world.edit(|state| state.queries), 0, "only the leader queries the cloud");
     world.edit(|state| state.not_leader = false);
     pass(&world, 12, 40).await;
     assert_eq!(world.orders(), ["desired 7"]);
@@ -410,20 +410,20 @@ async fn no_gateway_acts_while_the_store_is_unavailable() {
     tokio::time::advance(Duration::from_secs(60)).await;
     let scaler = run(&world, |_| {});
     pass(&world, 20, 2).await;
-    world.edit(|state| state.store_away = true);
+    world.edit(|state| state.store_is_down = true);
     pass(&world, 60, 40).await;
     let info = scaler.journal.info();
     assert_eq!((info.state, info.wanted), (AutoscalerState::StoreAway, 7));
     assert!(info.problem.unwrap().contains("the leading gateway is unknown"));
     assert!(world.orders().is_empty());
-    world.edit(|state| state.store_away = false);
+    world.edit(|state| state.store_is_down = false);
     pass(&world, 300, 40).await;
     assert_eq!(world.orders(), ["desired 7"]);
     scaler.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_that_refuses_is_asked_less_and_less() {
+async fn a_refusing_group_is_queried_less_often() {
     let world = World::with(1);
     tokio::time::advance(Duration::from_secs(60)).await;
     world.edit(|state| state.group_fails = Some(|| GroupError::Throttled("Rate exceeded".into())));
@@ -432,8 +432,8 @@ async fn a_group_that_refuses_is_asked_less_and_less() {
     let info = scaler.journal.info();
     assert_eq!(info.state, AutoscalerState::GroupAway);
     assert!(info.problem.as_ref().unwrap().contains("Rate exceeded"), "{info:?}");
-    let asked = world.edit(|state| state.asked);
-    assert!((4..=8).contains(&asked), "{asked} requests in ten minutes");
+    let queries = world.edit(|state| state.queries);
+    assert!((4..=8).contains(&queries), "{queries} requests in ten minutes");
     assert_eq!(info.decisions.iter().filter(|made| made.problem.is_some()).count(), 1, "{info:#?}");
     world.edit(|state| state.group_fails = None);
     pass(&world, 301, 40).await;

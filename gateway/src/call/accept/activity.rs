@@ -433,7 +433,7 @@ mod tests {
     #[test]
     fn a_complete_answer_always_has_a_deadline() {
         let connection = || Arc::new(Connection::for_test("10.0.0.9:1"));
-        let (whole, stream, told) = (connection(), connection(), connection());
+        let (whole, stream, limited) = (connection(), connection(), connection());
         let _whole = Busy::new(Arc::clone(&whole)).until_end_of(body::full("ok"));
         assert!(!is_over(&whole.activity, 8) && is_over(&whole.activity, 12));
         let frames =
@@ -441,10 +441,10 @@ mod tests {
         let endless = body::boxed(http_body_util::StreamBody::new(frames));
         let _stream = Busy::new(Arc::clone(&stream)).until_end_of(endless);
         assert!(!is_over(&stream.activity, 1_000_000));
-        let busy = Busy::new(Arc::clone(&told));
-        told.answer_within(Duration::from_secs(100));
-        let _told = busy.until_end_of(body::full("ok"));
-        assert!(!is_over(&told.activity, 99) && is_over(&told.activity, 101));
+        let busy = Busy::new(Arc::clone(&limited));
+        limited.answer_within(Duration::from_secs(100));
+        let _limited = busy.until_end_of(body::full("ok"));
+        assert!(!is_over(&limited.activity, 99) && is_over(&limited.activity, 101));
     }
 
     #[test]

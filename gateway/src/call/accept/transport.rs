@@ -8,7 +8,7 @@
 //! - Interim answers of functions (1xx), which hyper's server does not write.
 //! - Callers that close their sending half and wait for the answer. hyper does not look at the
 //!   socket while it writes an answer; this file does, and distinguishes a half-closed connection
-//!   (the call goes on) from a broken one (the call ends).
+//!   (the call continues) from a broken one (the call ends).
 
 use super::{
     activity::Watched,

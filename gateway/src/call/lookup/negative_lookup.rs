@@ -1,8 +1,8 @@
 //! Read-through for names that are not in the routing table, where several gateways share a store:
 //! another gateway may have deployed the function a moment ago. A call waits for a query that began
 //! after the call arrived. All waiting calls share one query per [`PAUSE`], so a flood of unknown
-//! names costs the store one small query in that time; beyond [`MAX_WAITING`] waiting calls, further
-//! ones are answered 404 at once.
+//! names costs the store one small query in that time; beyond [`MAX_WAITING`] waiting calls,
+//! further ones are answered 404 at once.
 
 use crate::{fleet::Fleet, routes::Routes};
 use epsilon_api::{chain::Chain, ids::FunctionName};

@@ -89,7 +89,7 @@ impl VersionCache {
         self.read.lock().remove(function);
     }
 
-    /// The cached result: the version, its absence, or nothing if the cache cannot tell.
+    /// The cached result: the version, its absence, or nothing if the cache does not know.
     fn cached(&self, name: &FunctionName, number: VersionNumber) -> Option<Option<Arc<Route>>> {
         let read = self.read.lock();
         let query = read.get(name)?;

@@ -114,8 +114,8 @@ impl<B: UploadBody> Limited<B> {
     }
 }
 
-/// Tells a body that violates HTTP, which is the caller's fault and gets an answer, from one that
-/// broke off, whose caller is gone.
+/// Distinguishes a body that violates HTTP, which is the caller's fault and gets an answer, from
+/// one that broke off, whose caller is gone.
 fn classify_body_error(err: BodyError) -> BodyError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(&*err);
     while let Some(one) = cause {

@@ -1,4 +1,4 @@
-//! Builders on other machines: real sockets and passes, scripted answers.
+//! Builders on other machines: real sockets and gateway tokens, scripted answers.
 
 use super::*;
 use crate::fleet::link::LinkLimits;
@@ -11,9 +11,9 @@ use epsilon_api::{
     ids::{DeploymentId, ProjectName},
     units::{self, MilliCores},
 };
+use epsilon_fleet_link::authenticated_listener;
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::clock::Clock;
-use epsilon_fleet_link::door;
-use epsilon_fleet_link::door::{AuthenticatedListener, Shutdown};
 use epsilon_fleet_link::gateway_token::{Signer, Verifier};
 use futures_util::stream;
 use http::{Request, Response};
@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use std::{future::Future, time::Instant};
 use tokio::sync::mpsc;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Behaviour of a scripted builder.
 #[derive(Clone, Debug)]
@@ -64,16 +64,20 @@ impl Site {
         let id = VmId::parse(id).unwrap();
         let verifier = Arc::new(Verifier::new(id.clone()));
         verifier.trust(&[signer.key()]);
-        let (tell, seen) = mpsc::unbounded_channel();
-        let limits = door::Limits { connections: 9, head: PATIENCE, idle: PATIENCE };
+        let (sender, seen) = mpsc::unbounded_channel();
+        let limits = authenticated_listener::Limits {
+            connections: 9,
+            head: TEST_TIMEOUT,
+            idle: TEST_TIMEOUT,
+        };
         let shutdown = Shutdown::default();
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = AuthenticatedListener::bind(any, None, limits, shutdown.clone()).unwrap();
         let address = listener.address().to_string();
         shutdown.tasks.spawn(listener.serve(verifier, move |request, _| {
             let script = script.clone();
-            let tell = tell.clone();
-            async move { answer(script, request, tell).await }
+            let sender = sender.clone();
+            async move { answer(script, request, sender).await }
         }));
         Self { join: join(id, address), seen, shutdown }
     }
@@ -107,7 +111,7 @@ impl Drop for GivenUp {
 async fn answer(
     script: Script,
     request: Request<Incoming>,
-    tell: mpsc::UnboundedSender<String>,
+    sender: mpsc::UnboundedSender<String>,
 ) -> Response<CallBody> {
     match script {
         Script::Deaf => std::future::pending().await,
@@ -119,7 +123,7 @@ async fn answer(
             response
         }
         Script::Hangs => {
-            let given_up = GivenUp(tell);
+            let given_up = GivenUp(sender);
             let archive = request.into_body();
             let lines = stream::once(async move {
                 let _given_up = given_up;
@@ -135,7 +139,7 @@ async fn answer(
                 // connection.
                 let archive = archive.collect().await?.to_bytes();
                 let archive = String::from_utf8_lossy(&archive).into_owned();
-                tell.send(archive.clone()).unwrap();
+                sender.send(archive.clone()).unwrap();
                 let line = BuildMessage::Event(BuildEvent::Line(archive)).to_line();
                 Ok::<_, hyper::Error>(Frame::data(Bytes::from(line + then)))
             });
@@ -159,7 +163,7 @@ impl BuildLog for RecordingLog {
 }
 
 fn builders(signer: &Arc<Signer>, silence: Duration, sites: &[&Site]) -> Builders {
-    let limits = LinkLimits { connect: PATIENCE, idle: PATIENCE };
+    let limits = LinkLimits { connect: TEST_TIMEOUT, idle: TEST_TIMEOUT };
     let clock = Arc::new(Clock::start(Timestamp::now()));
     let identity = Identity { signer: Arc::clone(signer), clock, tls: None, limits };
     let builders = Builders::new(None, identity, silence);
@@ -180,7 +184,7 @@ fn job(archive: CallBody) -> (BuildJob, Arc<RecordingLog>) {
 }
 
 async fn patient<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("in time")
+    tokio::time::timeout(TEST_TIMEOUT, future).await.expect("in time")
 }
 
 /// The result of one build, and its log.
@@ -199,7 +203,7 @@ fn shop() -> Result<Built, String> {
 async fn a_remote_build_streams_its_events() {
     let signer = signer();
     let mut site = Site::open("builder-1", &signer, Script::Says(BUILT));
-    let builders = builders(&signer, PATIENCE, &[&site]);
+    let builders = builders(&signer, TEST_TIMEOUT, &[&site]);
     let (ended, logged) = build(&builders, body::full("archive")).await;
     assert_eq!((ended, logged), (shop(), vec!["archive".to_owned()]));
     site.sees("archive").await;
@@ -207,15 +211,16 @@ async fn a_remote_build_streams_its_events() {
 
 #[tokio::test]
 async fn without_a_builder_there_is_none() {
-    let builders = builders(&signer(), PATIENCE, &[]);
+    let builders = builders(&signer(), TEST_TIMEOUT, &[]);
     assert!(builders.is_empty());
     assert_eq!(build(&builders, body::empty()).await.0, Err("503 NO_BUILDER".into()));
 }
 
-/// An image whose removal was not requested still exists; a builder that joins later can be asked.
+/// An image whose removal was not requested still exists; a builder that joins later gets the
+/// request.
 #[tokio::test]
 async fn without_a_builder_no_image_is_removed() {
-    let builders = builders(&signer(), PATIENCE, &[]);
+    let builders = builders(&signer(), TEST_TIMEOUT, &[]);
     let reference = format!("registry.example/shop/pay@sha256:{}", "0".repeat(64));
     let image = ImageRef { digest: format!("sha256:{}", "0".repeat(64)), reference };
     assert!(!builders.remove(&image).await);
@@ -226,11 +231,11 @@ async fn without_a_builder_no_image_is_removed() {
 async fn a_builder_lost_mid_build_is_reported() {
     let signer = signer();
     for (script, silence) in [
-        (Script::Says(""), PATIENCE),
-        (Script::Says("\"alive\"\n"), PATIENCE),
-        (Script::Says("{\"built\":{\"project\":\"shop\",\"func"), PATIENCE),
-        (Script::Says("{\"event\":{\"li\n"), PATIENCE),
-        (Script::Says("\"dead\"\n"), PATIENCE),
+        (Script::Says(""), TEST_TIMEOUT),
+        (Script::Says("\"alive\"\n"), TEST_TIMEOUT),
+        (Script::Says("{\"built\":{\"project\":\"shop\",\"func"), TEST_TIMEOUT),
+        (Script::Says("{\"event\":{\"li\n"), TEST_TIMEOUT),
+        (Script::Says("\"dead\"\n"), TEST_TIMEOUT),
         (Script::Hangs, Duration::from_secs(1)),
     ] {
         let site = Site::open("builder-1", &signer, script.clone());
@@ -245,8 +250,8 @@ async fn a_builder_lost_mid_build_is_reported() {
 async fn a_refused_build_goes_to_the_next_builder() {
     let signer = signer();
     for (script, silence) in [
-        (Script::Refuses(503, "BUILDER_BUSY"), PATIENCE),
-        (Script::Refuses(401, "WHATEVER"), PATIENCE),
+        (Script::Refuses(503, "BUILDER_BUSY"), TEST_TIMEOUT),
+        (Script::Refuses(401, "UNKNOWN_CODE"), TEST_TIMEOUT),
         (Script::Deaf, Duration::from_secs(1)),
     ] {
         let first = Site::open("builder-1", &signer, script.clone());
@@ -266,12 +271,12 @@ async fn an_unreachable_builder_is_tried_last() {
     let signer = signer();
     let gone = Site::open("builder-1", &signer, Script::Deaf);
     let site = Site::open("builder-2", &signer, Script::Says(BUILT));
-    let builders = builders(&signer, PATIENCE, &[&gone, &site]);
+    let builders = builders(&signer, TEST_TIMEOUT, &[&gone, &site]);
     let address = gone.join.address.clone();
     drop(gone);
     let began = Instant::now();
     while tokio::net::TcpStream::connect(&address).await.is_ok() {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TEST_TIMEOUT);
         tokio::task::yield_now().await;
     }
     builders.joined.lock()[1].running_builds.store(1, Relaxed);
@@ -284,15 +289,15 @@ async fn an_unreachable_builder_is_tried_last() {
 async fn without_an_accepting_builder_the_last_reason_counts() {
     let signer = signer();
     let busy = Site::open("builder-1", &signer, Script::Refuses(503, "BUILDER_BUSY"));
-    let ended = build(&builders(&signer, PATIENCE, &[&busy]), body::full("1")).await.0;
+    let ended = build(&builders(&signer, TEST_TIMEOUT, &[&busy]), body::full("1")).await.0;
     assert_eq!(ended, Err("503 BUILDER_BUSY".into()));
-    let away = builders(&signer, PATIENCE, &[]);
-    away.set([&join(VmId::parse("builder-1").unwrap(), "127.0.0.1:1".into())]);
-    let ended = build(&away, body::full("1")).await.0;
+    let unreachable = builders(&signer, TEST_TIMEOUT, &[]);
+    unreachable.set([&join(VmId::parse("builder-1").unwrap(), "127.0.0.1:1".into())]);
+    let ended = build(&unreachable, body::full("1")).await.0;
     assert_eq!(ended, Err("503 BUILDER_UNREACHABLE".into()));
     let strict = Site::open("builder-1", &signer, Script::Refuses(413, "SOURCE_TOO_LARGE"));
     let other = Site::open("builder-2", &signer, Script::Says(BUILT));
-    let both = builders(&signer, PATIENCE, &[&strict, &other]);
+    let both = builders(&signer, TEST_TIMEOUT, &[&strict, &other]);
     both.joined.lock()[1].running_builds.store(1, Relaxed);
     let (ended, logged) = build(&both, body::full("1")).await;
     assert_eq!(
@@ -309,7 +314,7 @@ async fn the_one_with_the_fewest_builds_gets_the_next() {
         .iter()
         .map(|id| Site::open(id, &signer, Script::Hangs))
         .collect();
-    let builders = Arc::new(builders(&signer, PATIENCE, &sites.iter().collect::<Vec<_>>()));
+    let builders = Arc::new(builders(&signer, TEST_TIMEOUT, &sites.iter().collect::<Vec<_>>()));
     let counts = || -> Vec<usize> {
         builders.joined.lock().iter().map(|one| one.running_builds.load(Relaxed)).collect()
     };
@@ -321,7 +326,7 @@ async fn the_one_with_the_fewest_builds_gets_the_next() {
             at_work.push(tokio::spawn(build));
             let began = Instant::now();
             while counts().iter().sum::<usize>() < at_work.len() {
-                assert!(began.elapsed() < PATIENCE);
+                assert!(began.elapsed() < TEST_TIMEOUT);
                 tokio::task::yield_now().await;
             }
         }
@@ -346,7 +351,7 @@ async fn a_project_stays_with_one_idle_builder() {
     let signer = signer();
     let sites: Vec<Site> =
         (0..8).map(|n| Site::open(&format!("builder-{n}"), &signer, Script::Hangs)).collect();
-    let builders = builders(&signer, PATIENCE, &sites.iter().collect::<Vec<_>>());
+    let builders = builders(&signer, TEST_TIMEOUT, &sites.iter().collect::<Vec<_>>());
     let first = |folder| builders.by_load(Some(folder))[0].join.id.clone();
     assert_eq!(first("shop"), first("shop"));
     let homes: std::collections::HashSet<_> =
@@ -358,7 +363,7 @@ async fn a_project_stays_with_one_idle_builder() {
 async fn cancelling_a_build_closes_its_connection() {
     let signer = signer();
     let mut site = Site::open("builder-1", &signer, Script::Hangs);
-    let builders = Arc::new(builders(&signer, PATIENCE, &[&site]));
+    let builders = Arc::new(builders(&signer, TEST_TIMEOUT, &[&site]));
     let (job, _) = job(body::full("archive"));
     let (handed_over, archive) = tokio::sync::oneshot::channel();
     let job = BuildJob {
@@ -384,7 +389,7 @@ async fn a_failing_archive_is_reported_as_such() {
     let signer = signer();
     let limit = units::Bytes(10);
     let site = Site::open("builder-1", &signer, Script::Says(BUILT));
-    let builders = builders(&signer, PATIENCE, &[&site]);
+    let builders = builders(&signer, TEST_TIMEOUT, &[&site]);
     let pieces = |last: body::BodyError| {
         let first = Ok(Frame::data(Bytes::from_static(b"x")));
         body::boxed(StreamBody::new(stream::iter([first, Err(last)])))

@@ -49,7 +49,7 @@ fn document(functions: Vec<BuiltFunction>) -> Built {
 }
 
 /// The error for one function after this change, or `good`.
-fn told(change: impl FnOnce(&mut BuiltFunction)) -> String {
+fn outcome(change: impl FnOnce(&mut BuiltFunction)) -> String {
     let mut pay = function("pay");
     change(&mut pay);
     let checked = checked(document(vec![pay]), &[], &Ceilings::default(), false);
@@ -69,8 +69,8 @@ macro_rules! says {
     ($($test:ident: $change:expr => $want:literal;)*) => {$(
         #[test]
         fn $test() {
-            let told = told($change);
-            assert!(told.contains($want), "{told}");
+            let outcome = outcome($change);
+            assert!(outcome.contains($want), "{outcome}");
         }
     )*};
 }

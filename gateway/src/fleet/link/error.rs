@@ -25,9 +25,9 @@ pub(crate) enum LinkError {
     /// It took the request and did not answer for longer than any call may take.
     #[error("the member did not answer within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// Its listener does not accept our pass: it does not know this gateway yet, or the clocks
+    /// Its listener does not accept our token: it does not know this gateway yet, or the clocks
     /// differ.
-    #[error("the member does not accept this gateway's pass")]
+    #[error("the member does not accept this gateway's token")]
     Unauthenticated,
     /// The error of another call that did the same work, for which this call waited.
     #[error(transparent)]

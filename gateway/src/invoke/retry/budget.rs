@@ -48,7 +48,8 @@ struct Bucket {
 }
 
 impl Budget {
-    /// A bucket that holds what time adds in [`TOKEN_TTL`]: a gateway that has just started can retry.
+    /// A bucket that holds what time adds in [`TOKEN_TTL`]: a gateway that has just started can
+    /// retry.
     pub(crate) fn new(policy: Policy, now: Instant) -> Self {
         let tokens = f64::from(policy.per_second) * TOKEN_TTL.as_secs_f64();
         let bucket = Mutex::new(Bucket { tokens, refilled_at: now });

@@ -128,7 +128,7 @@ async fn an_image_in_use_is_retried_later() {
 }
 
 #[tokio::test]
-async fn a_place_that_does_not_answer_is_asked_again() {
+async fn a_vm_that_does_not_answer_is_tried_again() {
     let world = World::new(1, true).await;
     for digest in ["a", "b"] {
         world.deploy(digest).await.unwrap();

@@ -22,7 +22,7 @@ use tokio::{
 const WHAT: &str = "archive";
 /// Bytes read from git at a time.
 const CHUNK: usize = 64 << 10;
-/// Bytes of a failed git's error output that are kept.
+/// Longest stored part of a failed git's error output, in bytes.
 const MAX_STDERR: u64 = 4 << 10;
 
 /// Limits of an archive.

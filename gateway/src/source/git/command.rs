@@ -23,7 +23,7 @@ use tokio::{
 const OLDEST: Version = Version(2, 30);
 /// Limits for `git version`, which reads no repository.
 const VERSION_LIMITS: Limits = Limits { time: Duration::from_secs(10), output: Bytes(4 << 10) };
-/// Bytes of a failed git's error output that are kept.
+/// Longest stored part of a failed git's error output, in bytes.
 const MAX_STDERR: u64 = 4 << 10;
 /// The only variables taken from the gateway's environment: where git's programs are, and where
 /// temporary files go.

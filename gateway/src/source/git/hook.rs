@@ -3,8 +3,8 @@
 //! which git sends to the pusher at once.
 //!
 //! ```text
-//! receive-pack ─ starts ─▶ hook ─ `asked` ─▶ gateway
-//!       ▲                   │  ◀─ `told` ──    │ say LINE …, then accept | refuse
+//! receive-pack ─ starts ─▶ hook ─ `request` ─▶ gateway
+//!       ▲                   │  ◀─ `answer` ──   │ say LINE …, then accept | refuse
 //!       └─ stderr ◀─────────┘
 //! ```
 //! Two named pipes in a folder per push. If the gateway dies, they close, and the hook refuses.
@@ -24,12 +24,12 @@ use tokio::{
 /// Environment variable with the folder of the pipes.
 pub(crate) const FOLDER: &str = "EPSILON_PUSH";
 /// Names of the pipes.
-const REQUEST_PIPE: &str = "asked";
-const ANSWER_PIPE: &str = "told";
+const REQUEST_PIPE: &str = "request";
+const ANSWER_PIPE: &str = "answer";
 /// Sends the updates, prints the lines it gets, and exits as decided.
 const SCRIPT: &str = r#"#!/bin/sh
 # Written by the gateway at each push. No push changes anything before the gateway has said `accept`.
-exec 3>"$EPSILON_PUSH/asked" 4<"$EPSILON_PUSH/told" || exit 1
+exec 3>"$EPSILON_PUSH/request" 4<"$EPSILON_PUSH/answer" || exit 1
 { printf '%s\n' "$GIT_QUARANTINE_PATH"; cat; printf '.\n'; } >&3
 exec 3>&-
 while IFS= read -r line <&4; do
@@ -207,8 +207,8 @@ mod tests {
             let mut child = lab.start();
             let update = format!("{OLD} {NEW} refs/heads/main\n");
             child.stdin.take().unwrap().write_all(update.as_bytes()).await.unwrap();
-            let asked = hook.read_updates().await.unwrap();
-            assert_eq!((asked.quarantine.as_str(), asked.updates.len()), ("/q", 1));
+            let request = hook.read_updates().await.unwrap();
+            assert_eq!((request.quarantine.as_str(), request.updates.len()), ("/q", 1));
             for line in ["  building", "", r"a \n 100% $HOME `id`", "accept"] {
                 hook.print(line).await.unwrap();
             }

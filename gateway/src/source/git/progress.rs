@@ -72,7 +72,7 @@ fn wrapped(line: &str, indent: usize) -> Vec<String> {
     let lead = text.len() - text.trim_start().len();
     let (mut lines, mut current) = (Vec::new(), text[..lead].to_owned());
     let mut is_fresh = true;
-    // Spaces between words are kept, except where the line is broken.
+    // Spaces between words stay, except where the line is broken.
     for word in text[lead..].split_inclusive(' ') {
         let is_full = current.chars().count() + word.trim_end().chars().count() > WIDTH;
         if is_full && !is_fresh {

@@ -32,7 +32,7 @@ const QUEUE_LEN: usize = 16;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes read from git at a time.
 const CHUNK: usize = 16 << 10;
-/// Bytes of a failed git's error output that are kept.
+/// Longest stored part of a failed git's error output, in bytes.
 const MAX_STDERR: u64 = 4 << 10;
 /// Most bytes of a push besides its pack: the list of branches that it moves.
 const COMMANDS: u64 = 1 << 20;

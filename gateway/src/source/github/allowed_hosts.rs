@@ -164,7 +164,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     }
     let segments = ip.segments();
     match segments {
-        // An IPv4 address behind a translator (NAT64).
+        // An IPv4 address mapped by a translator (NAT64).
         [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             is_public_v4(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)))
         }
@@ -263,8 +263,8 @@ mod tests {
             let error = not.check(url).unwrap().addresses(SOON).await.unwrap_err();
             assert!(matches!(error, Unreachable::Private { .. }), "{error}");
         }
-        let nowhere = Hosts::new(vec!["nobody.invalid".into()], Vec::new());
-        let error = nowhere.check("https://nobody.invalid/").unwrap().addresses(SOON).await;
+        let nowhere = Hosts::new(vec!["missing.invalid".into()], Vec::new());
+        let error = nowhere.check("https://missing.invalid/").unwrap().addresses(SOON).await;
         assert!(matches!(
             error,
             Err(Unreachable::Unknown { .. } | Unreachable::TookTooLong { .. })

@@ -88,7 +88,7 @@ impl Job {
         let push = deploy::Push {
             archive: source.archive(&hooks.git, size)?,
             folder: Some(self.hook.project.to_string()),
-            // Whoever may push to one repository cannot deploy another project.
+            // Permission to push to one repository is no permission to deploy another project.
             project: Some(self.hook.project.clone()),
             only: Vec::new(),
         };

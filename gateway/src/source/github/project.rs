@@ -181,7 +181,7 @@ mod tests {
     fn hook(text: &str) -> Result<Hook, String> {
         let settings: Settings = serde_json::from_str(text).map_err(|err| err.to_string())?;
         let hosts = Hosts::new(
-            vec!["github.com".into(), "api.github.com".into(), "hub.example.org".into()],
+            vec!["github.com".into(), "api.github.com".into(), "github.example.org".into()],
             vec!["127.0.0.1".into()],
         );
         let project = ProjectName::parse("shop").unwrap();
@@ -198,12 +198,12 @@ mod tests {
                 "https://api.github.com/repos/octo/shop/statuses/".into()
             )
         );
-        let text = r#"{"repository":"o/s","secret_file":"/s","url":"https://hub.example.org/"}"#;
+        let text = r#"{"repository":"o/s","secret_file":"/s","url":"https://github.example.org/"}"#;
         assert_eq!(
             at(hook(text).unwrap()),
             (
-                "https://hub.example.org/o/s.git".into(),
-                "https://hub.example.org/api/v3/repos/o/s/statuses/".into()
+                "https://github.example.org/o/s.git".into(),
+                "https://github.example.org/api/v3/repos/o/s/statuses/".into()
             )
         );
     }
@@ -224,7 +224,7 @@ mod tests {
         a_folder_above: r#"{"repository":"../b","secret_file":"/s"}"# => "`repository` must";
         without_a_secret: r#"{"repository":"a/b"}"# => "`secret_file` is required";
         an_option_as_branch: r#"{"repository":"a/b","secret_file":"/s","branch":"--upload-pack=x"}"# => "`branch`";
-        a_host_that_nobody_allowed: r#"{"repository":"a/b","secret_file":"/s","url":"https://evil.example.org"}"#
+        a_host_that_is_not_allowed: r#"{"repository":"a/b","secret_file":"/s","url":"https://evil.example.org"}"#
             => "`gateway.hooks.hosts`";
         in_clear_to_a_public_host: r#"{"repository":"a/b","secret_file":"/s","url":"http://github.com"}"# => "https";
         an_unknown_key: r#"{"repository":"a/b","secret":"x"}"# => "unknown field `secret`";

@@ -66,7 +66,7 @@ mod tests {
     }
 
     signatures! {
-        the_hubs_own_example: [SIGNED], BODY, SECRET => true;
+        the_example_of_github: [SIGNED], BODY, SECRET => true;
         upper_case_digits: [&SIGNED.to_uppercase().replace("SHA256", "sha256")], BODY, SECRET => true;
         another_body: [SIGNED], b"Hello, World?", SECRET => false;
         a_longer_body: [SIGNED], b"Hello, World!\n", SECRET => false;

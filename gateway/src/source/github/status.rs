@@ -190,11 +190,11 @@ async fn send_once(
         .map_err(|err| SendError::NoAnswer(err.without_url()))?;
     match answer.status() {
         status if status.is_success() => Ok(()),
-        status => Err(SendError::Answered(status, asked_pause(answer.headers()))),
+        status => Err(SendError::Answered(status, requested_pause(answer.headers()))),
     }
 }
 
-fn asked_pause(headers: &HeaderMap) -> Option<Duration> {
+fn requested_pause(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds))
 }

@@ -39,7 +39,7 @@ fn busy(count: usize) -> Project {
 }
 
 /// Scaling in is slow by intention: a window, a drain, a round for each step.
-const PATIENT: Duration = Duration::from_secs(60);
+const SHRINK_LIMIT: Duration = Duration::from_secs(60);
 
 async fn instances(group: &ScaleGroup) -> BTreeSet<String> {
     let standing = group.describe().await.unwrap();
@@ -88,7 +88,7 @@ async fn vms_follow_the_load_and_the_emptiest_leaves() {
     let most = instances(&group).await;
     let calls = load(&fleet.gateways[0], 1);
     let mut drained = BTreeSet::new();
-    let left = until("one VM is left", PATIENT, async || {
+    let left = until("one VM is left", SHRINK_LIMIT, async || {
         for vm in fleet.gateways[0].admin("/v1/vms").await.as_array().unwrap() {
             if vm["standing"] == "draining" {
                 drained.insert(vm["id"].as_str().unwrap().to_owned());

@@ -48,21 +48,22 @@ async fn answers(gateway: &Gateway, function: &str, status: u16, text: &str) {
 async fn changes_reach_the_other_gateway_within_a_second() {
     let fleet = lent::two().await;
     let [first, second] = &fleet.gateways[..] else { panic!("two") };
-    let told = project!("told", { "index.js" => "exports.told = (req, res) => res.send('one')" });
-    fleet.deploy(&told).await;
-    answers(second, "told", 200, "one").await;
-    told.write("index.js", "exports.told = (req, res) => res.send('two')");
-    fleet.try_deploy(1, &told).await.done();
-    answers(first, "told", 200, "two").await;
+    let changed =
+        project!("changed", { "index.js" => "exports.changed = (req, res) => res.send('one')" });
+    fleet.deploy(&changed).await;
+    answers(second, "changed", 200, "one").await;
+    changed.write("index.js", "exports.changed = (req, res) => res.send('two')");
+    fleet.try_deploy(1, &changed).await.done();
+    answers(first, "changed", 200, "two").await;
 
     // Each gateway has an admin key of its own, and both are valid at both.
     assert_ne!(first.key(), second.key());
     let foreign = |call: Call| call.header("authorization", &format!("Bearer {}", first.key()));
-    let rollback = Call::post_json("/v1/functions/told/rollback", &json!({ "version": 1 }));
+    let rollback = Call::post_json("/v1/functions/changed/rollback", &json!({ "version": 1 }));
     foreign(rollback).send(second.control()).await.expect(200);
-    answers(first, "told", 200, "one").await;
-    first.send_admin(Call::new(Method::DELETE, "/v1/functions/told")).await.expect(200);
-    answers(second, "told", 404, "").await;
+    answers(first, "changed", 200, "one").await;
+    first.send_admin(Call::new(Method::DELETE, "/v1/functions/changed")).await.expect(200);
+    answers(second, "changed", 404, "").await;
 }
 
 #[tokio::test]
@@ -85,7 +86,7 @@ async fn killed_gateway_costs_the_others_callers_nothing() {
 }
 
 /// Requests that need the database, sent during the outage.
-async fn asked_without_store(gateway: &Gateway) -> Vec<Answer> {
+async fn requests_without_store(gateway: &Gateway) -> Vec<Answer> {
     let rollback = Call::post_json("/v1/functions/f0/rollback", &json!({ "version": 1 }));
     let verbs = [
         Call::get("/v1/functions"),
@@ -122,7 +123,7 @@ async fn calls_continue_without_the_database() {
                 }
             })
             .await;
-            for answer in asked_without_store(gateway).await {
+            for answer in requests_without_store(gateway).await {
                 assert_eq!(answer.status, 503, "{answer}");
                 assert_eq!(answer.json()["error"]["code"], "STORE_UNAVAILABLE", "{answer}");
             }
@@ -159,9 +160,9 @@ async fn a_deployment_dies_with_its_gateway_and_changes_nothing() {
     let deploy = Call::post("/v1/deployments?folder=hello", "application/gzip", hello.archive());
     let deploy = deploy.header("authorization", &bearer);
     let mut events = deploy.open(fleet.gateways[1].control()).await;
-    let mut story = String::new();
-    while !story.contains("step_started") {
-        story.push_str(&String::from_utf8_lossy(&events.piece().await.unwrap().unwrap()));
+    let mut events_so_far = String::new();
+    while !events_so_far.contains("step_started") {
+        events_so_far.push_str(&String::from_utf8_lossy(&events.piece().await.unwrap().unwrap()));
     }
     fleet.gateways[1].program.kill().await;
     while let Ok(Some(piece)) = events.piece().await {

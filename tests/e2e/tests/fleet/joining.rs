@@ -71,8 +71,8 @@ async fn sigterm_of_an_agent_is_a_drain() {
     let mut fleet = lent::one().await;
     let mut long = Call::get("/f0/long").open(fleet.gateways[0].public()).await;
     assert_eq!(long.piece().await.unwrap().unwrap(), "begun ");
-    let told = async || fleet.gateways[0].busy_vm().await;
-    let home = until("a report contains the call", SOON, told).await;
+    let reported = async || fleet.gateways[0].busy_vm().await;
+    let home = until("a report contains the call", SOON, reported).await;
     fleet.agent(&home).program.signal(Signal::TERM);
     until("the other VM takes its calls", SOON, async || {
         match Call::get("/f0").try_send(fleet.gateways[0].public()).await {

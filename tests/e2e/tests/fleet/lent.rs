@@ -41,7 +41,7 @@ impl Lent {
 pub(crate) async fn one() -> Lent {
     let mut turn = TURN.lock().await;
     let fleet = match turn.one.take() {
-        Some(fleet) => mended(fleet).await,
+        Some(fleet) => repaired(fleet).await,
         None => started(Plan::default()).await,
     };
     Lent { fleet: Some(fleet), postgres: None, turn }
@@ -51,7 +51,7 @@ pub(crate) async fn one() -> Lent {
 pub(crate) async fn two() -> Lent {
     let mut turn = TURN.lock().await;
     let (postgres, fleet) = match turn.two.take() {
-        Some((postgres, fleet)) => (postgres, mended(fleet).await),
+        Some((postgres, fleet)) => (postgres, repaired(fleet).await),
         None => {
             let postgres = Arc::new(Postgres::start());
             let store = Some(postgres.database().await);
@@ -68,7 +68,7 @@ async fn started(plan: Plan) -> Fleet {
     fleet
 }
 
-async fn mended(mut fleet: Fleet) -> Fleet {
+async fn repaired(mut fleet: Fleet) -> Fleet {
     let agents = fleet.agents.iter_mut().map(|agent| &mut agent.program);
     for program in agents.chain([&mut fleet.builder]) {
         if program.has_ended() {

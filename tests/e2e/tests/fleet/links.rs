@@ -74,7 +74,7 @@ async fn cut_link_takes_a_vm_out_slow_link_not() {
         let standing = gateway.vm(vm).await.unwrap()["standing"].clone();
         assert_eq!(standing, "ready", "slow is not out");
     }
-    network.hasten(number);
+    network.remove_limit(number);
     let tally = calls.stop().await;
     assert!(tally.slowest >= Duration::from_millis(100), "no call met the slow link: {tally:?}");
     only_lost(&tally, 0);

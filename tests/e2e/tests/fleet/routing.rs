@@ -47,12 +47,12 @@ async fn all_reported_since(gateway: &Gateway, moment: Instant) {
 
 /// Counted reasons to send calls elsewhere: a VM whose reports are late or that is full, a refused
 /// call.
-async fn troubles(gateway: &Gateway) -> Vec<String> {
+async fn avoidances(gateway: &Gateway) -> Vec<String> {
     let metrics = gateway.send_admin(Call::get("/metrics")).await.expect(200).text();
     let counts = |line: &&str| {
         let passed = line.starts_with("epsilon_placement_passed_over_total");
-        let troubled = ["suspect", "room", "breaker"].iter().any(|why| line.contains(why));
-        line.starts_with("epsilon_retries_total") || (passed && troubled)
+        let avoided = ["suspect", "room", "breaker"].iter().any(|why| line.contains(why));
+        line.starts_with("epsilon_retries_total") || (passed && avoided)
     };
     metrics.lines().filter(counts).map(str::to_owned).collect()
 }
@@ -79,7 +79,7 @@ async fn new_vm_gets_its_share_and_few_others_move() {
     call_all(&fleet.gateways[0], 2).await;
     all_reported_since(&fleet.gateways[0], Instant::now()).await;
     let before = homes(&fleet.gateways[0]).await;
-    let troubles_before = troubles(&fleet.gateways[0]).await;
+    let avoidances_before = avoidances(&fleet.gateways[0]).await;
     let new = fleet.add_agent().await.id().to_owned();
     // From before its first report until it has taken its share.
     let came = Instant::now();
@@ -97,7 +97,7 @@ async fn new_vm_gets_its_share_and_few_others_move() {
     assert!(moved.len() <= 7, "{moved:?} moved: {before:?}");
     // On a machine so busy that reports of a second arrive after three, VMs are skipped for a
     // while.
-    let is_at_ease = troubles(&fleet.gateways[0]).await == troubles_before;
+    let is_at_ease = avoidances(&fleet.gateways[0]).await == avoidances_before;
     let most = if is_at_ease { 0 } else { 2 };
     assert!(elsewhere.len() <= most, "{elsewhere:?} went elsewhere: {before:?}");
     eprintln!("{} of {FUNCTIONS} moved, {} elsewhere", moved.len(), elsewhere.len());

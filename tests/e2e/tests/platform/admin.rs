@@ -8,7 +8,7 @@ use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 
 #[tokio::test]
-async fn nothing_is_told_or_done_without_the_key() {
+async fn nothing_is_shown_or_done_without_the_key() {
     let up = probe().await;
     let routes = [
         (Method::GET, "/v1/functions"),
@@ -62,7 +62,7 @@ async fn key_is_neither_logged_nor_stored() {
     assert!(!up.log().contains(up.key()));
     let store = std::fs::read(up.data().join("epsilon.db")).unwrap();
     let key = up.key().as_bytes();
-    assert!(!store.windows(key.len()).any(|bytes| bytes == key), "keys are kept hashed");
+    assert!(!store.windows(key.len()).any(|bytes| bytes == key), "keys are stored hashed");
 }
 
 #[tokio::test]
@@ -121,8 +121,8 @@ async fn lists_are_given_page_by_page() {
 async fn missing_is_404_and_unknown_names_are_reported() {
     let up = probe().await;
     for target in [
-        "/v1/functions/nobody",
-        "/v1/functions/nobody/versions",
+        "/v1/functions/missing",
+        "/v1/functions/missing/versions",
         "/v1/nowhere",
         "/v1/deployments/d-0123456789abcdef",
     ] {

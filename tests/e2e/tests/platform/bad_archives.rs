@@ -60,14 +60,14 @@ bad_entries! {
 #[tokio::test]
 async fn writing_through_a_link_that_came_before() {
     let archive = archive(|tar| {
-        let mut header = raw_header("door", EntryType::Symlink, 0);
+        let mut header = raw_header("link", EntryType::Symlink, 0);
         header.set_link_name_literal("/tmp").unwrap();
         header.set_cksum();
         tar.append(&header, std::io::empty()).unwrap();
-        let header = raw_header("door/escaped-by-e2e", EntryType::Regular, 1);
+        let header = raw_header("link/escaped-by-e2e", EntryType::Regular, 1);
         tar.append(&header, &b"x"[..]).unwrap();
     });
-    refused("folder=hostile", archive, &["SOURCE_REFUSED"], "door").await;
+    refused("folder=hostile", archive, &["SOURCE_REFUSED"], "link").await;
     assert!(!std::path::Path::new("/tmp/escaped-by-e2e").exists());
 }
 
@@ -133,7 +133,7 @@ async fn odd_folder_names_and_queries_are_handled() {
 }
 
 #[tokio::test]
-async fn links_inside_the_project_are_kept() {
+async fn links_inside_the_project_stay() {
     let up = up().await;
     let project = project!("linked", {
         "index.js" => "exports.linked = (req, res) => res.send(require('./alias.js').text)",

@@ -42,17 +42,17 @@ async fn a_syntax_error_is_shown_with_its_place() {
     let project =
         project!("syntax", { "index.js" => "exports.a = (req, res) => {\n  res.send('x'\n};" });
     let deployment = refused(&project, "LOAD_FAILED", &["index.js"]).await;
-    let told = format!("{:?}", deployment.failed()) + &deployment.log();
-    assert!(told.contains("SyntaxError"), "{told}");
-    assert!(told.contains("index.js:"), "file and line: {told}");
+    let output = format!("{:?}", deployment.failed()) + &deployment.log();
+    assert!(output.contains("SyntaxError"), "{output}");
+    assert!(output.contains("index.js:"), "file and line: {output}");
 }
 
 #[tokio::test]
 async fn code_that_throws_while_loading() {
     let project = project!("thrower", { "index.js" => "throw new Error('no database here')" });
     let deployment = refused(&project, "LOAD_FAILED", &["index.js"]).await;
-    let told = format!("{:?}", deployment.failed()) + &deployment.log();
-    assert!(told.contains("no database here"), "{told}");
+    let output = format!("{:?}", deployment.failed()) + &deployment.log();
+    assert!(output.contains("no database here"), "{output}");
 }
 
 #[tokio::test]
@@ -120,8 +120,8 @@ async fn an_export_with_a_name_that_cannot_be_called() {
 async fn code_that_requires_what_is_not_there() {
     let project = project!("requirer", { "index.js" => "require('left-out-of-package-json')" });
     let deployment = refused(&project, "LOAD_FAILED", &[]).await;
-    let told = format!("{:?}", deployment.failed()) + &deployment.log();
-    assert!(told.contains("left-out-of-package-json"), "{told}");
+    let output = format!("{:?}", deployment.failed()) + &deployment.log();
+    assert!(output.contains("left-out-of-package-json"), "{output}");
 }
 
 /// Manifests with one mistake each: the error names the key, and the nearest known one if there is
@@ -183,12 +183,12 @@ async fn missing_npm_package_shows_npms_output() {
     let project = project!("typo", {
         "index.js" => "exports.a = (req, res) => res.send('x')",
         "package.json" =>
-            r#"{ "dependencies": { "@epsilon-e2e-nobody/this-package-does-not-exist": "1.0.0" } }"#,
+            r#"{ "dependencies": { "@epsilon-e2e-missing/this-package-does-not-exist": "1.0.0" } }"#,
     });
     let deployment = refused(&project, "DEPENDENCIES_FAILED", &["npm"]).await;
-    let told = format!("{:?}", deployment.failed()) + &deployment.log();
-    assert!(told.contains("this-package-does-not-exist"), "{told}");
-    assert!(told.contains("404") || told.contains("E40"), "{told}");
+    let output = format!("{:?}", deployment.failed()) + &deployment.log();
+    assert!(output.contains("this-package-does-not-exist"), "{output}");
+    assert!(output.contains("404") || output.contains("E40"), "{output}");
 }
 
 #[tokio::test]
@@ -232,18 +232,17 @@ async fn a_developer_who_hangs_up_cancels_the_build() {
     )
     .header("authorization", &format!("Bearer {}", up.key()));
     let mut open = call.open(up.control()).await;
-    let mut told = String::new();
-    while !told.contains("inspect") {
-        told += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
+    let mut output = String::new();
+    while !output.contains("inspect") {
+        output += &String::from_utf8_lossy(&open.piece().await.unwrap().expect("more events"));
     }
     drop(open);
     until("the deployment has ended", SOON, async || {
         let listed = up.admin("/v1/deployments").await;
-        let running = listed
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|d| d["state"] == "running" && told.contains(d["id"].as_str().unwrap_or("-")));
+        let running =
+            listed.as_array().unwrap().iter().any(|d| {
+                d["state"] == "running" && output.contains(d["id"].as_str().unwrap_or("-"))
+            });
         if running { Err("running") } else { Ok(()) }
     })
     .await;

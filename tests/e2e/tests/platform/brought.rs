@@ -84,15 +84,15 @@ module.exports = { remarkAdds, remarkListing: (req, res) => res.json(require('no
     });
     std::fs::create_dir(project.path().join("uploads")).unwrap();
     let outcome = up.cli_in(&project.path(), &["deploy"]).await.expect(0);
-    for told in ["a helper: `remarkAdds(a, b)`", "`timeout: 30` of `remarkShort` is 30 ms"] {
-        assert!(outcome.text().contains(told), "{outcome}");
+    for note in ["a helper: `remarkAdds(a, b)`", "`timeout: 30` of `remarkShort` is 30 ms"] {
+        assert!(outcome.text().contains(note), "{outcome}");
     }
     assert!(up.get("/remarkListing").await.expect(200).text().contains("uploads"));
 
     project.write("index.js", "exports.remarkListing = (req, res) => res.send('x')");
     let outcome = up.cli_in(&project.path(), &["deploy"]).await.expect(0);
-    let told = "still served, not in this source: `remarkAdds`, `remarkShort`; `epsilon delete remarkAdds`";
-    assert!(outcome.text().contains(told), "{outcome}");
+    let note = "still served, not in this source: `remarkAdds`, `remarkShort`; `epsilon delete remarkAdds`";
+    assert!(outcome.text().contains(note), "{outcome}");
 }
 
 #[tokio::test]

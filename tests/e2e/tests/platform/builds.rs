@@ -17,7 +17,7 @@ use tokio::process::Command;
 /// The engine's socket.
 const SOCKET: &str = "/var/run/docker.sock";
 /// A user id unknown to this machine.
-const SOMEBODY: u32 = 12_345;
+const OTHER_USER: u32 = 12_345;
 
 #[tokio::test]
 async fn change_rebuilds_only_functions_that_reach_it() {
@@ -120,7 +120,7 @@ async fn same_source_has_same_digests_everywhere() {
     written(&mine, &[0, 1, 2], 0o644, 0);
     written(&theirs, &[2, 1, 0], 0o600, 900);
     for path in ["", "lib", "index.js", "lib/a.js", "page.html"] {
-        chown(theirs.join(path), Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+        chown(theirs.join(path), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
     }
 
     let build = async |source: &Path, shell: &str, zone: &str, data: &Path| {
@@ -138,12 +138,12 @@ async fn same_source_has_same_digests_everywhere() {
 
     let data = place.path().join("their-data");
     fs::create_dir(&data).unwrap();
-    chown(&data, Some(SOMEBODY), Some(SOMEBODY)).unwrap();
+    chown(&data, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
     let group = fs::metadata(SOCKET).unwrap().gid();
-    let somebody = format!(
-        "umask 077; exec setpriv --reuid {SOMEBODY} --regid {SOMEBODY} --groups {group} \"$@\""
+    let as_other_user = format!(
+        "umask 077; exec setpriv --reuid {OTHER_USER} --regid {OTHER_USER} --groups {group} \"$@\""
     );
-    let second = build(&theirs, &somebody, "Asia/Kathmandu", &data).await;
+    let second = build(&theirs, &as_other_user, "Asia/Kathmandu", &data).await;
     assert_eq!(first, second);
 
     // Earlier builds, and leftovers of another version, do not matter.

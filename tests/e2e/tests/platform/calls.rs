@@ -73,7 +73,7 @@ async fn the_public_root_answers_health() {
 #[tokio::test]
 async fn an_unknown_function_is_404() {
     let up = up().await;
-    up.get("/nobody/knows?me").await.expect_error(404, "FUNCTION_NOT_FOUND");
+    up.get("/missing/path?me").await.expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
 /// Names that break something elsewhere: prototypes, paths, shells, buffers.
@@ -158,7 +158,7 @@ async fn hanging_up_on_the_caller_is_502() {
 
 #[tokio::test]
 async fn an_unhandled_rejection_does_not_spoil_the_next_calls() {
-    run("Promise.reject(new Error('nobody waits')); return 1").await.expect(200);
+    run("Promise.reject(new Error('not awaited')); return 1").await.expect(200);
     for _ in 0..5 {
         run("return 'well'").await.expect(200);
     }
@@ -227,7 +227,7 @@ async fn one_connection_carries_many_calls_also_after_errors() {
     let up = probe().await;
     let mut connection = Connection::open(&up.public().into()).await.unwrap();
     for (target, status) in
-        [("/echo", 200), ("/nobody", 404), ("/echo/x", 200), ("/", 200), ("/echo", 200)]
+        [("/echo", 200), ("/missing", 404), ("/echo/x", 200), ("/", 200), ("/echo", 200)]
     {
         let answer = connection.call(Call::get(target)).await.unwrap();
         assert_eq!(answer.status, status, "{target}: {answer}");

@@ -33,13 +33,13 @@ const inside = (req, res) => {
     word: process.env.WORD, environment: Object.keys(process.env).filter((name) => name !== "NODE_OPTIONS").sort(),
   });
 };
-const config = { memory: "300MiB", env: { WORD: "heard" } };
+const config = { memory: "300MiB", env: { WORD: "read" } };
 exports.celled = { config, func: inside };
 exports.imaged = { config: { ...config, env: { ...config.env, NODE_OPTIONS: "--no-deprecation" } }, func: inside };
 "#;
 
-/// The same for each test, but for a comment: a platform that ends takes the images with it that were not there before, and
-/// another may be serving from an image of the same source.
+/// The same project for each test, except for a comment: a platform that ends removes the images
+/// that it made, and another one may be serving from an image of the same source.
 fn inside(test: &str) -> Project {
     project!("inside", { "index.js" => format!("// {test}\n{INSIDE}") })
 }
@@ -60,7 +60,7 @@ fn has(answer: &Answer, phase: &str) -> bool {
 }
 
 /// What the code saw, except for the user and groups, which differ per instance.
-fn but_for_who_it_is(answer: &Answer) -> Value {
+fn without_user_ids(answer: &Answer) -> Value {
     let mut seen = answer.json();
     for who in ["user", "group", "groups"] {
         assert!(
@@ -114,9 +114,9 @@ async fn code_sees_the_same_in_cell_and_image() {
     let from_image = first_call(&up, "imaged").await;
     assert!(has(&from_image, "create") && !has(&from_image, "cell"), "{from_image}");
 
-    assert_eq!(but_for_who_it_is(&in_cell), but_for_who_it_is(&from_image));
+    assert_eq!(without_user_ids(&in_cell), without_user_ids(&from_image));
     assert_ne!(in_cell.json()["user"], from_image.json()["user"], "each is a user of its own");
-    assert_eq!(in_cell.json()["word"], "heard");
+    assert_eq!(in_cell.json()["word"], "read");
     assert_eq!(in_cell.json()["capabilities"], "0000000000000000");
     assert_eq!(in_cell.json()["writes"], json!(["EROFS", "EROFS", "EROFS", "EROFS"]));
     let want = rights(&up.container("imaged").await);

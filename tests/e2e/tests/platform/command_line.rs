@@ -75,11 +75,11 @@ async fn invoke_sends_data_and_prints_the_body_unchanged() {
 }
 
 #[tokio::test]
-async fn exit_codes_tell_the_function_from_the_usage() {
+async fn exit_codes_distinguish_function_and_usage() {
     let up = probe().await;
     up.cli(&["invoke", "echo"]).await.expect(0);
-    let outcome = up.cli(&["invoke", "nobody"]).await.expect(1);
-    assert!(outcome.stderr.contains("nobody"), "{outcome}");
+    let outcome = up.cli(&["invoke", "missing"]).await.expect(1);
+    assert!(outcome.stderr.contains("missing"), "{outcome}");
     let outcome = up
         .cli(&["invoke", "probe", "-d", "throw new Error('x')", "-H", "content-type: text/plain"])
         .await
@@ -120,7 +120,7 @@ async fn key_and_address_are_found_in_the_data_folder() {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_told_as_such() {
+async fn a_wrong_key_is_reported() {
     let up = up().await;
     let outcome = up.cli(&["functions", "--key", "wrong"]).await.expect(1);
     assert!(outcome.stderr.contains("key"), "{outcome}");
@@ -186,7 +186,7 @@ async fn settings_come_from_file_and_environment() {
     assert_eq!(answer.text(), "/a/b?c=d", "the whole path is the function's");
     let answer = call("/hosted/a", "localhost").send(up.public()).await.expect(200);
     assert_eq!(answer.text(), "/a");
-    call("/a", "nobody.fn.test").send(up.public()).await.expect_error(404, "FUNCTION_NOT_FOUND");
+    call("/a", "missing.fn.test").send(up.public()).await.expect_error(404, "FUNCTION_NOT_FOUND");
     call("/a", "hosted.other.test").send(up.public()).await.expect_error(404, "FUNCTION_NOT_FOUND");
     let large = Call::post("/hosted", "text/plain", "x".repeat(3000)).send(up.public()).await;
     large.expect_error(413, "BODY_TOO_LARGE");
@@ -236,5 +236,5 @@ async fn drained_vm_gets_no_calls_until_undrained() {
     assert_eq!(up.admin("/v1/vms").await[0]["state"], "draining");
     up.cli(&["undrain", up.vm()]).await.expect(0);
     up.get("/drained").await.expect(200);
-    up.cli(&["drain", "nobody"]).await.expect(1);
+    up.cli(&["drain", "missing"]).await.expect(1);
 }

@@ -78,6 +78,6 @@ async fn a_dockerfile_that_does_not_build_shows_why() {
     let deployment = up.try_deploy(&project).await;
     let error = deployment.failed();
     assert_eq!(error.code, "IMAGE_FAILED", "{error:?}");
-    let told = format!("{error:?}{}", deployment.log());
-    assert!(told.contains("missing.txt"), "{told}");
+    let output = format!("{error:?}{}", deployment.log());
+    assert!(output.contains("missing.txt"), "{output}");
 }

@@ -157,7 +157,7 @@ async fn prebuilt_images_deploy_like_built_ones() {
     refused(&|_| {}, &["--only", "movd"], "it names `moved`").await;
     let gone = |d: &mut Value| {
         d["functions"][0]["image"] = json!({
-            "reference": "epsilon/mover/nobody:1", "digest": format!("sha256:{}", "0".repeat(64)),
+            "reference": "epsilon/mover/missing:1", "digest": format!("sha256:{}", "0".repeat(64)),
         });
     };
     refused(&gone, &[], "no VM has the image of `moved` in its engine").await;
@@ -185,7 +185,7 @@ async fn invalid_prebuilt_document_is_refused() {
     send(large).await.expect_error(413, "BODY_TOO_LARGE");
 }
 
-/// The author gets the stack; the version that served before goes on.
+/// The author gets the stack; the version before continues to serve.
 #[tokio::test]
 async fn version_throwing_at_load_never_serves() {
     let up = up().await;
@@ -296,10 +296,10 @@ async fn old_versions_are_removed_without_leftovers() {
         if listed == [15, 14, 13, 12] { Ok(()) } else { Err(listed) }
     })
     .await;
-    let kept: BTreeSet<String> = made[11..].iter().map(|one| one.0.clone()).collect();
+    let retained: BTreeSet<String> = made[11..].iter().map(|one| one.0.clone()).collect();
     until("the engine has the images of these", LONG, async || {
         let there = images(&name).await;
-        if there == kept { Ok(()) } else { Err(there) }
+        if there == retained { Ok(()) } else { Err(there) }
     })
     .await;
     // An image loses its name before its layers are removed.
@@ -310,13 +310,16 @@ async fn old_versions_are_removed_without_leftovers() {
     })
     .await;
     if let Some(stored) = stored_layers().await {
-        assert!(made[11..].iter().all(|one| stored.contains(&one.1)), "what is kept is whole");
+        assert!(
+            made[11..].iter().all(|one| stored.contains(&one.1)),
+            "retained images are complete"
+        );
     }
 
     let outcome = up.cli(&["rollback", "tidy", "3"]).await.expect(1);
     assert!(outcome.stderr.contains("version 3") && outcome.stderr.contains("12"), "{outcome}");
     up.cli(&["rollback", "tidy", "12"]).await.expect(0);
-    assert_eq!(up.get("/tidy").await.expect(200).text(), "12", "what is kept can serve");
+    assert_eq!(up.get("/tidy").await.expect(200).text(), "12", "retained versions can serve");
     // A source whose version was removed is built again.
     deploy(5).await;
     assert_eq!(up.get("/tidy").await.expect(200).text(), "5");

@@ -59,11 +59,11 @@ impl Dev {
         let mut process = command(project).args(arguments).spawn().expect("epsilon");
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let events = Arc::new(Mutex::new(Vec::new()));
-        let heard = Arc::clone(&events);
+        let recorder = Arc::clone(&events);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let event = serde_json::from_str(&line).unwrap_or(Value::String(line));
-                heard.lock().unwrap().push(event);
+                recorder.lock().unwrap().push(event);
             }
         });
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -124,7 +124,7 @@ impl Dev {
 impl Drop for Dev {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- told: {:#?}", self.events.lock().unwrap());
+            eprintln!("--- events: {:#?}", self.events.lock().unwrap());
         }
         if let Ok(None) = self.process.try_wait() {
             self.signal(Signal::TERM); // it removes its folder; all its waits have limits
@@ -205,8 +205,8 @@ functions:
   lambda: { export: handler, signature: lambda }",
     });
     let dev = Dev::start(&project).await;
-    let told = dev.event("serves", |_| true).await;
-    assert_eq!(told["functions"].as_array().unwrap().len(), 4, "{told}");
+    let serves = dev.event("serves", |_| true).await;
+    assert_eq!(serves["functions"].as_array().unwrap().len(), 4, "{serves}");
 
     let call = Call::post_json("/greet/a?b=1", &serde_json::json!({ "x": 1 }));
     let answer = call.header("x-epsilon-request-id", "my-own-id").send(dev.calls).await.expect(200);
@@ -226,7 +226,7 @@ functions:
 
     assert_eq!(Call::get("/lambda/x").send(dev.calls).await.expect(201).text(), "/x");
     Call::get("/slow").send(dev.calls).await.expect_error(504, "FUNCTION_TIMEOUT");
-    Call::get("/nobody").send(dev.calls).await.expect_error(404, "FUNCTION_NOT_FOUND");
+    Call::get("/missing").send(dev.calls).await.expect_error(404, "FUNCTION_NOT_FOUND");
     let answer = Call::get("/broken").send(dev.calls).await;
     answer.expect_error(500, "FUNCTION_ERROR");
     assert!(!answer.text().contains("secret"), "{answer:?}");
@@ -252,8 +252,8 @@ async fn saved_code_serves_without_losing_a_call() {
     // A file outside of the project, then one inside: only the second one is reported.
     project.write("x.tmp", "nothing");
     project.write("note.txt", "something");
-    let told = dev.event("serves", |told| told["files"].to_string().contains("note.txt")).await;
-    assert!(!told["files"].to_string().contains("x.tmp"), "{told}");
+    let serves = dev.event("serves", |event| event["files"].to_string().contains("note.txt")).await;
+    assert!(!serves["files"].to_string().contains("x.tmp"), "{serves}");
 }
 
 #[tokio::test]
@@ -349,7 +349,7 @@ async fn without_node_it_is_said_what_to_do() {
     let mut command = tokio::process::Command::from(command(&project));
     command.env("EPSILON_NODE", "/nowhere/node").stderr(Stdio::piped());
     let output = within("`epsilon dev` ends", SOON, command.output()).await.unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("NODE_MISSING") && told.contains("--node"), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("NODE_MISSING") && stderr.contains("--node"), "{stderr}");
 }

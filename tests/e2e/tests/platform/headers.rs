@@ -15,12 +15,12 @@ async fn every_answer_has_request_id_and_server_timing() {
     for part in ["queue;dur=", "exec;dur="] {
         assert!(answer.header("server-timing").contains(part), "{part}: {answer}");
     }
-    let refused = up.get("/nobody").await;
+    let refused = up.get("/missing").await;
     assert!(refused.header("x-epsilon-request-id").len() >= 8, "{refused}");
 }
 
 #[tokio::test]
-async fn a_cold_start_tells_its_phases() {
+async fn a_cold_start_reports_its_phases() {
     let up = up().await;
     let project = epsilon_e2e::project!("cold", { "index.js" => r#"
         exports.cold = {
@@ -43,7 +43,7 @@ async fn a_cold_start_tells_its_phases() {
 }
 
 #[tokio::test]
-async fn well_formed_request_id_is_kept_others_replaced() {
+async fn well_formed_request_id_stays_others_replaced() {
     let up = probe().await;
     let call = |id: &str| Call::get("/echo").header("x-epsilon-request-id", id);
     let answer = call("my-call.2026_11").send(up.public()).await.expect(200);
@@ -57,7 +57,7 @@ async fn well_formed_request_id_is_kept_others_replaced() {
 }
 
 #[tokio::test]
-async fn nobody_speaks_for_the_platform() {
+async fn platform_headers_cannot_be_forged() {
     let up = probe().await;
     let answer = Call::get("/echo")
         .header("x-epsilon-deadline-ms", "1")

@@ -58,8 +58,8 @@ async fn many_header_fields_pass_too_many_are_logged() {
     assert!(!answer.contains("stopped"), "{answer}");
     until("the log contains the reason", SOON, async || {
         let log = up.cli(&["logs", "cookies"]).await.expect(0).stdout;
-        let told = log.contains("its answer's head is too large");
-        if told { Ok(()) } else { Err(log) }
+        let has_reason = log.contains("its answer's head is too large");
+        if has_reason { Ok(()) } else { Err(log) }
     })
     .await;
 }

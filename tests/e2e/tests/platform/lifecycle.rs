@@ -41,16 +41,16 @@ async fn idle_instance_is_removed_next_call_starts_one() {
 #[tokio::test]
 async fn min_instances_stay_and_come_back() {
     let up = up().await;
-    up.deploy(&project!("kept", { "index.js" => r#"
-        exports.kept = { config: { memory: "128MiB", minInstances: 2, idleTimeout: "1s" },
+    up.deploy(&project!("standby", { "index.js" => r#"
+        exports.standby = { config: { memory: "128MiB", minInstances: 2, idleTimeout: "1s" },
           func: (req, res) => { res.send("here"); if (req.path === "/exit") process.exit(); } };"# }))
     .await;
-    let two = async || match running(up, "kept").await.len() {
+    let two = async || match running(up, "standby").await.len() {
         2 => Ok(()),
         other => Err(other),
     };
-    until("two instances are kept", SOON, two).await;
-    let _ = Call::get("/kept/exit").try_send(up.public()).await;
+    until("two instances are ready", SOON, two).await;
+    let _ = Call::get("/standby/exit").try_send(up.public()).await;
     until("the lost one is replaced", SOON, two).await;
 }
 

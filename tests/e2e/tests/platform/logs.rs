@@ -144,8 +144,8 @@ async fn log_flood_stops_neither_function_nor_platform() {
     for path in ["/floody/lines", "/floody/line", "/floody"] {
         up.get(path).await.expect(200);
     }
-    let kept: u64 = walk(&up.data().join("vm/logs"));
-    assert!(kept > 0 && kept < 100 << 20, "{kept} bytes of logs on disk");
+    let stored: u64 = walk(&up.data().join("vm/logs"));
+    assert!(stored > 0 && stored < 100 << 20, "{stored} bytes of logs on disk");
 }
 
 fn walk(folder: &std::path::Path) -> u64 {
@@ -209,6 +209,6 @@ async fn logs_request_shows_only_that_call() {
 #[tokio::test]
 async fn logs_of_an_unknown_function_are_an_error() {
     let up = up().await;
-    let outcome = up.cli(&["logs", "nobody"]).await.expect(1);
-    assert!(outcome.stderr.contains("nobody"), "{outcome}");
+    let outcome = up.cli(&["logs", "missing"]).await.expect(1);
+    assert!(outcome.stderr.contains("missing"), "{outcome}");
 }

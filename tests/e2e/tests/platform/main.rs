@@ -21,7 +21,7 @@ mod containers;
 mod deployments;
 mod dev;
 mod examples;
-#[path = "../../../../gateway/tests/support/hub.rs"]
+#[path = "../../../../gateway/tests/support/fake_github.rs"]
 mod fake_github;
 mod git_push;
 mod headers;

@@ -31,7 +31,7 @@ async fn defect_01_json_and_form_bodies_arrive_whole() {
 async fn defect_02_platform_errors_are_never_200() {
     run("process.exit(1)").await.expect_error(502, "FUNCTION_CRASHED");
     run("throw new Error('x')").await.expect_error(500, "FUNCTION_ERROR");
-    up().await.get("/nobody").await.expect_error(404, "FUNCTION_NOT_FOUND");
+    up().await.get("/missing").await.expect_error(404, "FUNCTION_NOT_FOUND");
 }
 
 /// Containers were named after the first request, and stopped by the name of the current one.

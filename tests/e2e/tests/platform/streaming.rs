@@ -35,7 +35,7 @@ import { WebSocketServer } from "ws";
 
 const config = { memory: "128MiB", maxInstances: 1, timeout: 15_000 };
 
-// One event, then the next one only after the other end asked for it by `/next`.
+// One event, then the next one only after the other end requested it by `/next`.
 let next;
 export const events = {
   config: { ...config, concurrency: 10 },

@@ -33,8 +33,8 @@ async fn two_versions(up: &Epsilon, name: &str) -> Project {
 async fn shares_hold_are_shown_and_promoted() {
     let up = up().await;
     two_versions(up, "shares").await;
-    let told = up.cli(&["traffic", "shares", "1=80", "2=20"]).await.expect(0).stdout;
-    assert!(told.contains("80%") && told.contains("stable"), "{told}");
+    let listed = up.cli(&["traffic", "shares", "1=80", "2=20"]).await.expect(0).stdout;
+    assert!(listed.contains("80%") && listed.contains("stable"), "{listed}");
     let mut counts = BTreeMap::new();
     for _ in 0..200 {
         *counts.entry(up.get("/shares").await.expect(200).text()).or_insert(0) += 1;
@@ -124,8 +124,8 @@ async fn failing_version_is_aborted_without_losing_other_calls() {
     assert!(tally.of(500) <= broken_by_then + 4, "{tally:?}");
     assert_eq!(tally.of(200) + tally.of(500), tally.answers(), "{tally:?}");
     assert!(tally.broken.is_empty() && tally.refused == 0, "{tally:?}");
-    let told = up.cli(&["functions"]).await.expect(0).stdout;
-    assert!(told.contains("calls of version 2 failed"), "{told}");
+    let listed = up.cli(&["functions"]).await.expect(0).stdout;
+    assert!(listed.contains("calls of version 2 failed"), "{listed}");
     assert!(up.log().contains("Split ended"), "the log says so");
 }
 

@@ -58,12 +58,12 @@ async fn github_push_is_deployed_across_a_kill() {
     // The fake GitHub does not answer while a commit is fetched; then all is killed. The accepted
     // delivery is not lost.
     github.behave(Behaviour::Silent);
-    let asked = github.shown().len();
+    let requests = github.shown().len();
     let (_, second) = commit(&github, "two");
     let second_id = "11111111-0000-4000-8000-000000000002";
     deliver(&up, second_id, &second).await.expect(202);
     until("the commit is being fetched", SOON, async || {
-        if github.shown().len() > asked { Ok(()) } else { Err(up.log()) }
+        if github.shown().len() > requests { Ok(()) } else { Err(up.log()) }
     })
     .await;
     up.kill().await;
@@ -87,9 +87,9 @@ async fn github_push_is_deployed_across_a_kill() {
     assert_eq!(deployment["state"], "failed", "{deployment}");
     assert_eq!(up.get("/hooked").await.expect(200).text(), "two");
     until("the status is reported to GitHub", SOON, async || {
-        let told = github.status_lines();
+        let lines = github.status_lines();
         let want = format!("{} failure ", &id[..7]);
-        if told.iter().any(|line| line.starts_with(&want)) { Ok(()) } else { Err(told) }
+        if lines.iter().any(|line| line.starts_with(&want)) { Ok(()) } else { Err(lines) }
     })
     .await;
 

@@ -59,8 +59,9 @@ impl Freezer for CgroupFreezer {
     }
 }
 
-/// The file in a list as of `/proc/PID/cgroup`. A path without the container's id is that of another group: the process
-/// is gone and its number another's, or the engine does not tell.
+/// The freezer's file, found by a text like `/proc/PID/cgroup`. A path without the container's id
+/// is that of another group: the process has ended and its number is reused, or the engine does not
+/// say.
 fn find(groups: &str, cgroups: &Path, container: &str) -> Option<(PathBuf, Words)> {
     let of = |line: &str| {
         let mut parts = line.splitn(3, ':');
@@ -76,7 +77,7 @@ fn find(groups: &str, cgroups: &Path, container: &str) -> Option<(PathBuf, Words
         }
     };
     let mut found: Vec<_> = groups.lines().filter_map(of).collect();
-    // In a hybrid of both, the second version is mounted elsewhere.
+    // In a hybrid of both versions, version 2 has another mount point.
     found.sort_by_key(|(_, words)| *words != V1);
     found.into_iter().next()
 }

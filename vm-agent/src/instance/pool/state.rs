@@ -1,4 +1,4 @@
-//! The state of a pool, kept under its lock: instances, waiting calls, remembered failures. Each
+//! The state of a pool, under its lock: instances, waiting calls, remembered failures. Each
 //! change returns its side effects as [`Actions`]; nothing here carries them out. Used only by
 //! `pool.rs`.
 
@@ -410,9 +410,9 @@ impl PoolState {
         }
     }
 
-    /// Whether one more start is needed and allowed. It is needed if more calls wait than the starts
-    /// in progress will have slots for, or if fewer instances exist than the minimum. During a
-    /// pause after a failure, waiting calls still start one if the version has no instance.
+    /// Whether one more start is needed and allowed. It is needed if more calls wait than the
+    /// starts in progress will have slots for, or if fewer instances exist than the minimum. During
+    /// a pause after a failure, waiting calls still start one if the version has no instance.
     pub(super) fn needs_start(&self, pool: &Pool, now: Moment) -> bool {
         let starting = self.starting();
         let live = self.live();

@@ -31,7 +31,7 @@ impl Runner {
                 return Err(StartFailure::Cancelled);
             }
             tokio::select! {
-                // Both may be dropped: a place in the semaphore's queue that is kept across rounds,
+                // Both may be dropped: a place in the semaphore's queue that lasts across rounds,
                 // a stored notification.
                 turn = &mut turn => {
                     let permit = turn.map_err(|_| StartFailure::Cancelled)?;

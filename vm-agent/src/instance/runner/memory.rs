@@ -1,6 +1,7 @@
 //! Memory for one start: what is free, what is being freed anyway, what can be evicted. Unassigned
 //! cells are evicted before idle instances of other versions: a cell only speeds up some next
-//! start, and the pool of cells is refilled later. For a start that no call waits for it is the other way round.
+//! start, and the pool of cells is refilled later. For a start
+//! that no call waits for, the order is the opposite.
 
 use super::Runner;
 use crate::instance::budget::{Claim, Grant};

@@ -1,6 +1,6 @@
 //! Chooses the path of a start. Through a cell, when the version fits one: a ready one, else one
 //! that is booted for it. From its image otherwise, and whenever cells turn out not to work here;
-//! what was taken already (memory, turns) is kept for the second attempt.
+//! the second attempt then holds what was taken already (memory, turns).
 //!
 //! Starts that no call waits for (of a deployment, of `minInstances`) take turns of their own:
 //! `background.rs`.

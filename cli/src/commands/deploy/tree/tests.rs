@@ -56,7 +56,7 @@ fn empty_folders_belong_and_ignored_ones_do_not() {
 }
 
 #[test]
-fn of_a_tree_that_is_too_large_the_largest_parts_are_named() {
+fn a_too_large_tree_names_its_largest_parts() {
     let dir = folder(&["a.js", "data/1.csv", "dist/1", "dist/2", "dist/deep/3", "src/1", "src/2"]);
     fs::write(dir.path().join("data/1.csv"), vec![0; 3 << 20]).unwrap();
     let most = Tree::read(dir.path(), LIMIT).unwrap().most();
@@ -70,7 +70,7 @@ fn links_inside_the_tree_stay_links() {
     let tree = Tree::read(dir.path(), LIMIT).unwrap();
     let links = tree.entries.iter().filter(|entry| matches!(entry.kind, Kind::Link { .. }));
     assert_eq!(links.count(), 3);
-    assert_eq!(tree.files(), 4, "what is behind a linked folder is not packed twice");
+    assert_eq!(tree.files(), 4, "the content of a linked folder is not packed twice");
 }
 
 #[test]

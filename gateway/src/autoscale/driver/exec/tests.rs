@@ -18,7 +18,7 @@ fn shell(folder: &Path, script: &str) -> Exec {
 #[tokio::test]
 async fn the_command_learns_the_count_and_who_goes() {
     let folder = tempfile::tempdir().unwrap();
-    let script = r#"echo "$1 $EPSILON_WANTED ${EPSILON_TERMINATE:-nobody}" >> told"#;
+    let script = r#"echo "$1 $EPSILON_WANTED ${EPSILON_TERMINATE:-none}" >> calls"#;
     let group = shell(folder.path(), script);
     let seen = ids(&["vm-1", "vm-2"]);
     assert_eq!(group.describe(&seen).await.unwrap().desired, 2);
@@ -26,8 +26,8 @@ async fn the_command_learns_the_count_and_who_goes() {
     assert_eq!(group.describe(&seen).await.unwrap().desired, 5);
     group.terminate(&seen[1]).await.unwrap();
     assert_eq!(group.describe(&seen).await.unwrap().desired, 4);
-    let told = std::fs::read_to_string(folder.path().join("told")).unwrap();
-    assert_eq!(told, "5 5 nobody\n4 4 vm-2\n");
+    let calls = std::fs::read_to_string(folder.path().join("calls")).unwrap();
+    assert_eq!(calls, "5 5 none\n4 4 vm-2\n");
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ samples! {
     a_push_to_a_fork: "push", "push-branch", hook(r#"{"repository":"octo/Hello-World","secret_file":"/s"}"#)
         => "ignored: this webhook deploys `octo/Hello-World`, but the push is to `Codertocat/Hello-World`";
     a_fork: "fork", "fork", hello_world("") => "ignored: events `fork` are not handled here";
-    a_ping_told_as_a_push: "push", "ping", hello_world("") => "malformed: ";
+    a_ping_labelled_as_a_push: "push", "ping", hello_world("") => "malformed: ";
 }
 
 /// A push like the sample's, with these fields replaced.

@@ -40,7 +40,7 @@ async fn fetch(hook: &Hook, push: &Push, limits: &Limits) -> (Result<Source, Fet
     (Source::fetch(&Git::default(), hook, push, folder, limits).await, dir)
 }
 
-/// Code, message and full log text of a failed fetch, which must leave nothing behind.
+/// Code, message and full log text of a failed fetch, which must leave no file.
 async fn refused(hook: &Hook, push: &Push, limits: &Limits) -> (String, String, String) {
     let (fetched, dir) = fetch(hook, push, limits).await;
     let err = fetched.unwrap_err();

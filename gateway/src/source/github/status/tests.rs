@@ -76,7 +76,7 @@ macro_rules! answers {
 answers! {
     taken_at_once: [(201, None)] => Ok(()), retry_after 1;
     taken_at_the_second_try: [(502, None), (201, None)] => Ok(()), retry_after 2;
-    asked_to_wait: [(429, Some("0")), (403, Some("0")), (201, None)] => Ok(()), retry_after 3;
+    retry_after_of_github: [(429, Some("0")), (403, Some("0")), (201, None)] => Ok(()), retry_after 3;
     broken_for_good: [(500, None), (500, None), (500, None), (201, None)]
         => Err("GitHub's API answered 500 Internal Server Error"), retry_after 3;
     a_token_that_may_not: [(403, None)] => Err("GitHub's API answered 403 Forbidden"), retry_after 1;

@@ -23,10 +23,10 @@ const FUNCTIONS: usize = 6;
 const CALLERS: usize = 4;
 const MOST: i32 = 4;
 /// Interval between two reads of the group.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Longest wait for the group to follow the load: it takes half a minute to shrink on an idle
 /// machine.
-const PATIENT: Duration = Duration::from_secs(180);
+const FOLLOW_LIMIT: Duration = Duration::from_secs(180);
 
 /// moto, the group in it, and which decisions of the autoscaler were shown.
 pub(crate) struct Cloud {
@@ -104,16 +104,16 @@ impl Cloud {
         );
         loop {
             self.look(fleet).await;
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Continues until the fleet is in this state and each gateway considers it ready.
     async fn follow(&mut self, fleet: &mut Fleet, is_there: fn(&Fleet) -> bool) {
-        within("the group follows the load", PATIENT, async {
+        within("the group follows the load", FOLLOW_LIMIT, async {
             while !is_there(fleet) {
                 self.look(fleet).await;
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             fleet.all_ready().await;
         })

@@ -58,7 +58,7 @@ fn end(stage: &mut Option<Fleet>) -> bool {
     traces.are_gone()
 }
 
-async fn told_to_end() {
+async fn shutdown_signal() {
     let mut ends = [SignalKind::interrupt(), SignalKind::terminate()]
         .map(|kind| signal(kind).expect("signals can be listened to"));
     let [interrupt, terminate] = &mut ends;
@@ -73,7 +73,7 @@ async fn main() -> ExitCode {
     let mut stage = None;
     let is_good = tokio::select! {
         is_good = acts(&mut stage) => is_good,
-        () = told_to_end() => true,
+        () = shutdown_signal() => true,
     };
     title("The end");
     note("stopping agents, builder and gateway, removing containers …");

@@ -84,7 +84,7 @@ impl Site {
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let read = timeout(LIMIT, stream.read_to_end(&mut answer)).await;
-        read.expect("the door ends the connection").unwrap();
+        read.expect("the listener ends the connection").unwrap();
         String::from_utf8_lossy(&answer).into_owned()
     }
 }
@@ -110,7 +110,7 @@ async fn a_gateway_gets_in_and_keeps_its_connection() {
 }
 
 #[tokio::test]
-async fn nobody_else_learns_more_than_that_somebody_is_here() {
+async fn without_a_token_the_listener_reveals_nothing() {
     let site = Site::open(limits());
     let good = site.token();
     let last = if good.ends_with('0') { '1' } else { '0' };
@@ -244,10 +244,10 @@ async fn interim_answers_go_out_before_the_answer() {
     let (hints, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let request = site.request("/hints", body::empty());
     let waiting = tokio::spawn(async move {
-        let told = |status, headers: HeaderMap| {
+        let on_interim = |status, headers: HeaderMap| {
             let _ = hints.send((status, headers["link"].clone()));
         };
-        drop(connection.send_unlimited(request, told).await);
+        drop(connection.send_unlimited(request, on_interim).await);
     });
     let hint = timeout(LIMIT, seen.recv()).await.unwrap().unwrap();
     assert_eq!(hint, (StatusCode::EARLY_HINTS, HeaderValue::from_static("</s.css>")));

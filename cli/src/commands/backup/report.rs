@@ -1,4 +1,5 @@
-//! What a backup says: how far it is, what is in it, what is not, and what to do about that.
+//! What `epsilon backup` prints: progress, what is in the backup, what is missing, and what to do
+//! next.
 
 use super::left_out;
 use crate::{
@@ -12,24 +13,25 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::{path::PathBuf, time::Duration};
 
-/// How often the spinner turns.
+/// Spinner interval.
 const TICK: Duration = Duration::from_millis(100);
-/// Versions that are named one by one.
-const NAMED: usize = 20;
+/// Most lost versions that are listed.
+const LISTED: usize = 20;
 
-/// A backup that was made.
-pub(super) struct Made {
+/// A finished backup.
+pub(super) struct FinishedBackup {
     pub(super) file: PathBuf,
     pub(super) bytes: u64,
-    /// Names of the data folder's files in it.
+    /// Names of the data folder's files in the backup.
     pub(super) keys: Vec<String>,
-    /// Of those that are not: too large, or with too long a name, for a key.
+    /// Names of files that were skipped: too large, or too long a name, for a key.
     pub(super) skipped: Vec<String>,
     pub(super) manifest: Manifest,
 }
 
-/// Prints it. A backup that lacks what serves is told as a failure, although it is there.
-pub(super) fn made(made: &Made, json: bool) -> Result<(), Failure> {
+/// Prints the backup. A backup without the image of a serving version is a failure, although the
+/// file is written.
+pub(super) fn print(made: &FinishedBackup, json: bool) -> Result<(), Failure> {
     let manifest = &made.manifest;
     let lost = manifest.lost().count();
     if json {
@@ -59,7 +61,7 @@ pub(super) fn made(made: &Made, json: bool) -> Result<(), Failure> {
         .hint("deploy their functions again, then back up once more"))
 }
 
-fn lines(made: &Made) -> Result<(), Failure> {
+fn lines(made: &FinishedBackup) -> Result<(), Failure> {
     let manifest = &made.manifest;
     output::line(&format!("{}  {}", made.file.display(), Bytes(made.bytes)))?;
     output::line(&match manifest.store {
@@ -68,7 +70,7 @@ fn lines(made: &Made) -> Result<(), Failure> {
             output::count(manifest.functions, "function"),
             output::count(manifest.versions, "version")
         ),
-        Store::Elsewhere => "store   not in it: it is a data base of its own, see below".to_owned(),
+        Store::Elsewhere => "store   not in it: it is in a database server, see below".to_owned(),
     })?;
     output::line(&format!("keys    {}", made.keys.join(", ")))?;
     if manifest.store == Store::Sqlite {
@@ -82,11 +84,11 @@ fn lines(made: &Made) -> Result<(), Failure> {
     }
     let of = |why| move |one: &&LeftOut| one.why == why;
     let lost: Vec<_> = manifest.left_out.iter().filter(of(Why::NotInEngine)).collect();
-    for one in lost.iter().take(NAMED) {
+    for one in lost.iter().take(LISTED) {
         output::line(&format!("lost    {}", left_out(one)))?;
     }
-    if lost.len() > NAMED {
-        output::line(&format!("lost    and {} more", lost.len() - NAMED))?;
+    if lost.len() > LISTED {
+        output::line(&format!("lost    and {} more", lost.len() - LISTED))?;
     }
     let elsewhere = manifest.left_out.iter().filter(of(Why::InRegistry)).count();
     if elsewhere > 0 {
@@ -97,17 +99,17 @@ fn lines(made: &Made) -> Result<(), Failure> {
     }
     if manifest.store == Store::Elsewhere {
         output::line(
-            "Next: back up the data base, `pg_dump --format=custom \"$URL\" > epsilon.dump`, and the registry.",
+            "Next: back up the database, `pg_dump --format=custom \"$URL\" > epsilon.dump`, and the registry.",
         )?;
     }
     Ok(())
 }
 
-/// How far it is: a line that changes on a terminal, nothing in a pipe.
+/// Progress: a line that changes on a terminal, nothing in a pipe.
 #[derive(Clone)]
-pub(in crate::commands) struct Shown(Option<ProgressBar>);
+pub(in crate::commands) struct ProgressLine(Option<ProgressBar>);
 
-impl Shown {
+impl ProgressLine {
     pub(in crate::commands) fn new() -> Self {
         Self(Term::stderr().is_term().then(|| {
             let bar = ProgressBar::new_spinner();
@@ -124,12 +126,12 @@ impl Shown {
         }
     }
 
-    /// So many bytes of it so far.
+    /// Shows the number of bytes so far.
     pub(in crate::commands) fn say_bytes(&self, what: &str, bytes: u64) {
         self.say(&format!("{what}: {}", Bytes(bytes >> 20 << 20)));
     }
 
-    /// Hears of each piece of so many bytes in all.
+    /// Receives the size of each piece; `all` is the total in bytes.
     pub(in crate::commands) fn bytes(&self, all: u64) -> impl Fn(u64) + Send + use<> {
         let bar = self.0.clone();
         if let Some(bar) = &bar {
@@ -146,7 +148,7 @@ impl Shown {
     }
 }
 
-impl Drop for Shown {
+impl Drop for ProgressLine {
     fn drop(&mut self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();

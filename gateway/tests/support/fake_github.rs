@@ -24,7 +24,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinHandle};
 
-pub(crate) const SECRET: &str = "a secret that only the hub and we know";
+pub(crate) const SECRET: &str = "a secret that only GitHub and we know";
 pub(crate) const TOKEN: &str = "ghp_0123456789abcdefghijABCDEFGHIJ";
 pub(crate) const ZEROS: &str = "0000000000000000000000000000000000000000";
 
@@ -279,7 +279,7 @@ async fn answer(
     let behaviour = shared.behaviour.lock().unwrap().clone();
     Ok(match behaviour {
         Behaviour::Privately if shown.is_none() => {
-            plain(401, Some(("www-authenticate", "Basic realm=\"hub\"")))
+            plain(401, Some(("www-authenticate", "Basic realm=\"github\"")))
         }
         Behaviour::Well | Behaviour::Privately => backend(&shared.root, &head, &body).await,
         Behaviour::Redirecting(to) => plain(301, Some(("location", &*to))),

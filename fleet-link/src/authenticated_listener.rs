@@ -8,7 +8,7 @@
 //! ```
 //! One task per connection. What a request means is the handler's business; a handler is dropped
 //! when the gateway hangs up. The time limit of a connection is one atomic word
-//! (`door/deadline.rs`). Used by agents and builders.
+//! (`authenticated_listener/deadline.rs`). Used by agents and builders.
 
 mod deadline;
 
@@ -236,7 +236,8 @@ impl Open<'_> {
                 Ok::<_, Infallible>(busy.answer(response))
             }
         });
-        // hyper's own limit on heads would be a timer per request, and cannot tell idle from slow.
+        // hyper's own limit on heads would be a timer per request, and cannot distinguish idle from
+        // slow.
         let http = http1::Builder::new()
             .header_read_timeout(None)
             // The fields that a gateway lets through, and those that it adds.

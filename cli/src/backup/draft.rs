@@ -1,6 +1,7 @@
-//! Where a backup is unpacked, and how that becomes the data folder: by one rename, so that there is all of it or nothing.
-//! A folder that is a mount cannot be replaced; the draft lies in it then, and its files move up one after the other, the
-//! store last, because without a store there is no platform to begin with.
+//! The folder that a backup is unpacked into, and how it becomes the data folder: by one rename, so
+//! that the data folder has all of it or nothing. A mount point cannot be replaced: there the draft
+//! is inside of it, and its files are moved up one by one, the store last, because a data folder
+//! without a store has no platform to start.
 
 use super::{DATA, STORE};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
@@ -12,23 +13,24 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The folder that a backup is unpacked into. Removed with all that is in it, unless it was put into its place.
+/// The folder that a backup is unpacked into. Removed with its content when dropped, unless
+/// [`Draft::commit`] moved it.
 #[derive(Debug)]
 pub(crate) struct Draft {
     folder: TempDir,
-    /// Without links: one that leads to a folder cannot be replaced by a folder.
+    /// The data folder, with links resolved: a rename cannot replace a link.
     target: PathBuf,
-    /// Of the empty folder that was there before.
+    /// The empty folder that was there before; its owner and mode are taken over.
     before: Option<Metadata>,
     is_mount: bool,
 }
 
 impl Draft {
-    /// A draft of this data folder, on the same file system.
+    /// Creates a draft of this data folder, on the same file system.
     pub(crate) fn new(target: &Path) -> io::Result<Self> {
         let target = match target.canonicalize() {
             Err(_) if fs::symlink_metadata(target).is_ok_and(|kind| kind.is_symlink()) => {
-                return Err(io::Error::other("it is a link that leads nowhere"));
+                return Err(io::Error::other("it is a dangling link"));
             }
             Err(err) if err.kind() == io::ErrorKind::NotFound => target.to_owned(),
             target => target?,
@@ -39,25 +41,25 @@ impl Draft {
         let parents = fs::metadata(parent)?;
         let is_mount = before
             .as_ref()
-            .is_some_and(|before| before.dev() != parents.dev() || is_bound(&target));
+            .is_some_and(|before| before.dev() != parents.dev() || is_bind_mount(&target));
         let home = if is_mount { &target } else { parent };
         let folder = tempfile::Builder::new().prefix(".epsilon-restore-").tempdir_in(home)?;
         Ok(Self { folder, target, before, is_mount })
     }
 
-    /// Where to unpack.
+    /// The folder to unpack into.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The draft's data folder becomes the one that it is a draft of.
-    pub(crate) fn place(self) -> io::Result<()> {
+    /// Moves the draft's data folder to its target.
+    pub(crate) fn commit(self) -> io::Result<()> {
         let data = self.folder.path().join(DATA);
         DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
         let mode = self.before.as_ref().map_or(0o700, |before| before.mode() & 0o7777);
         fs::set_permissions(&data, fs::Permissions::from_mode(mode))?;
         if let Some(before) = &self.before {
-            give(&data, before.uid(), before.gid())?;
+            chown_all(&data, before.uid(), before.gid())?;
         }
         if !self.is_mount {
             fs::rename(&data, &self.target)?;
@@ -74,22 +76,23 @@ impl Draft {
     }
 }
 
-/// Whether something is mounted on a folder, perhaps another folder of the same file system. To find that out by a rename
-/// that fails would be too late: files do not move from one mount to another either. A kernel before 5.8 does not say.
-fn is_bound(folder: &Path) -> bool {
+/// Whether something is mounted on a folder, perhaps another folder of the same file system (a bind
+/// mount). The draft has to be on the same mount: files cannot be renamed to another one. Kernels
+/// before 5.8 do not say.
+fn is_bind_mount(folder: &Path) -> bool {
     statx(CWD, folder, AtFlags::empty(), StatxFlags::empty())
         .is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Whose folder it was, theirs is all that comes into it: a service need not be root.
-fn give(path: &Path, user: u32, group: u32) -> io::Result<()> {
+/// Gives all files to the owner of the former folder: a service need not be root.
+fn chown_all(path: &Path, user: u32, group: u32) -> io::Result<()> {
     let kind = fs::symlink_metadata(path)?;
     if (kind.uid(), kind.gid()) != (user, group) {
         chown(path, Some(user), Some(group))?;
     }
     if kind.is_dir() {
         for entry in fs::read_dir(path)? {
-            give(&entry?.path(), user, group)?;
+            chown_all(&entry?.path(), user, group)?;
         }
     }
     Ok(())
@@ -128,7 +131,7 @@ mod tests {
             assert_eq!(target.exists(), exists, "as it was");
             let draft = Draft::new(&target).unwrap();
             unpack(&draft);
-            draft.place().unwrap();
+            draft.commit().unwrap();
             assert_eq!(names(&target), [STORE]);
             let mode = fs::metadata(&target).unwrap().mode() & 0o777;
             assert_eq!(mode, if exists { 0o750 } else { 0o700 });
@@ -143,35 +146,35 @@ mod tests {
         fs::create_dir(&target).unwrap();
         let draft = Draft { is_mount: true, ..Draft::new(&target).unwrap() };
         unpack(&draft);
-        draft.place().unwrap();
+        draft.commit().unwrap();
         assert_eq!(names(&target), [STORE]);
     }
 
     #[test]
-    fn a_link_to_a_folder_stays_and_what_it_leads_to_is_filled() {
+    fn a_link_stays_and_its_target_is_filled() {
         let dir = tempfile::tempdir().unwrap();
         let (disk, target) = (dir.path().join("disk/data"), dir.path().join("data"));
         fs::create_dir_all(&disk).unwrap();
         std::os::unix::fs::symlink(&disk, &target).unwrap();
         let draft = Draft::new(&target).unwrap();
         unpack(&draft);
-        draft.place().unwrap();
+        draft.commit().unwrap();
         assert!(target.is_symlink());
         assert_eq!((names(&disk), names(&target)), (vec![STORE.into()], vec![STORE.into()]));
 
         fs::remove_dir_all(&disk).unwrap();
-        let nowhere = Draft::new(&target).unwrap_err().to_string();
-        assert!(nowhere.contains("leads nowhere"), "{nowhere}");
+        let dangling = Draft::new(&target).unwrap_err().to_string();
+        assert!(dangling.contains("dangling"), "{dangling}");
     }
 
-    /// Needs root, and leaves it out where a container's root may not mount.
+    /// Needs root; skipped in containers that may not mount.
     #[test]
-    fn a_folder_of_the_same_disk_that_is_bound_is_a_mount() {
+    fn a_bind_mount_is_a_mount() {
         let dir = tempfile::tempdir().unwrap();
         let (other, target) = (dir.path().join("other"), dir.path().join("data"));
         fs::create_dir(&other).unwrap();
         fs::create_dir(&target).unwrap();
-        assert!(!is_bound(&target));
+        assert!(!is_bind_mount(&target));
         let mount = |args: &[&Path]| std::process::Command::new("mount").args(args).status();
         let bound = mount(&[Path::new("--bind"), &other, &target]);
         if !bound.is_ok_and(|status| status.success()) {
@@ -179,14 +182,14 @@ mod tests {
         }
         let draft = Draft::new(&target).unwrap();
         unpack(&draft);
-        let placed = draft.place();
+        let committed = draft.commit();
         let unmounted = std::process::Command::new("umount").arg(&target).status();
-        placed.unwrap();
+        committed.unwrap();
         assert!(unmounted.unwrap().success());
         assert_eq!((names(&other), names(&target)), (vec![STORE.into()], vec![]));
     }
 
-    /// What came in meanwhile is not written over.
+    /// Files that appeared meanwhile are not overwritten.
     #[test]
     fn a_folder_that_is_no_longer_empty_stays() {
         let dir = tempfile::tempdir().unwrap();
@@ -195,7 +198,7 @@ mod tests {
         unpack(&draft);
         fs::create_dir(&target).unwrap();
         fs::write(target.join("mine"), "x").unwrap();
-        assert!(draft.place().is_err());
+        assert!(draft.commit().is_err());
         assert_eq!(names(&target), ["mine"]);
         assert_eq!(names(dir.path()), ["data"]);
     }

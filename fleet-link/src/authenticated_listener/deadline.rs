@@ -1,4 +1,4 @@
-//! The time limit of a connection: the moment at which it is closed unless something happens, kept
+//! The time limit of a connection: the moment at which it is closed unless something happens, held
 //! in one atomic word that costs a request a few nanoseconds and is checked by the connection's own
 //! timer. This replaces a timer per request.
 //!
@@ -72,11 +72,11 @@ impl ConnectionDeadline {
     /// connection, so the waker is registered once and later polls read one word: it has to stay in
     /// one task.
     pub(super) async fn close_requested(&self) {
-        let mut is_told = false;
+        let mut is_registered = false;
         poll_fn(|cx| {
-            if !is_told {
+            if !is_registered {
                 *self.task.lock() = Some(cx.waker().clone());
-                is_told = true;
+                is_registered = true;
             }
             if !self.close_requested.load(SeqCst) {
                 return Poll::Pending;
