@@ -12,7 +12,7 @@
 //! needed.
 
 pub(crate) mod accept;
-mod buffer;
+pub(crate) mod buffer;
 pub(crate) mod caller_address;
 pub(crate) mod header_value;
 pub(crate) mod http_rules;
@@ -27,7 +27,6 @@ use crate::invoke::outgoing::Outgoing;
 use crate::invoke::{Invoked, Invoker};
 use crate::{
     config::Config,
-    fleet::{Fleet, load::InFlightGuard},
     health::Health,
     networks::Networks,
     observe::{events::CallFailed, metrics::Metrics},
@@ -37,7 +36,6 @@ use accept::{Connection, Handler, target};
 use buffer::Buffers;
 use caller_address::CallerAddress;
 use epsilon_api::{
-    chain::Chain,
     error::CallError,
     headers::RawTarget,
     ids::{RequestId, VersionNumber},
@@ -57,7 +55,6 @@ use relay::pace::PaceLimits;
 use relay::upgrade::Tunnel;
 use reply::{CallRecord, ReplyBody};
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use version::Chosen;
 use version_addresses::VersionAddresses;

@@ -1,6 +1,8 @@
 //! The retry loop, with several VMs.
 
 use super::*;
+use crate::fleet::Fleet;
+use tokio::time::Instant;
 use crate::config::Settings;
 use crate::fleet::link::error::LinkError;
 use crate::fleet::{HealthPolicy, Member};
@@ -93,8 +95,8 @@ impl World {
     async fn send(&self, request: Request<CallBody>) -> String {
         let version = Arc::clone(&self.route.version);
         let outgoing = Outgoing::new(version, RequestId::random(), request, None);
-        match self.calls.relay(&self.route, outgoing).await {
-            Ok(Relayed { answer, .. }) => {
+        match self.calls.invoker.invoke(&self.route, outgoing).await {
+            Ok(Invoked { answer, .. }) => {
                 let body = answer.response.into_body().collect().await.unwrap().to_bytes();
                 String::from_utf8_lossy(&body).into_owned()
             }
@@ -308,7 +310,7 @@ async fn small_bodies_read_by_refusing_vm_are_resent() {
 #[tokio::test]
 async fn when_every_vm_drains_there_is_no_capacity() {
     let world = World::new(1).await;
-    world.calls.fleet.members()[0].drain(true);
+    world.calls.health.fleet.members()[0].drain(true);
     assert_eq!(world.call(Method::POST).await, "NO_CAPACITY");
 }
 
@@ -318,7 +320,7 @@ async fn a_call_at_overloaded_home_prewarms_next_vm() {
     let home = &world.vms[0];
     echoes(home);
     home.ready.lock().unwrap().push(world.route.version.id());
-    let fleet = world.calls.fleet.snapshot();
+    let fleet = world.calls.health.fleet.snapshot();
     let member = fleet.members().iter().find(|member| member.vm.status().id == home.status().id);
     let member = Arc::clone(member.unwrap());
     member.reported(home.status(), Instant::now());
@@ -345,8 +347,8 @@ async fn an_answer_counts_as_load_until_it_is_over() {
     let request = Request::get("/x").header("x-mine", "1").body(body::empty()).unwrap();
     let version = Arc::clone(&world.route.version);
     let outgoing = Outgoing::new(version, RequestId::random(), request, None);
-    let relayed = world.calls.relay(&world.route, outgoing).await.unwrap();
-    let member = Arc::clone(&world.calls.fleet.members()[0]);
+    let relayed = world.calls.invoker.invoke(&world.route, outgoing).await.unwrap();
+    let member = Arc::clone(&world.calls.health.fleet.members()[0]);
     assert_eq!(member.load.calls(), 1);
     drop(relayed);
     assert_eq!(member.load.calls(), 0);
