@@ -168,7 +168,7 @@ async fn deployments_of_one_project_queue_across_gateways() {
     agent.vm.gate.forget_permits(1000);
     let first = one.deploy("shop", &[("pay", "2")]);
     let second = async {
-        while !agent.was_asked("POST /v1/ready pay@2") {
+        while !agent.has_received("POST /v1/ready pay@2") {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         two.builder.next(Ok(built("shop", &[("pay", "3")])));
@@ -178,7 +178,7 @@ async fn deployments_of_one_project_queue_across_gateways() {
             let line = String::from_utf8(frame.unwrap().into_data().unwrap().to_vec()).unwrap();
             text.push_str(&line);
             if line.contains("on another gateway") {
-                assert!(!agent.was_asked("POST /v1/ready pay@3"), "{:?}", agent.orders());
+                assert!(!agent.has_received("POST /v1/ready pay@3"), "{:?}", agent.orders());
                 agent.vm.gate.add_permits(1000);
             }
         }
