@@ -28,7 +28,7 @@ use tokio::{
 };
 
 /// Most bytes of one body that are read ahead: JSON and forms fit.
-pub(super) const MAX_BUFFERED: usize = 256 << 10;
+pub(crate) const MAX_BUFFERED: usize = 256 << 10;
 /// Most bytes buffered for all bodies together. Small bodies that arrived with their heads do not
 /// count.
 const MAX_TOTAL: usize = 64 << 20;

@@ -1,9 +1,8 @@
 //! The retry loop, with several VMs.
 
 use super::*;
-use crate::fleet::Fleet;
-use tokio::time::Instant;
 use crate::config::Settings;
+use crate::fleet::Fleet;
 use crate::fleet::link::error::LinkError;
 use crate::fleet::{HealthPolicy, Member};
 use crate::keys::ApiKeys;
@@ -21,6 +20,7 @@ use std::{
     io,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
+use tokio::time::Instant;
 
 /// `calls` over some VMs, and one function.
 struct World {

@@ -259,7 +259,9 @@ fn startable_memory(status: &VmStatus) -> u64 {
     }
     let used = status.memory_used_bytes.get();
     let free = status.memory_bytes.get().saturating_sub(used);
-    let idle = status.instances.iter().filter(|instance| instance.state == InstanceState::Idle).count() as u64;
+    let idle =
+        status.instances.iter().filter(|instance| instance.state == InstanceState::Idle).count()
+            as u64;
     let each = used.checked_div(status.instances.len() as u64).unwrap_or(0);
     free.saturating_add(each.saturating_mul(idle))
 }

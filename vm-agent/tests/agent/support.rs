@@ -81,7 +81,12 @@ impl World {
     }
 
     pub(crate) fn states(&self) -> Vec<String> {
-        self.vm.status().instances.into_iter().map(|instance| instance.state.as_str().to_owned()).collect()
+        self.vm
+            .status()
+            .instances
+            .into_iter()
+            .map(|instance| instance.state.as_str().to_owned())
+            .collect()
     }
 
     pub(crate) async fn log(&self, version: &Version) -> Vec<String> {
