@@ -219,7 +219,7 @@ async fn a_source_that_a_gateway_uses_is_refused() {
     store.gateway_heartbeat(&me).await.unwrap();
     let reported = Mutex::new(Vec::new());
     epsilon_store::copy(file.to_str().unwrap(), &to, &|progress| {
-        reported.lock().unwrap().push(progress)
+        reported.lock().unwrap().push(progress);
     })
     .await
     .unwrap();
