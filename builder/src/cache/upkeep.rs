@@ -152,12 +152,12 @@ mod tests {
             fs::write(folder.join(name), [0; 40]).unwrap();
             aged(&folder.join(name), age);
         }
-        let folder = [folder.clone()];
-        keep_within(Bound { bytes: 120, count: COUNT }, &folder, &trash);
+        let all = [folder.clone()];
+        keep_within(Bound { bytes: 120, count: COUNT }, &all, &trash);
         assert_eq!(names(&folder).len(), 3);
-        keep_within(Bound { bytes: 100, count: COUNT }, &folder, &trash);
+        keep_within(Bound { bytes: 100, count: COUNT }, &all, &trash);
         assert_eq!(names(&folder), ["new", "used"]);
-        keep_within(Bound { bytes: 100, count: 1 }, &folder, &trash);
+        keep_within(Bound { bytes: 100, count: 1 }, &all, &trash);
         assert_eq!(names(&folder), ["new"]);
         assert_eq!(names(&trash), [""; 0]);
         // Missing folders are no error.
