@@ -256,7 +256,7 @@ mod tests {
         started.health.certificates = vec![ended.clone()];
         started.join("a");
         let report = started.health.at(started.began + 2 * KNOWN, Timestamp::now());
-        let cause = Some("a certificate of this gateway has ended");
+        let cause = Some("a certificate of this gateway has expired");
         assert_eq!(
             (report.status, report.reason),
             (UNAVAILABLE, cause),

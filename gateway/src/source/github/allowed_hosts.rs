@@ -236,16 +236,16 @@ mod tests {
         assert_eq!(place("http://git.lan/o"), Ok(("git.lan".into(), 80)));
         assert_eq!(place("http://[::1]:3000/o"), Ok(("::1".into(), 3000)));
         for (url, want) in [
-            ("http://github.com/o/s.git", "must be reached by https"),
+            ("http://github.com/o/s.git", "must use https"),
             ("https://github.com.evil.org/", "is not one of"),
             ("https://evil.org/github.com", "is not one of"),
-            ("https://github.com@evil.org/", "is no address"),
-            ("https://user:password@github.com/", "is no address"),
-            ("ssh://github.com/o/s.git", "is no address"),
-            ("file:///etc/passwd", "is no address"),
-            ("ext::sh -c id", "is no address"),
-            ("/etc", "is no address"),
-            ("", "is no address"),
+            ("https://github.com@evil.org/", "is not a URL"),
+            ("https://user:password@github.com/", "is not a URL"),
+            ("ssh://github.com/o/s.git", "is not a URL"),
+            ("file:///etc/passwd", "is not a URL"),
+            ("ext::sh -c id", "is not a URL"),
+            ("/etc", "is not a URL"),
+            ("", "is not a URL"),
         ] {
             let error = place(url).unwrap_err();
             assert!(error.contains(want), "{url}: {error}");
