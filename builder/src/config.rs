@@ -256,7 +256,7 @@ mod tests {
         zero_time: "{inspect_timeout: 0s}" => "longer than 0";
         no_builds: "{builds: 0}" => "at least one";
         engine_elsewhere: "{engine: 'tcp://10.0.0.1:2375'}" => "on this machine";
-        missing_bundle: "{ca_bundle: /nowhere/ca.crt}" => "no such file";
+        missing_bundle: "{ca_bundle: /nowhere/ca.crt}" => "does not exist";
         registry_with_scheme: "{registry: 'https://registry.example'}" => "without `https://`";
         registry_without_host: "{registry: shop}" => "host";
         fleet_without_a_token: "{gateways: 'http://10.0.0.4:8081'}" => "builder.token";
@@ -267,11 +267,11 @@ mod tests {
         password_without_registry: "{registry_user: ann, registry_password: x}" => "no other one";
         two_passwords: "{registry: 'registry.example', registry_user: ann, registry_password: x, \
                         registry_password_file: /dev/null}" => "either";
-        missing_authority: "{registry: 'registry.example', registry_ca: /nowhere}" => "no such file";
+        missing_authority: "{registry: 'registry.example', registry_ca: /nowhere}" => "does not exist";
         authority_that_is_none: "{registry: 'registry.example', registry_ca: /etc/hostname}" => "PEM";
-        no_images_kept: "{registry: 'registry.example', registry_keep_images: 0}" => "at least one";
+        no_images_kept: "{registry: 'registry.example', registry_keep_images: 0}" => "at least 1";
         images_without_a_tag_kept_for_hours: "{registry: 'registry.example', registry_keep_untagged: 1h}" => "whole days";
         password_alone: "{registry: 'registry.example', registry_password: x}" => "go together";
-        image_that_is_a_path: "{runtime_image: ../x}" => "image's name";
+        image_that_is_a_path: "{runtime_image: ../x}" => "name of an image";
     }
 }

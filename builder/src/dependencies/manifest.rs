@@ -324,7 +324,7 @@ mod tests {
         assert!(notes(&[A]).await[0].contains("no lockfile"));
         for lock in ["yarn.lock", "pnpm-lock.yaml", "bun.lock"] {
             let text = "__metadata:\n  version: 8\n";
-            assert!(notes(&[A, (lock, text)]).await[0].contains(&format!("`{lock}` is not read")));
+            assert!(notes(&[A, (lock, text)]).await[0].contains(&format!("`{lock}` is ignored")));
         }
         let script = r#"{"dependencies":{"a":"1"},"scripts":{"postinstall":"x"}}"#;
         let notes = notes(&[("package.json", script), ("npm-shrinkwrap.json", "{}")]).await;

@@ -150,7 +150,7 @@ mod tests {
                 "404",
                 "is `lodahs` a package of your own",
             ),
-            (Exit::Code(1), "npm error 404  '../x y`@1' is not in", "404", "npm's own words"),
+            (Exit::Code(1), "npm error 404  '../x y`@1' is not in", "404", "npm's output"),
             (Exit::Code(1), "npm error code E404", "`npm ci` failed:\nnpm error code E404", "name"),
             (Exit::Code(1), "npm error code EUSAGE", "EUSAGE", "lockfile"),
             (Exit::Code(1), "gyp ERR! find Python", "gyp", "compiler"),

@@ -113,6 +113,6 @@ mod tests {
         nest(dir.path(), 3000);
         let err = within(dir.path(), Count::Blocks, Bytes::mib(1)).unwrap_err();
         assert_eq!(err.code, "DEPENDENCIES_FAILED");
-        assert!(err.message.contains("more than 128 folders"), "{}", err.message);
+        assert!(err.message.contains("more than 128 nested folders"), "{}", err.message);
     }
 }

@@ -180,7 +180,7 @@ fn pack() -> Pack {
 }
 
 refused! {
-    parent_folder: pack().file("../x", "").gz() => "SOURCE_REFUSED", "`../x` leads out";
+    parent_folder: pack().file("../x", "").gz() => "SOURCE_REFUSED", "`../x` points outside";
     parent_folder_inside: pack().file("a/../../x", "").gz() => "SOURCE_REFUSED", "points outside";
     absolute: pack().file("/etc/cron.d/x", "").gz() => "SOURCE_REFUSED", "absolute path";
     absolute_in_a_long_name: long_name("/etc/x") => "SOURCE_REFUSED", "absolute path";
@@ -196,9 +196,9 @@ refused! {
     hard_link_to_a_link: pack().symlink("s", "x").special(EntryType::Link, "l", "s").gz()
         => "SOURCE_REFUSED", "no earlier file";
     symlink_absolute: pack().symlink("s", "/etc/passwd").gz() => "SOURCE_REFUSED", "`s` is a link to the absolute path";
-    symlink_out: pack().symlink("a/s", "../../x").gz() => "SOURCE_REFUSED", "`a/s` is a link that leads out";
+    symlink_out: pack().symlink("a/s", "../../x").gz() => "SOURCE_REFUSED", "`a/s` is a link that points outside";
     symlink_out_through_another: pack().file("a/b/f", "").symlink("s", "a/b").symlink("t", "s/../../../x").gz()
-        => "SOURCE_REFUSED", "`t` is a link that leads out";
+        => "SOURCE_REFUSED", "`t` is a link that points outside";
     symlink_to_itself: pack().symlink("s", "s").gz() => "SOURCE_REFUSED", "goes in circles";
     symlinks_in_a_ring: pack().symlink("s", "t").symlink("t", "s").gz() => "SOURCE_REFUSED", "goes in circles";
     symlink_to_its_folder: pack().file("a/f", "").symlink("a/s", "../a").gz() => "SOURCE_REFUSED", "goes in circles";
