@@ -15,13 +15,13 @@ use epsilon_api::{
     redacted::Secret,
     units::{Bytes, MilliCores},
 };
-use epsilon_fleet_link::authenticated_listener::Shutdown;
 use epsilon_fleet_link::certificate;
 use epsilon_fleet_link::certificate::Certificate;
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::membership::{Membership, Settings};
 use epsilon_fleet_link::metrics::Metrics;
 use epsilon_fleet_link::tls::TlsError;
+use epsilon_http_server::Shutdown;
 use prometheus::{Registry, TextEncoder};
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};

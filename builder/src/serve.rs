@@ -20,9 +20,10 @@ use epsilon_api::{
     units::Bytes,
 };
 use epsilon_bootstrap::metrics::VERSION;
-use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
+use epsilon_fleet_link::authenticated_listener::AuthenticatedListener;
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::{authenticated_listener, tls};
+use epsilon_http_server::Shutdown;
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Body;

@@ -14,15 +14,18 @@ mod deadline;
 
 use crate::connection::MAX_HEADERS;
 use crate::gateway_token::Verifier;
-use crate::interim::{InterimQueue, WithInterims};
-use crate::limiter::{Exempt, Limiter, Occupant, Slot};
-use crate::listen::{Accepted, Listener, Probes};
-use crate::{limiter, tls};
+use crate::tls;
 use deadline::{ConnectionDeadline, RequestGuard};
 use epsilon_api::{
     body::{self, CallBody, Holding},
     headers,
     vm::InterimSink,
+};
+use epsilon_http_server::{
+    Shutdown,
+    interim::{InterimQueue, WithInterims},
+    limiter::{self, Exempt, Limiter, Occupant, Slot},
+    listen::{Accepted, Listener, Probes},
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -40,7 +43,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Instant, sleep_until, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A gateway whose machine vanished during a long call is noticed within a minute.
 const PROBES: Probes =
@@ -73,17 +75,6 @@ pub struct Limits {
 /// limit.
 #[derive(Clone, Copy, Debug)]
 pub struct AnswerWithin(pub Duration);
-
-/// How a listener is shut down.
-#[derive(Clone, Debug, Default)]
-pub struct Shutdown {
-    /// Stop accepting; finish what runs.
-    pub close: CancellationToken,
-    /// Drop all connections at once.
-    pub cut: CancellationToken,
-    /// Tracks the task of every connection.
-    pub tasks: TaskTracker,
-}
 
 /// A bound listener.
 #[derive(Debug)]

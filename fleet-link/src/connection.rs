@@ -6,14 +6,12 @@
 //! tasks.
 
 mod coalesce;
-mod deadline;
 mod interim;
 mod request_line;
 
 use coalesce::CoalescedStream;
-pub use coalesce::poll_write_coalesced;
-pub use deadline::DeadlineTimer;
 use epsilon_api::body::CallBody;
+use epsilon_http_server::DeadlineTimer;
 use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::{
     body::Incoming,

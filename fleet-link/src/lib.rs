@@ -2,9 +2,8 @@
 //! signed gateway tokens ([`gateway_token`]), the listener where members check them
 //! ([`authenticated_listener`]), how a member joins and stays ([`membership`]), one attempt for all
 //! who need the same ([`single_flight`]), the clock of the tokens ([`clock`]), TLS from an
-//! operator's PEM files ([`tls`]) and their expiry ([`certificate`]), interim answers to a caller
-//! ([`interim`]), a metrics listener ([`metrics`]), and the listening port under all of these
-//! ([`listen`]) with its limit on connections ([`limiter`]).
+//! operator's PEM files ([`tls`]) and their expiry ([`certificate`]), and a metrics listener
+//! ([`metrics`]). How a listener serves is `epsilon-http-server`'s.
 //!
 //! The messages themselves are in `epsilon_api::fleet`; gateway, vm-agent and builder send them.
 
@@ -13,9 +12,6 @@ pub mod certificate;
 pub mod clock;
 pub mod connection;
 pub mod gateway_token;
-pub mod interim;
-pub mod limiter;
-pub mod listen;
 pub mod membership;
 pub mod metrics;
 mod secret_file;

@@ -3,15 +3,13 @@
 //! are served to this machine only, and to clients with the key that the operator has set; health
 //! is served without authentication.
 
-use crate::{
-    authenticated_listener::{AuthenticatedListener, Limits, Shutdown},
-    limiter::Slot,
-};
+use crate::authenticated_listener::{AuthenticatedListener, Limits};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use epsilon_api::{
     body::{self, CallBody},
     redacted::Secret,
 };
+use epsilon_http_server::{Shutdown, limiter::Slot};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 

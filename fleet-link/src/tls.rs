@@ -9,6 +9,7 @@
 //!
 //! Handshakes have no time limit here: callers put their own around them.
 
+pub use epsilon_http_server::tls::Server;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -28,7 +29,7 @@ use std::{
     sync::Arc,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
+use tokio_rustls::{TlsConnector, client};
 
 /// Paths of the three files; settings `tls_certificate`, `tls_key`, `tls_authority` of each part.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +112,7 @@ impl Files {
     }
 
     /// TLS for a listener that also accepts clients without a certificate. One that is presented
-    /// must be of the authority; [`shows_certificate`] returns whether there was one.
+    /// must be of the authority; [`epsilon_http_server::tls::shows_certificate`] returns whether there was one.
     ///
     /// # Errors
     /// [`TlsError`].
@@ -148,7 +149,7 @@ impl Files {
                 config.with_client_cert_verifier(callers).with_single_cert(chain, key)
             })
             .map_err(|source| TlsError::Unusable { path: self.certificate.clone(), source })?;
-        Ok(Server(TlsAcceptor::from(Arc::new(config))))
+        Ok(Server::new(config))
     }
 
     /// TLS for connections that we open. Presents our certificate; the server's must be of the
@@ -203,29 +204,6 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     let found: Vec<_> =
         CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(file)?;
     if found.is_empty() { Err(file(pem::Error::NoItemsFound)) } else { Ok(found) }
-}
-
-/// Whether the peer presented a certificate. It is one of the authority then: the handshake, also
-/// the one that this connection resumes, fails with any other.
-pub fn shows_certificate<S>(stream: &server::TlsStream<S>) -> bool {
-    stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty())
-}
-
-/// Accepts TLS connections. Cheap to clone.
-#[derive(Clone)]
-pub struct Server(TlsAcceptor);
-
-impl Server {
-    /// TLS handshake with a client.
-    ///
-    /// # Errors
-    /// When it has no certificate of the authority, or hangs up.
-    pub async fn accept<S>(&self, stream: S) -> io::Result<server::TlsStream<S>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        self.0.accept(stream).await
-    }
 }
 
 /// Opens TLS connections. Cheap to clone.
@@ -293,12 +271,6 @@ fn certificate_error(err: &rustls::Error) -> Option<&'static str> {
     })
 }
 
-impl fmt::Debug for Server {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("tls::Server")
-    }
-}
-
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("tls::Client")
@@ -308,6 +280,7 @@ impl fmt::Debug for Client {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use epsilon_http_server::tls::shows_certificate;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
     use std::fs;
     use tempfile::TempDir;

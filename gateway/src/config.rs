@@ -18,7 +18,8 @@ use crate::traffic::config as traffic;
 use epsilon_api::ids::ProjectName;
 use epsilon_api::units::Bytes;
 use epsilon_api::{fleet, serde_text};
-use epsilon_fleet_link::{limiter::Exempt, tls};
+use epsilon_fleet_link::tls;
+use epsilon_http_server::limiter::Exempt;
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,

@@ -17,12 +17,13 @@ use epsilon_api::{
     redacted::Secret,
 };
 use epsilon_cloud_aws::imds::{self, Imds, Notice};
-use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
+use epsilon_fleet_link::authenticated_listener::AuthenticatedListener;
 use epsilon_fleet_link::certificate;
 use epsilon_fleet_link::certificate::Certificate;
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::membership::{Membership, Settings};
 use epsilon_fleet_link::metrics::Metrics;
+use epsilon_http_server::Shutdown;
 use futures_util::StreamExt;
 use prometheus::TextEncoder;
 use std::{future::pending, net::SocketAddr, path::Path, sync::Arc, time::Duration};

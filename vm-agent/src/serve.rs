@@ -23,7 +23,7 @@ use epsilon_api::{
     headers,
     vm::InterimSink,
 };
-use epsilon_fleet_link::authenticated_listener::Shutdown;
+use epsilon_http_server::Shutdown;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use reports::Reports;

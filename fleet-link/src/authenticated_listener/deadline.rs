@@ -7,8 +7,8 @@
 //! ```
 
 use super::{AnswerWithin, BusyResponse};
-use crate::limiter::Occupant;
 use epsilon_api::body::{CallBody, Holding};
+use epsilon_http_server::limiter::Occupant;
 use http::Response;
 use http_body::Body as _;
 use parking_lot::Mutex;

@@ -1,11 +1,11 @@
-//! Coalesces small writes. Head and small body of a message are two buffers, and a vectored write
-//! (`writev`) costs more than copying a few hundred bytes into one buffer. Large bodies are not
-//! copied.
+//! The stream below hyper's client: small writes as one (`epsilon_http_server::coalesce`), the raw
+//! request line, interim answers.
 
 use super::{
     interim::{Interim, InterimParser},
     request_line::RequestLine,
 };
+use epsilon_http_server::coalesce::poll_write_coalesced;
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -13,30 +13,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-/// Bytes up to which buffers are copied into one: head and body of a small message.
-const COALESCE_LIMIT: usize = 1024;
-
-/// Writes the buffers, small ones as one.
-pub fn poll_write_coalesced<S: AsyncWrite>(
-    stream: Pin<&mut S>,
-    cx: &mut Context<'_>,
-    pieces: &[IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
-    if let [piece] = pieces {
-        return stream.poll_write(cx, piece);
-    }
-    let mut whole = [0; COALESCE_LIMIT];
-    let mut size = 0;
-    for piece in pieces {
-        let Some(room) = whole.get_mut(size..size + piece.len()) else {
-            return stream.poll_write_vectored(cx, pieces);
-        };
-        room.copy_from_slice(piece);
-        size += piece.len();
-    }
-    stream.poll_write(cx, &whole[..size])
-}
 
 /// The stream of a connection: coalesces writes, replaces the request line, looks for interim
 /// answers.

@@ -2,7 +2,6 @@ use super::*;
 use epsilon_api::{body, headers::RawTarget};
 use http::HeaderValue;
 use http_body_util::BodyExt;
-use std::io::IoSlice;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     runtime::Handle,
@@ -88,54 +87,6 @@ async fn what_the_server_closed_before_gives_the_request_back() {
     let idle = IdleConnections::new(LIMIT);
     idle.keep(connection);
     assert!(idle.reuse().is_none(), "of no more use");
-}
-
-/// Records plain and vectored writes.
-#[derive(Default)]
-struct Writes(Vec<(&'static str, usize)>);
-
-impl AsyncWrite for Writes {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.0.push(("one", buf.len()));
-        Poll::Ready(Ok(buf.len()))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let size = bufs.iter().map(|buf| buf.len()).sum();
-        self.0.push(("several", size));
-        Poll::Ready(Ok(size))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-#[test]
-fn small_buffers_are_coalesced_large_ones_not_copied() {
-    let (mut writes, large) = (Writes::default(), [0; 4096]);
-    let cx = &mut Context::from_waker(Waker::noop());
-    for pieces in
-        [&[&b"head"[..], b"body"][..], &[&large], &[b"head", &large], &[], &[&large[..1024]]]
-    {
-        let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-        let size: usize = pieces.iter().map(|piece| piece.len()).sum();
-        let written = poll_write_coalesced(Pin::new(&mut writes), cx, &slices);
-        assert!(matches!(written, Poll::Ready(Ok(n)) if n == size));
-    }
-    assert_eq!(writes.0, [("one", 8), ("one", 4096), ("several", 4100), ("one", 0), ("one", 1024)]);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! One task per connection; a call has none of its own. hyper reads and writes HTTP/1.1. This file
 //! adds the limits that hyper leaves open: the number of connections
-//! (`epsilon_fleet_link::limiter`), how long one may be idle or unread, and how one is closed. When
+//! (`epsilon_http_server::limiter`), how long one may be idle or unread, and how one is closed. When
 //! all slots are taken, a connection of the reserve is answered once: health checks as usual,
 //! everything else with 503.
 //!
@@ -26,7 +26,7 @@ use crate::{
 use activity::{Activity, Busy, Check, Watched};
 use bytes::Bytes;
 use epsilon_api::{body::BodyError, error::CallError, ids::RequestId, vm::InterimSink};
-use epsilon_fleet_link::{
+use epsilon_http_server::{
     limiter::{self, Limiter, Occupant, Slot},
     listen::{Accepted, Listener, Probes},
     tls,

@@ -12,9 +12,10 @@ use epsilon_api::{
     ids::VmId,
     units::{self, MilliCores},
 };
-use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Limits, Shutdown};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Limits};
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_gateway::config::Settings;
+use epsilon_http_server::Shutdown;
 use futures_util::stream;
 use http::{Method, Request, Response};
 use http_body::Frame;

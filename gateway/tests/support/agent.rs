@@ -15,10 +15,11 @@ use epsilon_api::{
     units::{Bytes as Size, MilliCores},
     vm::{Call, Vm, VmStatus},
 };
-use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Limits, Shutdown};
+use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Limits};
 use epsilon_fleet_link::gateway_token::Verifier;
 use epsilon_fleet_link::membership::Membership;
 use epsilon_fleet_link::{membership, tls};
+use epsilon_http_server::Shutdown;
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Frame;

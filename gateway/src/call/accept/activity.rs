@@ -8,7 +8,7 @@ use crate::{
     config::ConnectionLimits,
 };
 use epsilon_api::body::Holding;
-use epsilon_fleet_link::{connection::poll_write_coalesced, limiter::Occupant};
+use epsilon_http_server::{coalesce::poll_write_coalesced, limiter::Occupant};
 use http_body::Body;
 use std::{
     io,
@@ -35,7 +35,7 @@ const BUSY: u64 = 2;
 const FRESH: u64 = 3;
 
 /// How long a connection may be idle when its listener is nearly full. It is closed at most
-/// `header_timeout` later; when no slot is left at all, `epsilon_fleet_link::limiter` closes idle
+/// `header_timeout` later; when no slot is left at all, `epsilon_http_server::limiter` closes idle
 /// connections at once.
 const CROWDED_IDLE: Duration = Duration::from_secs(5);
 
@@ -301,7 +301,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use super::*;
     use epsilon_api::body::{self, BodyError};
-    use epsilon_fleet_link::limiter::Exempt;
+    use epsilon_http_server::limiter::Exempt;
 
     fn limits() -> ConnectionLimits {
         ConnectionLimits {

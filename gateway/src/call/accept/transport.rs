@@ -16,7 +16,7 @@ use super::{
 };
 use crate::call::{lookup::Addressed, relay::headers};
 use bytes::{Buf, Bytes};
-use epsilon_fleet_link::interim::InterimQueue;
+use epsilon_http_server::interim::InterimQueue;
 use http::{HeaderMap, Request, StatusCode};
 use http_body::Body;
 use parking_lot::Mutex;

@@ -7,7 +7,7 @@
 //! not wait for the caller. Nor does time count once the answer has begun, because the caller may
 //! then be waiting for the function.
 
-use epsilon_fleet_link::connection::DeadlineTimer;
+use epsilon_http_server::DeadlineTimer;
 use std::{
     task::{Context, Poll},
     time::Duration,

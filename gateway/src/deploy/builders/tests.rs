@@ -12,9 +12,10 @@ use epsilon_api::{
     units::{self, MilliCores},
 };
 use epsilon_fleet_link::authenticated_listener;
-use epsilon_fleet_link::authenticated_listener::{AuthenticatedListener, Shutdown};
+use epsilon_fleet_link::authenticated_listener::AuthenticatedListener;
 use epsilon_fleet_link::clock::Clock;
 use epsilon_fleet_link::gateway_token::{Signer, Verifier};
+use epsilon_http_server::Shutdown;
 use futures_util::stream;
 use http::{Request, Response};
 use http_body::Frame;

@@ -2,9 +2,9 @@
 //! answers only, so they are queued here until the connection's stream writes them, before any byte
 //! of the answer. HTTP/1.0 callers get none: they would take one for the answer. Used by the
 //! gateway's listeners and by a member's authenticated listener ([`InterimQueue`]); reading those
-//! of a function is `connection/interim.rs`.
+//! of a function is fleet-link's `connection/interim.rs`.
 
-use crate::connection::poll_write_coalesced;
+use crate::coalesce::poll_write_coalesced;
 use epsilon_api::vm::InterimSink;
 use http::{HeaderMap, StatusCode, Version, header::CONTENT_LENGTH};
 use parking_lot::Mutex;
@@ -114,13 +114,14 @@ impl InterimSink for InterimQueue {
 
 /// A stream that writes queued interim answers as soon as its user writes or flushes.
 #[derive(Debug)]
-pub(crate) struct WithInterims<S> {
+pub struct WithInterims<S> {
     stream: S,
     interims: Arc<InterimQueue>,
 }
 
 impl<S: AsyncWrite + Unpin> WithInterims<S> {
-    pub(crate) fn new(stream: S, interims: Arc<InterimQueue>) -> Self {
+    /// A stream that writes those of this queue.
+    pub fn new(stream: S, interims: Arc<InterimQueue>) -> Self {
         Self { stream, interims }
     }
 

@@ -1,6 +1,5 @@
 //! A listening port and the connections that arrive there: how many at once, accept errors,
-//! closing. What is sent on a connection is not known here. Used by the gateway's listeners and by
-//! members' authenticated listeners.
+//! closing. What is sent on a connection is not known here.
 //!
 //! After `close`, it still returns the connections that the kernel had accepted by then: a peer
 //! that sees its connection established may have sent a request already, and would get a reset for

@@ -186,7 +186,7 @@ impl Limiter {
     }
 
     /// Waits until a slot is freed.
-    pub(crate) async fn freed(&self) {
+    pub async fn freed(&self) {
         self.freed.notified().await;
     }
 }
