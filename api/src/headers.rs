@@ -2,13 +2,22 @@
 //! are dropped by the listener (all but the request id), so that no caller can speak for the
 //! gateway.
 
-use http::{HeaderName, HeaderValue};
+use crate::ids::RequestId;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Prefix of all headers of the platform.
 pub const RESERVED_PREFIX: &str = "x-epsilon-";
 
 /// The id of the call: taken from the caller when well formed, else generated; on every answer.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-epsilon-request-id");
+
+/// The sender's id for its request if it is well formed, else a fresh one.
+pub fn request_id(headers: &HeaderMap) -> RequestId {
+    headers
+        .get(REQUEST_ID)
+        .and_then(|value| RequestId::parse(value.to_str().ok()?).ok())
+        .unwrap_or_else(RequestId::random)
+}
 
 /// On every answer of a control listener: [`CONTROL`]. Functions cannot answer with it, because a
 /// gateway drops headers with [`RESERVED_PREFIX`] from their answers; so clients check for it
@@ -76,5 +85,19 @@ impl Outcome {
             b"threw" => Some(Self::Threw),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_id_is_taken_over() {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_ID, HeaderValue::from_static("my-call-0001"));
+        assert_eq!(request_id(&headers).as_str(), "my-call-0001");
+        headers.insert(REQUEST_ID, HeaderValue::from_static("a b\"<x>;"));
+        assert_eq!(request_id(&headers).as_str().len(), 32);
     }
 }

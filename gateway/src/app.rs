@@ -1,11 +1,10 @@
 //! Composition: builds every part once, starts them, and shuts them down. Makes no decisions.
 
 use crate::autoscale::{Autoscaler, FleetVms};
-use crate::call::accept::{Server, Shutdown};
 use crate::call::lookup::negative_lookup::NegativeLookup;
-use crate::call::lookup::version_cache::VersionCache;
+use crate::call::relay::headers::clean_trailers;
 use crate::call::version_addresses::VersionAddresses;
-use crate::call::{Calls, accept};
+use crate::call::{CallHandler, Calls};
 use crate::config::Config;
 use crate::control::{Control, ControlHandler};
 use crate::deploy::Deploys;
@@ -27,6 +26,7 @@ use crate::reconcile::split_abort::Aborts;
 use crate::reconcile::store_sync::{FinalHeartbeat, Others, Sync};
 use crate::reconcile::{min_instances, orphan_instances, store_sync};
 use crate::routes::Routes;
+use crate::routes::version_cache::VersionCache;
 use crate::source::git::GitHost;
 use crate::source::git::command::Git;
 use crate::source::github;
@@ -38,6 +38,11 @@ use epsilon_bootstrap::sockets::Sockets;
 use epsilon_fleet_link::clock::Clock;
 use epsilon_fleet_link::gateway_token::Signer;
 use epsilon_fleet_link::{certificate, gateway_token, tls};
+use epsilon_http_server::{
+    Security, Server, Shutdown,
+    limited::BodyLimits,
+    listen::{Listener, Probes},
+};
 use epsilon_store::{Gateway, KeyRole, Store, StoreError};
 use jiff::Timestamp;
 use prometheus::{IntGauge, Registry};
@@ -52,6 +57,11 @@ pub use crate::control::{address::ControlAddress, startup::Startup};
 
 /// Longest time for cut connections to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Detects callers that vanished without closing the connection while they wait for a slow answer
+/// or a log: after some two minutes.
+const PROBES: Probes =
+    Probes { after: Duration::from_secs(60), every: Duration::from_secs(10), count: 9 };
 
 /// One of this many of the files that the process may open is available to connections of the
 /// public listener, and of the control API's. Each call needs another file for its instance, and
@@ -118,6 +128,8 @@ pub struct App {
 #[derive(Debug)]
 pub struct Running {
     shutdown: Shutdown,
+    /// Cancels deployments whose versions do not serve yet.
+    cancel: CancellationToken,
     calls: Arc<Calls>,
     background: TaskTracker,
     members: Background,
@@ -162,7 +174,7 @@ impl App {
         registry: &Registry,
     ) -> Result<Self, StartError> {
         let listen = |key, address, there| {
-            let listener = accept::bind(address, there);
+            let listener = bind(address, there);
             listener.map_err(|source| StartError::Listen { key, address, source })
         };
         let public = listen("listen", config.listen, sockets.calls)?;
@@ -227,6 +239,7 @@ impl App {
             ceilings: config.ceilings,
         });
         let shutdown = Shutdown::default();
+        let cancel = CancellationToken::new();
         let background = TaskTracker::new();
         let members = Background::default();
         let drain_prewarm = DrainPrewarm {
@@ -306,7 +319,7 @@ impl App {
             max_source: config.max_source,
             git: Git::new(config.git.program.clone()),
             close: shutdown.close.clone(),
-            cancel: shutdown.cancel.clone(),
+            cancel: cancel.clone(),
             background: background.clone(),
         };
         let hooks = Arc::new(Hooks::new(config.hooks, &config.data_dir, parts, registry)?);
@@ -323,7 +336,7 @@ impl App {
             mine,
             suspects: HashMap::new(),
         };
-        let work = (shutdown.cancel.clone(), background.clone());
+        let work = (cancel.clone(), background.clone());
         let data = &config.data_dir;
         let max = config.max_source;
         let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
@@ -345,35 +358,37 @@ impl App {
             urls,
             traffic: config.traffic,
             registry: registry.clone(),
-            max_source: config.max_source,
-            linger: config.linger,
-            pace: config.pace.times(CONTROL_PACE_FACTOR),
+            body_limits: BodyLimits {
+                size: config.max_source,
+                linger: config.linger,
+                pace: config.pace.times(CONTROL_PACE_FACTOR),
+                clean_trailers,
+            },
             close: shutdown.close.clone(),
-            cancel: shutdown.cancel.clone(),
+            cancel: cancel.clone(),
             background: background.clone(),
             git,
             startup: Startup::begin(),
         };
-        let server = |listener, tls, open, share| Server {
+        let server = |listener, tls: Option<_>, open, share| Server {
             listener,
-            tls,
+            security: tls.map_or(Security::Plain, Security::TlsOrLocal),
             limits: config.connection.within_files(share),
             shutdown: shutdown.clone(),
-            metrics: Arc::clone(&metrics),
             open,
         };
         Ok(Self {
             public: server(
                 public,
                 config.public_tls.as_ref().map(tls::Files::server_for_callers).transpose()?,
-                metrics.connections.clone(),
+                Some(metrics.connections.clone()),
                 PUBLIC_FILES,
             ),
             control_addr: control.address(),
             control: Some(server(
                 control,
                 tls.map(tls::Files::server_with_optional_client_certificate).transpose()?,
-                uncounted()?,
+                None, // they are few
                 CONTROL_FILES,
             )),
             calls: Arc::new(calls),
@@ -392,12 +407,12 @@ impl App {
 
     /// Address at which callers reach functions.
     pub fn public_addr(&self) -> SocketAddr {
-        self.public.listener.address()
+        self.public.address()
     }
 
     /// The same as a URL: what the line `ready` says.
     pub fn public_url(&self) -> String {
-        let scheme = if self.public.tls.is_some() { "https" } else { "http" };
+        let scheme = if self.public.is_secure() { "https" } else { "http" };
         format!("{scheme}://{}", self.public_addr())
     }
 
@@ -489,9 +504,10 @@ impl App {
         // in the kernel's queue instead of failing.
         shutdown.tasks.spawn(async move {
             close.run_until_cancelled(watch::wait_for_reports(&fleet, known)).await;
-            public.serve(answering).await;
+            public.serve(CallHandler(answering)).await;
         });
-        Running { shutdown, calls, background, members, final_heartbeat }
+        let cancel = api.cancel.clone();
+        Running { shutdown, cancel, calls, background, members, final_heartbeat }
     }
 }
 
@@ -505,19 +521,15 @@ impl Running {
     /// grace. Then cuts calls and cancels deployments that do not serve yet. Reports of VMs are
     /// received until the end.
     pub async fn drain(self, grace: Duration) -> Stopped {
-        let Self { shutdown, calls, background, members, final_heartbeat } = self;
-        let stopped = Self::end(&shutdown, &calls, &background, grace).await;
+        let stopped = self.end(grace).await;
+        let Self { members, final_heartbeat, .. } = self;
         members.end().await;
         final_heartbeat.send().await;
         stopped
     }
 
-    async fn end(
-        shutdown: &Shutdown,
-        calls: &Calls,
-        background: &TaskTracker,
-        grace: Duration,
-    ) -> Stopped {
+    async fn end(&self, grace: Duration) -> Stopped {
+        let Self { shutdown, cancel, calls, background, .. } = self;
         shutdown.close.cancel();
         for tracker in [&shutdown.tasks, calls.running(), background] {
             tracker.close();
@@ -532,7 +544,7 @@ impl Running {
         let cut = calls.running().len();
         tracing::warn!(cut, "Drain grace is over; cutting calls and cancelling deployments.");
         calls.stop();
-        shutdown.cancel.cancel();
+        cancel.cancel();
         // Clients that wait for a deployment get its result before the connection closes.
         if tokio::time::timeout(CLOSE_TIMEOUT, over.as_mut()).await.is_err() {
             shutdown.cut.cancel();
@@ -568,9 +580,12 @@ impl Drop for Background {
     }
 }
 
-/// Connections of the control API are few and have no metric.
-fn uncounted() -> Result<IntGauge, prometheus::Error> {
-    IntGauge::new("epsilon_control_connections", "Not registered.")
+/// Uses the inherited listener if there is one, else binds `address`; port 0 takes any free port.
+fn bind(address: SocketAddr, inherited: Option<std::net::TcpListener>) -> io::Result<Listener> {
+    match inherited {
+        Some(listener) => Listener::inherited(listener, PROBES),
+        None => Listener::bind(address, PROBES),
+    }
 }
 
 fn store_up(registry: &Registry) -> Result<IntGauge, prometheus::Error> {

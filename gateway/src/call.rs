@@ -1,9 +1,9 @@
 //! One call, from its head to the last byte of its answer. [`Calls::handle`] names the phases in
-//! the order in which they run; each has a file in `call/`, but the last but one: `invoke.rs`
-//! chooses the VM and calls it.
+//! the order in which they run; each has a file in `call/`, but for the first, which is
+//! `epsilon_http_server`'s, and the last but one: `invoke.rs` chooses the VM and calls it.
 //!
 //! ```text
-//! accept → caller_address → http_rules → lookup → version → buffer → invoke → reply
+//! (accept) → caller_address → http_rules → lookup → version → buffer → invoke → reply
 //!                                          │                    place ⇄ attempt, retry: may it go to another VM?
 //!                                          which one, if the function's calls are split
 //! ```
@@ -11,7 +11,6 @@
 //! that future is dropped and releases the lease, the body and the record; no other cleanup is
 //! needed.
 
-pub(crate) mod accept;
 pub(crate) mod buffer;
 pub(crate) mod caller_address;
 pub(crate) mod header_value;
@@ -29,18 +28,25 @@ use crate::{
     config::Config,
     health::Health,
     networks::Networks,
-    observe::{events::CallFailed, metrics::Metrics},
-    routes::{Route, Routes},
+    observe::{
+        events::{AcceptFailed, CallFailed},
+        metrics::Metrics,
+    },
+    refusal,
+    routes::{Route, Routes, version_cache::VersionCache},
 };
-use accept::{Connection, Handler, target};
 use buffer::Buffers;
+use bytes::Bytes;
 use caller_address::CallerAddress;
 use epsilon_api::{
     error::CallError,
-    headers::RawTarget,
+    headers::{RawTarget, request_id},
     ids::{RequestId, VersionNumber},
-    units::Bytes,
     vm::{Answer, Held},
+};
+use epsilon_http_server::{
+    Connection, Handler, Refused, WRITE_SLACK,
+    limited::{BodyLimits, Limited, waits_for_continue},
 };
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -48,21 +54,13 @@ use http::{
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use lookup::negative_lookup::NegativeLookup;
-use lookup::version_cache::VersionCache;
-use lookup::{Addressed, Target};
-use relay::limited::Limited;
-use relay::pace::PaceLimits;
+use lookup::{Addressed, Target, raw_target};
 use relay::upgrade::Tunnel;
 use reply::{CallRecord, ReplyBody};
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use version::Chosen;
 use version_addresses::VersionAddresses;
-
-/// Longest time to write an answer whose body is complete (all of the platform's own answers), and
-/// the time that a function's answer may take beyond the function's `timeout`. The VM enforces the
-/// `timeout` itself, so an answer exceeds it by this much only if the caller does not read.
-const WRITE_SLACK: Duration = Duration::from_secs(10);
 
 /// The call path: state shared by all calls of the public listener.
 #[derive(Debug)]
@@ -77,10 +75,8 @@ pub(crate) struct Calls {
     metrics: Arc<Metrics>,
     domain: Option<String>,
     trusted_proxies: Networks,
-    max_body: Bytes,
-    pace: PaceLimits,
+    body_limits: BodyLimits,
     buffers: Buffers,
-    linger: Duration,
     /// Running calls, upgraded ones included.
     running: TaskTracker,
     /// Cancels upgraded streams when the gateway shuts down.
@@ -113,10 +109,13 @@ impl Calls {
             metrics,
             domain: config.domain.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
-            max_body: config.max_body,
-            pace: config.pace,
+            body_limits: BodyLimits {
+                size: config.max_body,
+                linger: config.linger,
+                pace: config.pace,
+                clean_trailers: relay::headers::clean_trailers,
+            },
             buffers: Buffers::new(),
-            linger: config.linger,
             running: TaskTracker::new(),
             stop,
         }
@@ -147,7 +146,7 @@ impl Calls {
         request: Request<Incoming>,
         connection: &Arc<Connection>,
     ) -> Response<ReplyBody> {
-        let request_id = http_rules::request_id(request.headers());
+        let request_id = request_id(request.headers());
         let metrics = Arc::clone(&self.metrics);
         let running = self.running.token();
         let address = CallerAddress::of(connection, request.headers(), &self.trusted_proxies);
@@ -195,7 +194,7 @@ impl Calls {
         let (mut request, caller) = Self::prepare(request, target, connection, address, prefix);
         if addressed == Addressed::ByPath
             && let Some(raw) = request.extensions_mut().remove::<RawTarget>()
-            && let Some(raw) = target::below_name(&raw)
+            && let Some(raw) = raw_target::below_name(&raw)
         {
             request.extensions_mut().insert(raw);
         }
@@ -207,7 +206,7 @@ impl Calls {
         let request = Request::from_parts(head, body);
         let request_id = record.request_id().clone();
         let call = Outgoing::new(Arc::clone(&route.version), request_id, request, upload)
-            .with_interim(connection.interim(addressed));
+            .with_interim(connection.interim(relay::headers::clean_interim(addressed)));
         let mut response = match self.invoker.invoke(&route, call).await {
             Ok(Invoked { answer, in_flight }) => {
                 record.in_flight = Some(in_flight);
@@ -227,11 +226,11 @@ impl Calls {
         &self,
         request: Request<Incoming>,
     ) -> Result<(Request<Limited<Incoming>>, Target), CallError> {
-        let waits = http_rules::waits_for_continue(request.headers());
-        let declared = http_rules::body_size(request.body(), self.max_body);
+        let waits = waits_for_continue(request.headers());
+        let declared = http_rules::body_size(request.body(), self.body_limits.size);
         let request = request.map(|body| {
             let counter = self.metrics.bytes_in.clone();
-            Limited::new(body, self.max_body, self.linger, waits, counter, self.pace)
+            Limited::new(body, self.body_limits, waits, counter)
         });
         http_rules::coding(request.headers())?;
         let host = http_rules::host(&request)?;
@@ -322,7 +321,11 @@ fn prefix(
     }
 }
 
-impl Handler for Arc<Calls> {
+/// The public listener.
+#[derive(Clone, Debug)]
+pub(crate) struct CallHandler(pub(crate) Arc<Calls>);
+
+impl Handler for CallHandler {
     type Body = ReplyBody;
 
     async fn handle(
@@ -330,11 +333,17 @@ impl Handler for Arc<Calls> {
         request: Request<Incoming>,
         connection: Arc<Connection>,
     ) -> Response<ReplyBody> {
-        Calls::handle(&self, request, &connection).await
+        self.0.handle(request, &connection).await
     }
 
-    fn refused(&self, err: &CallError, request_id: &RequestId) {
-        CallFailed { error: err, request_id, route: None }.emit(&self.metrics);
+    fn refuse(&self, why: Refused) -> Option<Response<Bytes>> {
+        let (error, request_id) = (refusal::error(why), RequestId::random());
+        CallFailed { error: &error, request_id: &request_id, route: None }.emit(&self.0.metrics);
+        Some(refusal::answer(&error, &request_id))
+    }
+
+    fn accept_failed(&self, error: &io::Error, pause: Duration) {
+        AcceptFailed { error, pause }.emit(&self.0.metrics);
     }
 }
 

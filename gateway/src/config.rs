@@ -2,7 +2,6 @@
 //! settings file), and their checked form ([`Config`]).
 
 use crate::autoscale::config as autoscale;
-use crate::call::relay::pace::PaceLimits;
 pub use crate::call::version_addresses::Setting as VersionAddresses;
 use crate::config::invalid::ConfigError;
 use crate::deploy::prebuilt::ceilings;
@@ -19,7 +18,7 @@ use epsilon_api::ids::ProjectName;
 use epsilon_api::units::Bytes;
 use epsilon_api::{fleet, serde_text};
 use epsilon_fleet_link::tls;
-use epsilon_http_server::limiter::Exempt;
+use epsilon_http_server::{Limits, limiter::Exempt, pace::PaceLimits};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -312,7 +311,7 @@ pub struct Config {
     pub(crate) deploy_timeout: Duration,
     pub(crate) fetch_timeout: Duration,
     pub(crate) builder_silence: Duration,
-    pub(crate) connection: ConnectionLimits,
+    pub(crate) connection: Limits,
     /// Without a trailing slash.
     pub(crate) control_url: Option<String>,
     pub(crate) tls: Option<tls::Files>,
@@ -339,22 +338,8 @@ pub(crate) struct MemberLimits {
     pub(crate) max_joining: usize,
 }
 
-/// Limits for connections.
-#[derive(Clone, Debug)]
-pub(crate) struct ConnectionLimits {
-    pub(crate) max_connections: usize,
-    pub(crate) max_per_address: usize,
-    /// Addresses that stand for many callers: this machine's own, and trusted proxies.
-    pub(crate) exempt: Exempt,
-    pub(crate) max_header: usize,
-    pub(crate) max_headers: usize,
-    pub(crate) header_timeout: Duration,
-    pub(crate) idle_timeout: Duration,
-    /// How slowly an answer may be read.
-    pub(crate) pace: PaceLimits,
-    pub(crate) half_close_timeout: Duration,
-}
-
+/// How long a connection may be idle when its listener is nearly full.
+const CROWDED_IDLE: Duration = Duration::from_secs(5);
 /// The default for one address: this part of all connections.
 const SHARE_OF_ADDRESS: usize = 8;
 /// hyper's read buffer cannot be smaller.
@@ -530,7 +515,7 @@ impl Config {
             deploy_timeout: settings.deploy_timeout,
             fetch_timeout: settings.fetch_timeout,
             builder_silence: settings.builder_silence,
-            connection: ConnectionLimits {
+            connection: Limits {
                 max_connections: settings.max_connections,
                 max_per_address: settings
                     .max_connections_per_ip
@@ -544,7 +529,10 @@ impl Config {
                 header_timeout: settings.header_timeout,
                 idle_timeout: settings.idle_timeout,
                 pace,
-                half_close_timeout: settings.half_close_timeout,
+                half_close_timeout: Some(settings.half_close_timeout),
+                has_reserve: true,
+                crowded_idle_timeout: CROWDED_IDLE,
+                unread_end_timeout: None, // `pace` is shorter
             },
         })
     }

@@ -31,19 +31,16 @@ mod traffic;
 mod vms;
 
 use crate::autoscale::Journal;
-use crate::call::accept::{Connection, Handler};
-use crate::call::http_rules;
-use crate::call::lookup::version_cache::VersionCache;
-use crate::call::relay::limited::Limited;
-use crate::call::relay::pace::PaceLimits;
 use crate::deploy::Deploys;
 use crate::fleet::Fleet;
 use crate::fleet::link::Identity;
 use crate::health::Health;
 use crate::keys::ApiKeys;
 use crate::observe::audit::Audit;
+use crate::observe::events::AcceptFailed;
 use crate::reconcile::drain_prewarm::DrainPrewarm;
-use crate::routes::Routes;
+use crate::refusal;
+use crate::routes::{Routes, version_cache::VersionCache};
 use crate::source::git::GitHost;
 use crate::source::github::Hooks;
 use crate::store_health::StoreHealth;
@@ -57,10 +54,15 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
+use bytes::Bytes;
 use epsilon_api::{
     error::{ErrorBody, ErrorEnvelope},
-    headers::{CONTROL, LISTENER, REQUEST_ID},
-    units::Bytes,
+    headers::{CONTROL, LISTENER, REQUEST_ID, request_id},
+    ids::RequestId,
+};
+use epsilon_http_server::{
+    Connection, Handler, Refused,
+    limited::{BodyLimits, Limited, waits_for_continue},
 };
 use epsilon_store::Store;
 use error::ApiError;
@@ -71,7 +73,7 @@ use http::{
 use hyper::body::Incoming;
 use prometheus::{Registry, TextEncoder};
 use startup::Startup;
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
@@ -99,9 +101,7 @@ pub(crate) struct Control {
     pub(crate) urls: Urls,
     pub(crate) traffic: Traffic,
     pub(crate) registry: Registry,
-    pub(crate) max_source: Bytes,
-    pub(crate) linger: Duration,
-    pub(crate) pace: PaceLimits,
+    pub(crate) body_limits: BodyLimits,
     /// Progress of the gateway's start.
     pub(crate) startup: Startup,
     /// The gateway stops: streams end.
@@ -211,10 +211,10 @@ impl ControlHandler {
     /// Limits the body whatever the answer is: the sender of a large archive must be able to read
     /// why it was refused.
     fn body(&self, headers: &HeaderMap, body: Incoming) -> Body {
-        let Control { max_source, linger, pace, deploys, .. } = &*self.control;
-        let waits = http_rules::waits_for_continue(headers);
+        let Control { body_limits, deploys, .. } = &*self.control;
+        let waits = waits_for_continue(headers);
         let counter = deploys.metrics.source_bytes.clone();
-        Body::new(Limited::new(body, *max_source, *linger, waits, counter, *pace))
+        Body::new(Limited::new(body, *body_limits, waits, counter))
     }
 }
 
@@ -226,7 +226,7 @@ impl Handler for ControlHandler {
         let address = connection.peer;
         let certificate = connection.certificate();
         head.extensions.insert(auth::Peer { address, certificate });
-        let id = http_rules::request_id(&head.headers);
+        let id = request_id(&head.headers);
         let body = self.body(&head.headers, body);
         let mut response = if connection.is_reserve() && head.uri.path() != "/healthz" {
             error::gateway_full().into_response()
@@ -252,5 +252,12 @@ impl Handler for ControlHandler {
         }
         response.headers_mut().insert(LISTENER, CONTROL);
         response
+    }
+    fn refuse(&self, why: Refused) -> Option<http::Response<Bytes>> {
+        Some(refusal::answer(&refusal::error(why), &RequestId::random()))
+    }
+
+    fn accept_failed(&self, error: &io::Error, pause: Duration) {
+        AcceptFailed { error, pause }.emit(&self.control.deploys.metrics);
     }
 }

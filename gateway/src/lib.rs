@@ -39,6 +39,7 @@ mod networks;
 mod observe;
 pub mod placement;
 mod reconcile;
+mod refusal;
 mod routes;
 mod source;
 mod store_health;

@@ -4,6 +4,7 @@
 
 pub(crate) mod error_window;
 pub(crate) mod split;
+pub(crate) mod version_cache;
 
 use crate::fleet::Fleet;
 use crate::fleet::view::VersionKey;

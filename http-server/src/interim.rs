@@ -30,6 +30,7 @@ pub struct InterimQueue {
     is_used: AtomicBool,
     has_some: AtomicBool,
     state: Mutex<State>,
+    clean: Mutex<Option<CleanHeaders>>,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +43,9 @@ struct State {
     total: usize,
 }
 
+/// Changes headers before they are written.
+pub(crate) type CleanHeaders = fn(&mut HeaderMap);
+
 impl InterimQueue {
     /// A request begins.
     pub fn begin(&self, version: Version) {
@@ -52,10 +56,19 @@ impl InterimQueue {
         }
     }
 
+    /// What happens to the headers of the answers to come.
+    pub(crate) fn set_clean(&self, clean: CleanHeaders) {
+        *self.clean.lock() = Some(clean);
+    }
+
     /// Queues an interim answer with these headers.
     pub fn push(&self, status: StatusCode, mut headers: HeaderMap) {
         if !self.is_supported.load(Relaxed) {
             return;
+        }
+        let clean = *self.clean.lock();
+        if let Some(clean) = clean {
+            clean(&mut headers);
         }
         headers.remove(CONTENT_LENGTH);
         let mut state = self.state.lock();

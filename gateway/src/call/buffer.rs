@@ -4,15 +4,15 @@
 //! read, or less if its length is unknown and the sender pauses: it may be waiting for an answer.
 //!
 //! The memory of all buffers together is limited to [`MAX_TOTAL`]. Beyond it bodies are passed on
-//! as they arrive, under the rules of `relay/pace.rs`. A small body that arrived with its head is
+//! as they arrive, under the rules of `epsilon_http_server::pace`. A small body that arrived with its head is
 //! passed on without a copy.
 
-use super::relay::limited::{Limited, UploadBody};
 use bytes::{Bytes, BytesMut};
 use epsilon_api::{
     body::{self, BodyError, BodyProgress, CallBody},
     error::CallError,
 };
+use epsilon_http_server::limited::{Limited, UploadBody};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;

@@ -12,10 +12,10 @@
 //!
 //! `X-Real-IP` is never read: it does not say which proxy wrote it.
 
-use super::accept::Connection;
 use crate::call::header_value::header;
 use crate::networks::Networks;
 use epsilon_api::headers::FORWARDED_PREFIX as X_FORWARDED_PREFIX;
+use epsilon_http_server::Connection;
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{FORWARDED, HOST},
@@ -147,7 +147,7 @@ impl CallerAddress {
         // The caller alone, without the proxies between: a function that reads the left-most entry
         // and one that trusts a single proxy get the same address.
         let address = match self.source {
-            Source::Peer => connection.forwarded_for.clone(),
+            Source::Peer => connection.peer_header.clone(),
             Source::Proxy => header(&self.ip.to_string()),
         };
         headers.insert(X_FORWARDED_FOR, address);

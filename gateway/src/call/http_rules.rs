@@ -6,25 +6,12 @@
 //! length and closes the connection after the answer, so that no second request can be smuggled
 //! after the body.
 
-use epsilon_api::{error::CallError, headers::REQUEST_ID, ids::RequestId, units::Bytes};
+use epsilon_api::{error::CallError, units::Bytes};
 use http::{
     HeaderMap, Method, Request, Uri, Version,
-    header::{EXPECT, HOST, TRANSFER_ENCODING},
+    header::{HOST, TRANSFER_ENCODING},
 };
 use http_body::Body;
-
-/// The caller's id for its call if it is well formed, else a fresh one.
-pub(crate) fn request_id(headers: &HeaderMap) -> RequestId {
-    headers
-        .get(REQUEST_ID)
-        .and_then(|value| RequestId::parse(value.to_str().ok()?).ok())
-        .unwrap_or_else(RequestId::random)
-}
-
-/// Whether the caller holds its body back until it receives `100 Continue`.
-pub(crate) fn waits_for_continue(headers: &HeaderMap) -> bool {
-    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
 
 /// hyper removes `chunked` if it is the last transfer coding. Codings below it would reach the
 /// function as part of the body, without a header that names them.
@@ -119,15 +106,6 @@ mod tests {
             let request = request(version, uri, hosts);
             assert_eq!(host(&request).is_ok(), fine, "{version:?} {uri} {hosts:?}");
         }
-    }
-
-    #[test]
-    fn only_a_well_formed_id_is_taken_over() {
-        let mut headers = HeaderMap::new();
-        headers.insert(REQUEST_ID, "my-call-0001".parse().unwrap());
-        assert_eq!(request_id(&headers).as_str(), "my-call-0001");
-        headers.insert(REQUEST_ID, "a b\"<x>;".parse().unwrap());
-        assert_eq!(request_id(&headers).as_str().len(), 32);
     }
 
     #[test]

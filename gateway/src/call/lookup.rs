@@ -5,7 +5,7 @@
 //! gateway does not know yet.
 
 pub(crate) mod negative_lookup;
-pub(crate) mod version_cache;
+pub(crate) mod raw_target;
 
 use crate::routes::{Route, Table};
 use epsilon_api::{error::CallError, ids::VersionNumber};

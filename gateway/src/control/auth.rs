@@ -7,7 +7,6 @@ use super::{
     error::{self, ApiError},
 };
 use crate::{
-    call::accept::Certificate,
     keys,
     observe::audit::{Entrance, KeyRefused},
 };
@@ -16,6 +15,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use epsilon_http_server::Certificate;
 use epsilon_store::KeyRole;
 use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
 use std::net::IpAddr;

@@ -77,7 +77,7 @@ fn push(control: &Control, request: Request) -> Result<Push, ApiError> {
     if control.deploys.builders.is_empty() {
         return Err(no_builder());
     }
-    let limit = control.max_source;
+    let limit = control.body_limits.size;
     if request.body().size_hint().lower() > limit.get() {
         let message = format!("the archive is larger than {limit}");
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", message)

@@ -7,8 +7,8 @@
 //! that do not go by themselves: a stored version may get calls by its address through another
 //! gateway, and without calls its instances are idle and age out.
 
-use crate::call::lookup::version_cache::VersionCache;
 use crate::fleet::Fleet;
+use crate::routes::version_cache::VersionCache;
 use crate::routes::{Routes, Table};
 use epsilon_api::{
     error::CallError,

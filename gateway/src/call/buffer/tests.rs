@@ -1,8 +1,8 @@
 //! What is read ahead, and how the rest of a body is sent on.
 
 use super::*;
-use crate::call::relay::pace::PaceLimits;
 use epsilon_api::units;
+use epsilon_http_server::{limited::BodyLimits, pace::PaceLimits};
 use futures_util::{StreamExt, stream};
 use http_body_util::{Full, StreamBody};
 use prometheus::IntCounter;
@@ -17,7 +17,13 @@ const PACE: PaceLimits = PaceLimits { wait_budget: Duration::from_secs(10), rate
 
 fn limited<B: UploadBody>(body: B) -> Limited<B> {
     let counter = IntCounter::new("bytes", "bytes").unwrap();
-    Limited::new(body, units::Bytes::mib(1), Duration::ZERO, false, counter, PACE)
+    let limits = BodyLimits {
+        size: units::Bytes::mib(1),
+        linger: Duration::ZERO,
+        pace: PACE,
+        clean_trailers: |_| {},
+    };
+    Limited::new(body, limits, false, counter)
 }
 
 /// A body that declares its length and sends more slowly than that.

@@ -17,7 +17,7 @@ fn map(lines: &[(&str, &str)]) -> HeaderMap {
 /// The headers that a function gets for a request from 10.0.0.9: address, protocol, host, port,
 /// prefix.
 fn headers_for(trusted: &str, lines: &[(&str, &str)]) -> String {
-    let connection = Connection::for_test("10.0.0.9:1234");
+    let connection = Connection::without_socket("10.0.0.9:1234".parse().unwrap());
     let mut headers = map(lines);
     let caller = CallerAddress::of(&connection, &headers, &networks(trusted));
     let mut clean = HeaderMap::new();
@@ -123,7 +123,7 @@ fn other_forwarding_headers_are_validated() {
 
 #[test]
 fn a_prefix_of_a_trusted_proxy_comes_before_ours() {
-    let connection = Connection::for_test("10.0.0.9:1234");
+    let connection = Connection::without_socket("10.0.0.9:1234".parse().unwrap());
     for (trusted, want) in [(r#"["10.0.0.9"]"#, "/api/hello@3"), ("[]", "/hello@3")] {
         let headers = map(&[("x-forwarded-prefix", "/api")]);
         let caller = CallerAddress::of(&connection, &headers, &networks(trusted));

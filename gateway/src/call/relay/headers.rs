@@ -83,6 +83,14 @@ pub(crate) fn clean_answer(headers: &mut HeaderMap, upgraded: bool, addressed: A
     }
 }
 
+/// Cleans the headers of a function's interim answer for the caller.
+pub(crate) fn clean_interim(addressed: Addressed) -> fn(&mut HeaderMap) {
+    match addressed {
+        Addressed::ByHost => |headers| clean_answer(headers, false, Addressed::ByHost),
+        Addressed::ByPath => |headers| clean_answer(headers, false, Addressed::ByPath),
+    }
+}
+
 /// Cleans trailers in either direction: a receiver may merge them into the headers, so they must
 /// not contain a header that is not allowed.
 pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {

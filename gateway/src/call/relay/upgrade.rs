@@ -2,8 +2,9 @@
 //! closes, the function's `timeout` is over, or the gateway stops. The only task that a call ever
 //! gets, because the tunnel outlives the connection's HTTP.
 
-use crate::call::{accept::Connection, reply::CallRecord};
+use crate::call::reply::CallRecord;
 use epsilon_api::vm::Held;
+use epsilon_http_server::Connection;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::{sync::Arc, time::Duration};

@@ -16,7 +16,7 @@ use http::{HeaderValue, Request, Uri, uri::PathAndQuery};
 const PLACEHOLDER: u8 = b'_';
 
 /// One replaced byte: its offset in the target, and its original value.
-pub(super) type Replaced = (usize, u8);
+pub(crate) type Replaced = (usize, u8);
 
 /// Most bytes that are replaced in one target: real targets have a few, and each takes memory until
 /// its head is complete.
@@ -30,7 +30,7 @@ fn needs_escape(byte: u8) -> bool {
 
 /// Scans the first line of each head as it is received, in any number of pieces.
 #[derive(Debug, Default)]
-pub(super) struct Scan {
+pub(crate) struct Scan {
     phase: Phase,
     /// Length of the target so far.
     size: usize,
@@ -54,7 +54,7 @@ enum Phase {
 
 /// What is known of the previous request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Upload {
+pub(crate) enum Upload {
     None,
     Sized(u64),
     Unknown,
@@ -62,7 +62,7 @@ pub(super) enum Upload {
 
 impl Scan {
     /// The previous exchange is over: the next byte may begin a head.
-    pub(super) fn next_head(&mut self, upload: Upload) {
+    pub(crate) fn next_head(&mut self, upload: Upload) {
         let is_out_of_sync = match upload {
             Upload::None => false,
             Upload::Sized(size) => self.after_head != Some(size),
@@ -72,14 +72,14 @@ impl Scan {
     }
 
     /// Counts bytes that were received while a request was read or answered.
-    pub(super) fn body(&mut self, size: usize) {
+    pub(crate) fn body(&mut self, size: usize) {
         if let Some(after) = &mut self.after_head {
             *after += size as u64;
         }
     }
 
     /// Scans bytes of a head: replaces what hyper would refuse and returns what was replaced.
-    pub(super) fn head(&mut self, bytes: &mut [u8]) -> Vec<Replaced> {
+    pub(crate) fn head(&mut self, bytes: &mut [u8]) -> Vec<Replaced> {
         let mut replaced = Vec::new();
         if self.is_out_of_sync || self.phase == Phase::Over {
             self.body(bytes.len());
@@ -140,7 +140,7 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
 
 /// Restores the replaced bytes. `false`: this is not the target in which they were replaced, and
 /// the request must be refused.
-pub(super) fn restore<B>(request: &mut Request<B>, replaced: &[Replaced]) -> bool {
+pub(crate) fn restore<B>(request: &mut Request<B>, replaced: &[Replaced]) -> bool {
     let Some((raw, uri)) = restored(request.uri(), replaced) else { return false };
     *request.uri_mut() = uri;
     request.extensions_mut().insert(RawTarget(raw));
@@ -169,18 +169,6 @@ fn restored(uri: &Uri, replaced: &[Replaced]) -> Option<(HeaderValue, Uri)> {
 fn percent(byte: u8) -> [u8; 3] {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     [b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]
-}
-
-/// The part of a raw target that the function sees when it is called by path: what follows the
-/// first segment.
-pub(in crate::call) fn below_name(raw: &RawTarget) -> Option<RawTarget> {
-    let path = raw.0.as_bytes().strip_prefix(b"/")?;
-    let end = path.iter().position(|b| matches!(b, b'/' | b'?')).unwrap_or(path.len());
-    let rest = match &path[end..] {
-        rest if rest.first() == Some(&b'/') => HeaderValue::from_bytes(rest),
-        rest => HeaderValue::from_bytes(&[b"/", rest].concat()),
-    };
-    rest.ok().map(RawTarget)
 }
 
 #[cfg(test)]
@@ -263,14 +251,6 @@ mod tests {
             scan.next_head(Upload::None);
             let found = scan.head(&mut b"GET /< HTTP/1.1\r\n\r\n".to_vec()).len();
             assert_eq!(found, usize::from(again), "once the start is lost, it stays lost");
-        }
-    }
-
-    #[test]
-    fn a_name_is_taken_off_as_from_the_path() {
-        for (raw, want) in [("/f/a<", "/a<"), ("/f?<", "/?<"), ("/f", "/"), ("/f@3//<", "//<")] {
-            let raw = RawTarget(HeaderValue::from_static(raw));
-            assert_eq!(below_name(&raw).unwrap().0, want);
         }
     }
 

@@ -2,28 +2,16 @@
 //! nanoseconds, checked from time to time by the connection's own timer. This replaces a timer per
 //! request.
 
-use super::Connection;
-use crate::{
-    call::{WRITE_SLACK, relay::pace::PaceLimits},
-    config::ConnectionLimits,
-};
-use epsilon_api::body::Holding;
-use epsilon_http_server::{coalesce::poll_write_coalesced, limiter::Occupant};
-use http_body::Body;
+use crate::{limiter::Occupant, limits::Limits, pace::PaceLimits};
 use std::{
-    io,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    task::{Context, Poll, ready},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::Notify,
-};
+use tokio::sync::Notify;
+
+/// Longest time to write an answer whose body is complete, and time that a streamed answer may take
+/// beyond the limit of the work that makes it.
+pub const WRITE_SLACK: Duration = Duration::from_secs(10);
 
 /// Waiting for the rest of a head.
 const HEAD: u64 = 0;
@@ -34,18 +22,13 @@ const BUSY: u64 = 2;
 /// Opened; no byte received yet.
 const FRESH: u64 = 3;
 
-/// How long a connection may be idle when its listener is nearly full. It is closed at most
-/// `header_timeout` later; when no slot is left at all, `epsilon_http_server::limiter` closes idle
-/// connections at once.
-const CROWDED_IDLE: Duration = Duration::from_secs(5);
-
 const NO_DEADLINE: u64 = u64::MAX;
 /// No write is blocked by the caller.
 const NOT_BLOCKED: u64 = u64::MAX;
 
 /// State and deadlines of one connection. Only one task writes at a time: the connection's.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub(crate) struct Activity {
     opened: Instant,
     /// Milliseconds since `opened` at which the state began (0 while busy), times four, plus the
     /// state.
@@ -57,8 +40,10 @@ pub(super) struct Activity {
     /// [`NOT_BLOCKED`] if none is.
     blocked_since: AtomicU64,
     /// Milliseconds for which the caller may still block writes; the rule is that of
-    /// `relay/pace.rs`, applied to answers.
+    /// `pace.rs`, applied to answers.
     wait_budget: AtomicU64,
+    /// See [`Limits::unread_end_timeout`].
+    unread_end_timeout: Option<Duration>,
     /// Notified when the slot is needed for another connection.
     close: Notify,
 }
@@ -78,7 +63,7 @@ impl Occupant for Activity {
 
 /// Result of a check of the limits.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Check {
+pub(crate) enum Check {
     /// No limit exceeded; check again later.
     WithinLimits {
         /// When to check again.
@@ -89,7 +74,7 @@ pub(super) enum Check {
 }
 
 impl Activity {
-    pub(super) fn new(pace: PaceLimits) -> Self {
+    pub(crate) fn new(pace: PaceLimits, unread_end_timeout: Option<Duration>) -> Self {
         Self {
             opened: Instant::now(),
             state: AtomicU64::new(FRESH),
@@ -97,17 +82,34 @@ impl Activity {
             pace,
             blocked_since: AtomicU64::new(NOT_BLOCKED),
             wait_budget: AtomicU64::new(millis(pace.wait_budget)),
+            unread_end_timeout,
             close: Notify::new(),
         }
     }
 
     /// Waits until the slot is needed for another connection. Cancel-safe.
-    pub(super) async fn close_requested(&self) {
+    pub(crate) async fn close_requested(&self) {
         self.close.notified().await;
     }
 
+    /// A whole head was received.
+    pub(crate) fn begin_request(&self) {
+        self.deadline.store(NO_DEADLINE, Relaxed);
+        self.enter(BUSY);
+    }
+
+    /// The last byte of the answer was handed to hyper.
+    pub(crate) fn end_request(&self) {
+        self.enter(IDLE);
+        if let Some(more) = self.unread_end_timeout {
+            let set = Some(self.deadline.load(Relaxed)).filter(|set| *set != NO_DEADLINE);
+            let more = self.now().saturating_add(millis(more));
+            self.deadline.store(set.map_or(more, |set| set.max(more)), Relaxed);
+        }
+    }
+
     /// The connection left HTTP and is busy until it ends.
-    pub(super) fn upgraded(&self) {
+    pub(crate) fn upgraded(&self) {
         self.enter(BUSY);
     }
 
@@ -126,28 +128,28 @@ impl Activity {
     }
 
     /// From a whole head to the last byte of its answer.
-    pub(super) fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.is(BUSY)
     }
 
     /// Between two requests.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.is(IDLE)
     }
 
-    pub(super) fn answer_within(&self, limit: Duration) {
+    pub(crate) fn answer_within(&self, limit: Duration) {
         self.deadline.store(self.now().saturating_add(millis(limit)), Relaxed);
     }
 
     /// The answer's body is complete; only writing it remains.
-    fn is_whole(&self) {
+    pub(crate) fn is_whole(&self) {
         if self.deadline.load(Relaxed) == NO_DEADLINE {
             self.answer_within(WRITE_SLACK);
         }
     }
 
     /// Bytes were received.
-    fn read(&self) {
+    pub(crate) fn read(&self) {
         if self.is(IDLE) {
             self.enter(HEAD);
         } else if self.is(FRESH) {
@@ -157,7 +159,7 @@ impl Activity {
 
     /// `Some`: the socket took this many bytes. `None`: it took none, because the caller has not
     /// read the ones before. Reads the clock only for a slow caller.
-    fn wrote(&self, bytes: Option<u64>) {
+    pub(crate) fn wrote(&self, bytes: Option<u64>) {
         let since = self.blocked_since.load(Relaxed);
         match bytes {
             None if since == NOT_BLOCKED => self.blocked_since.store(self.now(), Relaxed),
@@ -173,7 +175,7 @@ impl Activity {
 
     /// Whether a limit is exceeded. Called often enough that a connection outlives a limit by at
     /// most one `header_timeout`.
-    pub(super) fn check(&self, limits: &ConnectionLimits, is_crowded: bool, now: Instant) -> Check {
+    pub(crate) fn check(&self, limits: &Limits, is_crowded: bool, now: Instant) -> Check {
         let interval = limits.header_timeout.min(limits.idle_timeout);
         let now = millis(now.saturating_duration_since(self.opened));
         let (since, state) = {
@@ -189,7 +191,7 @@ impl Activity {
                 (self.deadline.load(Relaxed).min(too_slow), "the caller does not read its answer")
             }
             IDLE if is_crowded => (
-                since + millis(limits.idle_timeout.min(CROWDED_IDLE)),
+                since + millis(limits.idle_timeout.min(limits.crowded_idle_timeout)),
                 "idle while the listener is nearly full",
             ),
             IDLE => (since + millis(limits.idle_timeout), "idle too long"),
@@ -206,105 +208,13 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX >> 2)
 }
 
-/// Marks the connection as busy for as long as it lives.
-#[derive(Debug)]
-pub(super) struct Busy(Arc<Connection>);
-
-impl Busy {
-    pub(super) fn new(connection: Arc<Connection>) -> Self {
-        connection.activity.deadline.store(NO_DEADLINE, Relaxed);
-        connection.activity.enter(BUSY);
-        Self(connection)
-    }
-
-    /// Gives a body of known length a deadline if none was set.
-    pub(super) fn until_end_of<B: Body>(self, body: B) -> Holding<B, Self> {
-        if body.size_hint().exact().is_some() {
-            self.0.activity.is_whole();
-        }
-        Holding { body, held: self }
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.activity.enter(IDLE);
-    }
-}
-
-/// A socket that reports reads and writes to the connection's activity.
-#[derive(Debug)]
-pub(super) struct Watched<S> {
-    pub(super) stream: S,
-    pub(super) connection: Arc<Connection>,
-}
-
-impl<S> Watched<S> {
-    fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        match &result {
-            Poll::Pending => self.connection.activity.wrote(None),
-            Poll::Ready(Ok(bytes)) => self.connection.activity.wrote(Some(*bytes as u64)),
-            Poll::Ready(Err(_)) => {}
-        }
-        result
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if buf.filled().len() > before {
-            self.connection.activity.read();
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = poll_write_coalesced(Pin::new(&mut self.stream), cx, bufs);
-        self.wrote(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use epsilon_api::body::{self, BodyError};
-    use epsilon_http_server::limiter::Exempt;
+    use crate::limiter::Exempt;
 
-    fn limits() -> ConnectionLimits {
-        ConnectionLimits {
+    fn limits() -> Limits {
+        Limits {
             max_connections: 1,
             max_per_address: 1,
             exempt: Exempt::none(),
@@ -313,7 +223,10 @@ mod tests {
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             pace: PACE,
-            half_close_timeout: Duration::from_secs(10),
+            half_close_timeout: Some(Duration::from_secs(10)),
+            has_reserve: false,
+            crowded_idle_timeout: Duration::from_secs(5),
+            unread_end_timeout: None,
         }
     }
     const PACE: PaceLimits = PaceLimits { wait_budget: Duration::from_secs(20), rate: 1024 };
@@ -323,19 +236,19 @@ mod tests {
         activity.check(&limits(), false, activity.opened + Duration::from_secs(seconds))
     }
 
-    fn is_over(activity: &Activity, seconds: u64) -> bool {
+    pub(crate) fn is_over(activity: &Activity, seconds: u64) -> bool {
         matches!(at(activity, seconds), Check::Exceeded(_))
     }
 
     #[test]
     fn a_silent_connection_gets_no_longer_than_a_head() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         assert!(!is_over(&activity, 9) && is_over(&activity, 11));
     }
 
     #[test]
     fn an_idle_connection_stays_longer_until_its_next_byte() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         activity.enter(IDLE);
         assert!(!is_over(&activity, 70) && is_over(&activity, 76));
         activity.read();
@@ -348,7 +261,7 @@ mod tests {
             let now = activity.opened + Duration::from_secs(seconds);
             matches!(activity.check(&limits(), true, now), Check::Exceeded(_))
         };
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         assert!(!crowded(&activity, 9), "it may be about to send its first request");
         activity.enter(IDLE);
         assert!(!crowded(&activity, 4) && crowded(&activity, 6));
@@ -358,7 +271,7 @@ mod tests {
 
     #[test]
     fn idle_is_who_has_nothing_under_way() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         assert!(activity.idle_for().is_some(), "nothing was received yet");
         activity.read();
         assert!(activity.idle_for().is_none(), "a head is being received");
@@ -375,14 +288,14 @@ mod tests {
 
     #[test]
     fn the_first_byte_does_not_extend_the_header_timeout() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         activity.read();
         assert!(!is_over(&activity, 9) && is_over(&activity, 11));
     }
 
     #[test]
     fn only_a_call_with_a_deadline_is_cut() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         activity.enter(BUSY);
         assert!(!is_over(&activity, 1_000_000));
         activity.answer_within(Duration::from_secs(100));
@@ -391,7 +304,7 @@ mod tests {
 
     #[test]
     fn an_unread_answer_keeps_the_deadline_of_its_call() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         activity.answer_within(Duration::from_secs(100));
         activity.enter(IDLE);
         activity.blocked_since.store(90_000, Relaxed);
@@ -400,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_caller_that_stops_reading_is_cut_early() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         activity.enter(BUSY);
         activity.answer_within(Duration::from_secs(100));
         activity.wrote(Some(9));
@@ -415,7 +328,7 @@ mod tests {
 
     #[test]
     fn slow_reading_uses_up_the_time_budget() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         activity.enter(BUSY);
         for (waited, bytes, left) in [(15, 1, 5), (4, 1024, 2), (0, 10 << 10, 12), (9, 1 << 20, 20)]
         {
@@ -428,28 +341,26 @@ mod tests {
         }
     }
 
-    /// Without it, a caller who never reads an answer without a deadline would hold its connection
-    /// forever.
+    /// The gateway that reads a member's answer may pass it on to a slow caller.
     #[test]
-    fn a_complete_answer_always_has_a_deadline() {
-        let connection = || Arc::new(Connection::for_test("10.0.0.9:1"));
-        let (whole, stream, limited) = (connection(), connection(), connection());
-        let _whole = Busy::new(Arc::clone(&whole)).until_end_of(body::full("ok"));
-        assert!(!is_over(&whole.activity, 8) && is_over(&whole.activity, 12));
-        let frames =
-            futures_util::stream::pending::<Result<http_body::Frame<bytes::Bytes>, BodyError>>();
-        let endless = body::boxed(http_body_util::StreamBody::new(frames));
-        let _stream = Busy::new(Arc::clone(&stream)).until_end_of(endless);
-        assert!(!is_over(&stream.activity, 1_000_000));
-        let busy = Busy::new(Arc::clone(&limited));
-        limited.answer_within(Duration::from_secs(100));
-        let _limited = busy.until_end_of(body::full("ok"));
-        assert!(!is_over(&limited.activity, 99) && is_over(&limited.activity, 101));
+    fn the_end_of_an_answer_may_stay_unread_beyond_its_deadline() {
+        for (deadline, fine, over) in [(Some(5), 59, 61), (Some(100), 99, 101), (None, 59, 61)] {
+            let activity = Activity::new(PaceLimits::NONE, Some(Duration::from_secs(60)));
+            activity.begin_request();
+            activity.wrote(None);
+            assert!(!is_over(&activity, 1_000_000));
+            if let Some(deadline) = deadline {
+                activity.answer_within(Duration::from_secs(deadline));
+                assert!(is_over(&activity, deadline + 1), "it has not ended");
+            }
+            activity.end_request();
+            assert!(!is_over(&activity, fine) && is_over(&activity, over), "{deadline:?}");
+        }
     }
 
     #[test]
     fn the_timer_looks_again_in_time() {
-        let activity = Activity::new(PACE);
+        let activity = Activity::new(PACE, None);
         activity.enter(IDLE);
         assert_eq!(at(&activity, 0), Check::WithinLimits { next_check: limits().header_timeout });
     }

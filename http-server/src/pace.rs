@@ -7,7 +7,7 @@
 //! not wait for the caller. Nor does time count once the answer has begun, because the caller may
 //! then be waiting for the function.
 
-use epsilon_http_server::DeadlineTimer;
+use crate::DeadlineTimer;
 use std::{
     task::{Context, Poll},
     time::Duration,
@@ -16,21 +16,25 @@ use tokio::time::Instant;
 
 /// The limits, from the operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PaceLimits {
+pub struct PaceLimits {
     /// Longest wait for bytes, and the size of the time budget.
-    pub(crate) wait_budget: Duration,
+    pub wait_budget: Duration,
     /// Bytes that earn one second.
-    pub(crate) rate: u64,
+    pub rate: u64,
 }
 
 impl PaceLimits {
+    /// Nobody is too slow.
+    pub const NONE: Self = Self { wait_budget: Duration::MAX, rate: 1 };
+
     /// The same rate with a larger time budget.
-    pub(crate) fn times(self, factor: u32) -> Self {
+    #[must_use]
+    pub fn times(self, factor: u32) -> Self {
         Self { wait_budget: self.wait_budget.saturating_mul(factor), ..self }
     }
 
     /// The time that these bytes earn.
-    pub(crate) fn earned(&self, bytes: u64) -> Duration {
+    pub fn earned(&self, bytes: u64) -> Duration {
         let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(self.rate.max(1));
         let earned = u64::try_from(nanos).map_or(Duration::MAX, Duration::from_nanos);
         earned.min(self.wait_budget)
@@ -39,7 +43,7 @@ impl PaceLimits {
 
 /// The time budget of one body. Costs nothing as long as bytes are available when they are read.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     limits: PaceLimits,
     left: Duration,
     /// When the current wait for bytes began.
@@ -48,7 +52,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(limits: PaceLimits) -> Self {
+    pub(crate) fn new(limits: PaceLimits) -> Self {
         Self {
             limits,
             left: limits.wait_budget,
@@ -58,13 +62,13 @@ impl Pace {
     }
 
     /// Called when no byte is available. Ready when the budget is used up.
-    pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting.get_or_insert_with(Instant::now);
         self.deadline_timer.poll(cx, since + self.left)
     }
 
     /// Called when bytes are available.
-    pub(super) fn received(&mut self, bytes: u64) {
+    pub(crate) fn received(&mut self, bytes: u64) {
         if let Some(since) = self.waiting.take() {
             let left = self.left.saturating_sub(since.elapsed());
             self.left = (left + self.limits.earned(bytes)).min(self.limits.wait_budget);
@@ -73,7 +77,7 @@ impl Pace {
 
     /// Called when the body begins to occupy a concurrency slot of its function: its budget shrinks
     /// to what it has earned, plus `grace`.
-    pub(super) fn begin_call(&mut self, received: u64, grace: Duration) {
+    pub(crate) fn begin_call(&mut self, received: u64, grace: Duration) {
         self.left = self.left.min(grace + self.limits.earned(received));
     }
 }

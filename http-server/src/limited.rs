@@ -1,15 +1,13 @@
-//! The caller's body on its way to a function: counted, cut at the operator's limit or when it is
+//! A request's body on its way to what reads it: counted, cut at the operator's limit or when it is
 //! too slow, and drained when the rest is not needed.
 
-use super::{
-    headers,
-    pace::{Pace, PaceLimits},
-};
+use crate::pace::{Pace, PaceLimits};
 use bytes::Bytes;
 use epsilon_api::{
     body::{BodyError, BodyMalformed, BodyProgress, BodyTooLarge, BodyTooSlow},
     units,
 };
+use http::{HeaderMap, header::EXPECT};
 use http_body::{Body, Frame, SizeHint};
 use prometheus::IntCounter;
 use std::{
@@ -24,16 +22,32 @@ use std::{
 /// earn more.
 const CALL_GRACE: Duration = Duration::from_secs(2);
 
+/// Limits of the bodies of one listener.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Largest body.
+    pub size: units::Bytes,
+    /// How long the unwanted rest is read before the connection is closed.
+    pub linger: Duration,
+    /// How slowly it may arrive.
+    pub pace: PaceLimits,
+    /// Removes trailers that must not pass.
+    pub clean_trailers: fn(&mut HeaderMap),
+}
+
+/// Whether the caller holds its body back until it receives `100 Continue`.
+pub fn waits_for_continue(headers: &HeaderMap) -> bool {
+    headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// A body that fails with [`BodyTooLarge`] beyond the limit, and with [`BodyTooSlow`] if it arrives
 /// too slowly.
 #[derive(Debug)]
-pub(crate) struct Limited<B: UploadBody> {
+pub struct Limited<B: UploadBody> {
     /// `None` once it failed or is being drained.
     inner: Option<B>,
     seen: u64,
-    limit: units::Bytes,
-    /// How long the unwanted rest is read before the connection is closed.
-    linger: Duration,
+    limits: BodyLimits,
     /// The caller waits for `100 Continue` and the body was not read yet: it will not send an
     /// unwanted body.
     waits: bool,
@@ -45,29 +59,20 @@ pub(crate) struct Limited<B: UploadBody> {
 }
 
 /// A body that can be drained in a task of its own.
-pub(crate) trait UploadBody:
-    Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static
-{
-}
+pub trait UploadBody: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static {}
 impl<B: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static> UploadBody for B {}
 
 impl<B: UploadBody> Limited<B> {
-    pub(crate) fn new(
-        inner: B,
-        limit: units::Bytes,
-        linger: Duration,
-        waits: bool,
-        counter: IntCounter,
-        pace: PaceLimits,
-    ) -> Self {
+    /// `waits`: see [`waits_for_continue`]. The counter counts received bytes.
+    pub fn new(inner: B, limits: BodyLimits, waits: bool, counter: IntCounter) -> Self {
         let inner = Some(inner);
-        let pace = Pace::new(pace);
-        Self { inner, seen: 0, limit, linger, waits, counter, pace, progress: None }
+        let pace = Pace::new(limits.pace);
+        Self { inner, seen: 0, limits, waits, counter, pace, progress: None }
     }
 
     /// Called when a call begins to wait for the rest of the body; `received` bytes were read
     /// before.
-    pub(crate) fn begin_call(&mut self, received: u64) -> BodyProgress {
+    pub fn begin_call(&mut self, received: u64) -> BodyProgress {
         self.pace.begin_call(received, CALL_GRACE);
         self.progress.insert(BodyProgress::default()).clone()
     }
@@ -96,12 +101,12 @@ impl<B: UploadBody> Limited<B> {
     /// finish sending, within a time limit.
     fn drain(&mut self) {
         let Some(mut rest) = self.inner.take() else { return };
-        if rest.is_end_stream() || self.waits || self.linger.is_zero() {
+        if rest.is_end_stream() || self.waits || self.limits.linger.is_zero() {
             return;
         }
         // There is no runtime only while the process ends; then no peer sends any more.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let linger = self.linger;
+        let linger = self.limits.linger;
         runtime.spawn(async move {
             let read_on = async {
                 use http_body_util::BodyExt;
@@ -152,7 +157,7 @@ impl<B: UploadBody> Body for Limited<B> {
             Poll::Pending => return self.poll_wait(cx),
         };
         if let Some(trailers) = frame.trailers_mut() {
-            headers::clean_trailers(trailers);
+            (self.limits.clean_trailers)(trailers);
         }
         let size = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.seen += size;
@@ -160,9 +165,9 @@ impl<B: UploadBody> Body for Limited<B> {
             progress.awaits(false);
         }
         self.pace.received(size);
-        if self.seen > self.limit.get() {
+        if self.seen > self.limits.size.get() {
             self.drain();
-            return Poll::Ready(Some(Err(Box::new(BodyTooLarge { limit: self.limit }))));
+            return Poll::Ready(Some(Err(Box::new(BodyTooLarge { limit: self.limits.size }))));
         }
         if self.is_end_stream() {
             self.completed();
