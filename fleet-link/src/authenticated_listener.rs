@@ -6,43 +6,28 @@
 //! accept ─▶ TLS, if set ─▶ head ─▶ token? ─▶ the member's handler ─▶ idle
 //!           limit: head    limit: head                              limit: idle
 //! ```
-//! One task per connection. What a request means is the handler's business; a handler is dropped
-//! when the gateway hangs up. The time limit of a connection is one atomic word
-//! (`authenticated_listener/deadline.rs`). Used by agents and builders.
-
-mod deadline;
+//! Connections are `epsilon_http_server`'s; this file sets their limits and checks the token. What
+//! a request means is the handler's business; a handler is dropped when the gateway hangs up. Used
+//! by agents and builders.
 
 use crate::connection::MAX_HEADERS;
 use crate::gateway_token::Verifier;
 use crate::tls;
-use deadline::{ConnectionDeadline, RequestGuard};
+use bytes::Bytes;
 use epsilon_api::{
-    body::{self, CallBody, Holding},
+    body::{self, CallBody},
     headers,
     vm::InterimSink,
 };
 use epsilon_http_server::{
-    Shutdown,
-    interim::{InterimQueue, WithInterims},
-    limiter::{self, Exempt, Limiter, Occupant, Slot},
-    listen::{Accepted, Listener, Probes},
+    Connection, Handler, Refused, Security, Server, Shutdown,
+    limiter::{self, Exempt},
+    listen::{Listener, Probes},
+    pace::PaceLimits,
 };
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use std::{
-    convert::Infallible,
-    future::Future,
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, Weak},
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, sleep_until, timeout},
-};
+use hyper::body::Incoming;
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 /// A gateway whose machine vanished during a long call is noticed within a minute.
 const PROBES: Probes =
@@ -78,12 +63,7 @@ pub struct AnswerWithin(pub Duration);
 
 /// A bound listener.
 #[derive(Debug)]
-pub struct AuthenticatedListener {
-    listener: Listener,
-    tls: Option<tls::Server>,
-    limits: Limits,
-    shutdown: Shutdown,
-}
+pub struct AuthenticatedListener(Server);
 
 impl AuthenticatedListener {
     /// Binds the address; port 0 picks a free one. Needs a tokio runtime.
@@ -96,12 +76,18 @@ impl AuthenticatedListener {
         limits: Limits,
         shutdown: Shutdown,
     ) -> io::Result<Self> {
-        Ok(Self { listener: Listener::bind(address, PROBES)?, tls, limits, shutdown })
+        Ok(Self(Server {
+            listener: Listener::bind(address, PROBES)?,
+            security: tls.map_or(Security::Plain, Security::Tls),
+            limits: limits.of_server(),
+            shutdown,
+            open: None,
+        }))
     }
 
     /// The bound address.
     pub fn address(&self) -> SocketAddr {
-        self.listener.address()
+        self.0.address()
     }
 
     /// Serves gateways until `close`. The handler gets the request and a sink for interim
@@ -111,158 +97,99 @@ impl AuthenticatedListener {
         H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
-        let admits = move |request: &Request<Incoming>, slot: &Slot| {
+        let admits = move |request: &Request<Incoming>, connection: &Connection| {
             let admitted = admits(&verifier, request);
             if admitted {
-                slot.trust();
+                connection.trust();
             }
             admitted
         };
-        self.accept_all(admits, handler).await;
+        self.serve_authorized(admits, handler).await;
     }
 
     /// Serves requests that `admits` accepts, until `close`: for clients without a gateway
     /// token (`metrics.rs`).
     pub(crate) async fn serve_authorized<A, H, F>(self, admits: A, handler: H)
     where
-        A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
+        A: Fn(&Request<Incoming>, &Connection) -> bool + Clone + Send + Sync + 'static,
         H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<CallBody>> + Send + 'static,
     {
-        self.accept_all(admits, handler).await;
-    }
-
-    /// Accepts until `close`. An accept error never ends it.
-    async fn accept_all<A, H, F>(self, admits: A, handler: H)
-    where
-        A: Fn(&Request<Incoming>, &Slot) -> bool + Clone + Send + Sync + 'static,
-        H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Response<CallBody>> + Send + 'static,
-    {
-        let Self { mut listener, tls, limits, shutdown } = self;
-        let connections = limiter::within_files(limits.connections, OPEN_FILES_SHARE);
-        let limiter = Limiter::new(limiter::Limits {
-            connections,
-            per_address: (connections / PER_ADDRESS_SHARE).max(8),
-            reserve: 0,
-            exempt: Exempt::none(),
-        });
-        let on_accept_error = |error: &io::Error, pause| {
-            tracing::warn!(%error, ?pause, "Listener cannot accept connections; retrying after a pause.");
-        };
-        while let Some(Accepted { stream, slot, .. }) =
-            listener.next(&limiter, &shutdown.close, on_accept_error).await
-        {
-            let tls = tls.clone();
-            let connection_shutdown = shutdown.clone();
-            let admits = admits.clone();
-            let handler = handler.clone();
-            shutdown.tasks.spawn(async move {
-                let deadline = Arc::new(ConnectionDeadline::new(limits.head));
-                slot.occupy(Arc::downgrade(&deadline) as Weak<dyn Occupant>);
-                let one = Open { limits, shutdown: &connection_shutdown, deadline, slot };
-                let ended = match tls {
-                    None => one.serve_connection(stream, admits, handler).await,
-                    Some(tls) => match one.secure(tls.accept(stream)).await {
-                        Ok(stream) => one.serve_connection(stream, admits, handler).await,
-                        Err(err) => Err(err),
-                    },
-                };
-                if let Err(error) = ended {
-                    tracing::debug!(%error, "Connection ended.");
-                }
-            });
-        }
+        self.0.serve(Authorized { admits, handler }).await;
     }
 }
 
 /// Header fields that a gateway adds to a call at most.
 const GATEWAY_HEADERS: usize = 32;
+/// Bytes of a head: what hyper's read buffer holds.
+const MAX_HEADER: usize = 408 << 10;
 
-/// An open connection.
-struct Open<'a> {
-    limits: Limits,
-    shutdown: &'a Shutdown,
-    deadline: Arc<ConnectionDeadline>,
-    slot: Slot,
-}
-
-impl Open<'_> {
-    /// Waits for a TLS handshake, at most as long as for a head, and not when the limiter asks to
-    /// close.
-    async fn secure<T>(&self, handshake: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-        tokio::select! {
-            opened = timeout(self.limits.head, handshake) => {
-                opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            }
-            () = self.deadline.close_requested() => Err(io::ErrorKind::ConnectionAborted.into()),
+impl Limits {
+    fn of_server(self) -> epsilon_http_server::Limits {
+        let max_connections = limiter::within_files(self.connections, OPEN_FILES_SHARE);
+        epsilon_http_server::Limits {
+            max_connections,
+            max_per_address: (max_connections / PER_ADDRESS_SHARE).max(8),
+            exempt: Exempt::none(),
+            has_reserve: false,
+            max_header: MAX_HEADER,
+            // The fields that a gateway lets through, and those that it adds.
+            max_headers: MAX_HEADERS + GATEWAY_HEADERS,
+            header_timeout: self.head,
+            idle_timeout: self.idle,
+            // A gateway keeps idle connections of its own for almost as long.
+            crowded_idle_timeout: self.idle,
+            // A gateway reads as fast as its caller, whose pace is the gateway's business.
+            pace: PaceLimits::NONE,
+            // A gateway that closes its half has given up the call.
+            half_close_timeout: None,
+            unread_end_timeout: Some(self.idle),
         }
     }
+}
 
-    /// Serves HTTP on the connection to its end.
-    async fn serve_connection<S, A, H, F>(self, stream: S, admits: A, handler: H) -> io::Result<()>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        A: Fn(&Request<Incoming>, &Slot) -> bool,
-        H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F,
-        F: Future<Output = Response<CallBody>> + Send + 'static,
-    {
-        let Self { limits, shutdown, deadline, slot } = self;
-        let interims = Arc::<InterimQueue>::default();
-        let service = service_fn(|request: Request<Incoming>| {
-            interims.begin(request.version());
-            let admitted = admits(&request, &slot);
-            let after = if admitted { limits.idle } else { limits.head };
-            let busy = RequestGuard::begin(&deadline, after);
-            let work = if admitted {
-                Ok(handler(request, Arc::<InterimQueue>::clone(&interims)))
-            } else {
-                Err(unauthorized(&request))
-            };
-            async move {
-                let response = match work {
-                    Ok(work) => work.await,
-                    Err(response) => response,
-                };
-                Ok::<_, Infallible>(busy.answer(response))
-            }
-        });
-        // hyper's own limit on heads would be a timer per request, and cannot distinguish idle from
-        // slow.
-        let http = http1::Builder::new()
-            .header_read_timeout(None)
-            // The fields that a gateway lets through, and those that it adds.
-            .max_headers(MAX_HEADERS + GATEWAY_HEADERS)
-            .serve_connection(
-                TokioIo::new(WithInterims::new(stream, Arc::clone(&interims))),
-                service,
-            )
-            .with_upgrades();
-        let mut http = pin!(http);
-        let mut closing = pin!(shutdown.close.cancelled());
-        let mut check_at = pin!(sleep_until(Instant::now() + limits.head));
-        let mut is_closing = false;
-        loop {
-            // Cancel-safe: all futures are pinned outside of the loop, and a cancelled token stays
-            // cancelled.
-            tokio::select! {
-                biased; // the connection is nearly always the reason for waking up
-                ended = http.as_mut() => return ended.map_err(io::Error::other),
-                () = shutdown.cut.cancelled() => return Ok(()),
-                () = closing.as_mut(), if !is_closing => {
-                    is_closing = true;
-                    http.as_mut().graceful_shutdown();
-                }
-                () = deadline.close_requested() => match deadline.idle_for() {
-                    Some(_) => return Err(io::ErrorKind::ConnectionAborted.into()),
-                    None => slot.keep(), // a request arrived meanwhile
-                },
-                () = check_at.as_mut() => match deadline.left() {
-                    Some(left) => check_at.as_mut().reset(Instant::now() + left.min(limits.head)),
-                    None => return Err(io::ErrorKind::TimedOut.into()),
-                },
-            }
+/// Passes on what is authorized.
+#[derive(Clone)]
+struct Authorized<A, H> {
+    admits: A,
+    handler: H,
+}
+
+impl<A, H, F> Handler for Authorized<A, H>
+where
+    A: Fn(&Request<Incoming>, &Connection) -> bool + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>, Arc<dyn InterimSink>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<CallBody>> + Send + 'static,
+{
+    type Body = CallBody;
+
+    async fn handle(
+        self,
+        request: Request<Incoming>,
+        connection: Arc<Connection>,
+    ) -> Response<CallBody> {
+        if !(self.admits)(&request, &connection) {
+            return unauthorized(&request);
         }
+        let interim = Arc::<Connection>::clone(&connection);
+        let mut response = (self.handler)(request, interim).await;
+        if let Some(AnswerWithin(limit)) = response.extensions_mut().remove() {
+            connection.answer_within(limit);
+        }
+        response
+    }
+
+    /// A bare status, as for a request without a token.
+    fn refuse(&self, why: Refused) -> Option<Response<Bytes>> {
+        let status = match why {
+            Refused::Malformed => StatusCode::BAD_REQUEST,
+            Refused::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Refused::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Refused::HeadTooSlow | Refused::TlsRequired => return None,
+        };
+        let mut answer = Response::new(Bytes::new());
+        *answer.status_mut() = status;
+        Some(answer)
     }
 }
 
@@ -281,9 +208,6 @@ fn unauthorized(request: &Request<Incoming>) -> Response<CallBody> {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
-
-/// A response that keeps its connection busy until the last byte is written.
-type BusyResponse = Response<Holding<CallBody, RequestGuard>>;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use epsilon_api::{
     body::{self, CallBody},
     redacted::Secret,
 };
-use epsilon_http_server::{Shutdown, limiter::Slot};
+use epsilon_http_server::{Connection as Peer, Shutdown};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -53,8 +53,8 @@ impl Metrics {
             async move { answer(&request, &*gather) }
         };
         let key = self.key.map(Arc::new);
-        let admits = move |request: &Request<hyper::body::Incoming>, slot: &Slot| {
-            slot.peer().is_loopback() || key.as_ref().is_some_and(|key| has_key(request, key))
+        let admits = move |request: &Request<hyper::body::Incoming>, from: &Peer| {
+            from.peer.is_loopback() || key.as_ref().is_some_and(|key| has_key(request, key))
         };
         self.listener.serve_authorized(admits, handler).await;
     }

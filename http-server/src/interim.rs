@@ -1,30 +1,24 @@
 //! Interim answers (1xx: early hints) that we write to a caller. hyper's server writes final
-//! answers only, so they are queued here until the connection's stream writes them, before any byte
-//! of the answer. HTTP/1.0 callers get none: they would take one for the answer. Used by the
-//! gateway's listeners and by a member's authenticated listener ([`InterimQueue`]); reading those
-//! of a function is fleet-link's `connection/interim.rs`.
+//! answers only, so they are queued here until `transport.rs` writes them, before any byte of the
+//! answer. HTTP/1.0 callers get none: they would take one for the answer. Reading those of a
+//! function is fleet-link's `connection/interim.rs`.
 
-use crate::coalesce::poll_write_coalesced;
-use epsilon_api::vm::InterimSink;
 use http::{HeaderMap, StatusCode, Version, header::CONTENT_LENGTH};
 use parking_lot::Mutex;
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 
 /// Bytes of interim answers per call at most; more are dropped. Hints are a few links.
 const MAX_BYTES: usize = 16 << 10;
 
 /// The interim answers of the call that runs on one connection.
 #[derive(Debug, Default)]
-pub struct InterimQueue {
+pub(crate) struct InterimQueue {
     /// Whether the caller of the current request may get any.
     is_supported: AtomicBool,
     is_used: AtomicBool,
@@ -48,7 +42,7 @@ pub(crate) type CleanHeaders = fn(&mut HeaderMap);
 
 impl InterimQueue {
     /// A request begins.
-    pub fn begin(&self, version: Version) {
+    pub(crate) fn begin(&self, version: Version) {
         self.is_supported.store(version == Version::HTTP_11, Relaxed);
         if self.is_used.swap(false, Relaxed) {
             self.has_some.store(false, Relaxed);
@@ -62,7 +56,7 @@ impl InterimQueue {
     }
 
     /// Queues an interim answer with these headers.
-    pub fn push(&self, status: StatusCode, mut headers: HeaderMap) {
+    pub(crate) fn push(&self, status: StatusCode, mut headers: HeaderMap) {
         if !self.is_supported.load(Relaxed) {
             return;
         }
@@ -97,7 +91,7 @@ impl InterimQueue {
     ///
     /// # Errors
     /// When the stream breaks.
-    pub fn poll_write<S: AsyncWrite + Unpin>(
+    pub(crate) fn poll_write<S: AsyncWrite + Unpin>(
         &self,
         stream: &mut S,
         cx: &mut Context<'_>,
@@ -116,74 +110,6 @@ impl InterimQueue {
         state.written = 0;
         self.has_some.store(false, Relaxed);
         Poll::Ready(Ok(()))
-    }
-}
-
-impl InterimSink for InterimQueue {
-    fn interim(&self, status: StatusCode, headers: HeaderMap) {
-        self.push(status, headers);
-    }
-}
-
-/// A stream that writes queued interim answers as soon as its user writes or flushes.
-#[derive(Debug)]
-pub struct WithInterims<S> {
-    stream: S,
-    interims: Arc<InterimQueue>,
-}
-
-impl<S: AsyncWrite + Unpin> WithInterims<S> {
-    /// A stream that writes those of this queue.
-    pub fn new(stream: S, interims: Arc<InterimQueue>) -> Self {
-        Self { stream, interims }
-    }
-
-    fn poll_interims(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.interims.poll_write(&mut self.stream, cx)
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for WithInterims<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for WithInterims<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_interims(cx))?;
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_interims(cx))?;
-        poll_write_coalesced(Pin::new(&mut self.stream), cx, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    /// hyper flushes at the end of each turn.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_interims(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -23,7 +23,7 @@ mod connection;
 mod deadline_timer;
 mod exchange;
 mod handler;
-pub mod interim;
+mod interim;
 pub mod limited;
 pub mod limiter;
 pub mod limits;

@@ -172,7 +172,6 @@ impl Limiter {
         self.used.store(table.used, Relaxed);
         Admission::Slot(Slot {
             limiter: Arc::clone(self),
-            peer,
             id,
             is_reserve: is_full,
             is_trusted: AtomicBool::new(false),
@@ -186,7 +185,7 @@ impl Limiter {
     }
 
     /// Waits until a slot is freed.
-    pub async fn freed(&self) {
+    pub(crate) async fn freed(&self) {
         self.freed.notified().await;
     }
 }
@@ -282,7 +281,6 @@ pub fn within_files(connections: usize, share: usize) -> usize {
 #[derive(Debug)]
 pub struct Slot {
     limiter: Arc<Limiter>,
-    peer: IpAddr,
     id: u64,
     is_reserve: bool,
     is_trusted: AtomicBool,
@@ -294,11 +292,6 @@ impl Slot {
         if let Some(entry) = self.limiter.table.lock().slots.get_mut(&self.id) {
             entry.occupant = Some(occupant);
         }
-    }
-
-    /// The address of the peer.
-    pub fn peer(&self) -> IpAddr {
-        self.peer
     }
 
     /// Whether it is a slot of the reserve.

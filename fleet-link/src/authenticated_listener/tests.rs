@@ -8,9 +8,11 @@ use epsilon_api::ids::VmId;
 use http::HeaderMap;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
+use std::convert::Infallible;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 
 /// Upper bound for anything that has to happen.
@@ -133,6 +135,31 @@ async fn without_a_token_the_listener_reveals_nothing() {
         health.starts_with("HTTP/1.1 200 OK\r\n") && health.ends_with("\r\n\r\nok\n"),
         "{health}"
     );
+}
+
+#[tokio::test]
+async fn what_is_no_request_gets_a_bare_status() {
+    let site = Site::open(limits());
+    let fields = "a: b\r\n".repeat(MAX_HEADERS + GATEWAY_HEADERS + 1);
+    let large = format!("GET /echo HTTP/1.1\r\n{fields}\r\n");
+    for (bytes, status) in [("nonsense\r\n\r\n", "400 Bad Request"), (&large, "431 Request")] {
+        let answer = site.raw(bytes).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.ends_with("connection: close\r\n\r\n"), "{answer}");
+    }
+}
+
+/// The first parser refuses them, the second one takes them.
+#[tokio::test]
+async fn many_fields_pass() {
+    let site = Site::open(limits());
+    let mut connection = site.connect().await;
+    let mut request = site.request("/echo", body::full("one"));
+    for _ in 0..500 {
+        request.headers_mut().append("cookie", HeaderValue::from_static("a=b"));
+    }
+    let response = connection.sender.send_request(request).await.unwrap();
+    assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "one");
 }
 
 #[tokio::test]
