@@ -15,7 +15,7 @@
 //! | `serve` | one connection from its first byte to its end |
 //! | [`limits`], `activity`, [`pace`] | how long a connection may be idle, slow or unread |
 //! | `transport`, `socket`, `exchange`, `target`, `refusal`, `interim`, [`coalesce`] | what hyper has no setting for |
-//! | [`limited`] | a request's body within its limits |
+//! | [`observed`], [`limited`] | a body whose frames are observed; a request's body within its limits |
 
 mod activity;
 pub mod coalesce;
@@ -28,6 +28,7 @@ pub mod limited;
 pub mod limiter;
 pub mod limits;
 pub mod listen;
+pub mod observed;
 pub mod pace;
 mod refusal;
 mod serve;

@@ -1,20 +1,23 @@
 //! A request's body on its way to what reads it: counted, cut at the operator's limit or when it is
 //! too slow, and drained when the rest is not needed.
 
-use crate::pace::{Pace, PaceLimits};
+use crate::{
+    observed::{Observed, Observer},
+    pace::{Pace, PaceLimits},
+};
 use bytes::Bytes;
 use epsilon_api::{
     body::{BodyError, BodyMalformed, BodyProgress, BodyTooLarge, BodyTooSlow},
     units,
 };
 use http::{HeaderMap, header::EXPECT};
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
 use prometheus::IntCounter;
 use std::{
     error::Error,
     io,
-    pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -42,10 +45,11 @@ pub fn waits_for_continue(headers: &HeaderMap) -> bool {
 
 /// A body that fails with [`BodyTooLarge`] beyond the limit, and with [`BodyTooSlow`] if it arrives
 /// too slowly.
+pub type Limited<B> = Observed<B, Meter>;
+
+/// Counts and times one body.
 #[derive(Debug)]
-pub struct Limited<B: UploadBody> {
-    /// `None` once it failed or is being drained.
-    inner: Option<B>,
+pub struct Meter {
     seen: u64,
     limits: BodyLimits,
     /// The caller waits for `100 Continue` and the body was not read yet: it will not send an
@@ -64,58 +68,82 @@ impl<B: Body<Data = Bytes, Error: Into<BodyError>> + Send + Unpin + 'static> Upl
 
 impl<B: UploadBody> Limited<B> {
     /// `waits`: see [`waits_for_continue`]. The counter counts received bytes.
-    pub fn new(inner: B, limits: BodyLimits, waits: bool, counter: IntCounter) -> Self {
-        let inner = Some(inner);
+    pub fn new(body: B, limits: BodyLimits, waits: bool, counter: IntCounter) -> Self {
         let pace = Pace::new(limits.pace);
-        Self { inner, seen: 0, limits, waits, counter, pace, progress: None }
+        Self::over(body, Meter { seen: 0, limits, waits, counter, pace, progress: None })
     }
 
     /// Called when a call begins to wait for the rest of the body; `received` bytes were read
     /// before.
     pub fn begin_call(&mut self, received: u64) -> BodyProgress {
-        self.pace.begin_call(received, CALL_GRACE);
-        self.progress.insert(BodyProgress::default()).clone()
+        let meter = self.observer_mut();
+        meter.pace.begin_call(received, CALL_GRACE);
+        meter.progress.insert(BodyProgress::default()).clone()
+    }
+}
+
+impl<B: UploadBody> Observer<B> for Meter {
+    fn frame(&mut self, frame: &mut Frame<Bytes>, _is_last: bool) -> Result<(), BodyError> {
+        self.waits = false;
+        if let Some(trailers) = frame.trailers_mut() {
+            (self.limits.clean_trailers)(trailers);
+        }
+        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.seen += size;
+        if let Some(progress) = &self.progress {
+            progress.awaits(false);
+        }
+        self.pace.received(size);
+        if self.seen > self.limits.size.get() {
+            return Err(Box::new(BodyTooLarge { limit: self.limits.size }));
+        }
+        Ok(())
     }
 
-    /// No byte is available.
-    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Too slow for the call is too slow for draining.
+    fn pending(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.waits = false;
         if let Some(progress) = &self.progress {
             progress.awaits(true);
             if progress.is_answered() {
                 return Poll::Pending;
             }
         }
-        ready!(self.pace.poll_wait(cx));
-        self.inner = None; // too slow for the call is too slow for draining
-        Poll::Ready(Some(Err(Box::new(BodyTooSlow))))
+        self.pace.poll_wait(cx).map(|()| Box::new(BodyTooSlow) as BodyError)
     }
 
-    fn completed(&self) {
+    fn end(&mut self) {
         if let Some(progress) = &self.progress {
             progress.completed();
         }
     }
 
+    fn failed(&mut self, err: B::Error) -> BodyError {
+        classify_body_error(err.into())
+    }
+
     /// Drains the body without storing it. When a connection is closed while the peer sends, the
     /// kernel resets it and discards an answer that the peer has not read yet; so the peer may
     /// finish sending, within a time limit.
-    fn drain(&mut self) {
-        let Some(mut rest) = self.inner.take() else { return };
-        if rest.is_end_stream() || self.waits || self.limits.linger.is_zero() {
+    fn unread(&mut self, mut rest: B) {
+        let linger = self.limits.linger;
+        if self.waits || linger.is_zero() {
             return;
         }
         // There is no runtime only while the process ends; then no peer sends any more.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let linger = self.limits.linger;
         runtime.spawn(async move {
-            let read_on = async {
-                use http_body_util::BodyExt;
-                while let Some(Ok(_)) = rest.frame().await {}
-            };
+            let read_on = async { while let Some(Ok(_)) = rest.frame().await {} };
             // The body is dropped after the timeout, too; if more of it is unread, hyper closes the
             // connection.
             let _ = tokio::time::timeout(linger, read_on).await;
         });
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        self.counter.inc_by(self.seen);
     }
 }
 
@@ -133,60 +161,4 @@ fn classify_body_error(err: BodyError) -> BodyError {
         cause = one.source();
     }
     err
-}
-
-impl<B: UploadBody> Body for Limited<B> {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.waits = false;
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let mut frame = match Pin::new(inner).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => frame,
-            Poll::Ready(Some(Err(err))) => {
-                return Poll::Ready(Some(Err(classify_body_error(err.into()))));
-            }
-            Poll::Ready(None) => {
-                self.completed();
-                return Poll::Ready(None);
-            }
-            Poll::Pending => return self.poll_wait(cx),
-        };
-        if let Some(trailers) = frame.trailers_mut() {
-            (self.limits.clean_trailers)(trailers);
-        }
-        let size = frame.data_ref().map_or(0, |data| data.len() as u64);
-        self.seen += size;
-        if let Some(progress) = &self.progress {
-            progress.awaits(false);
-        }
-        self.pace.received(size);
-        if self.seen > self.limits.size.get() {
-            self.drain();
-            return Poll::Ready(Some(Err(Box::new(BodyTooLarge { limit: self.limits.size }))));
-        }
-        if self.is_end_stream() {
-            self.completed();
-        }
-        Poll::Ready(Some(Ok(frame)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-impl<B: UploadBody> Drop for Limited<B> {
-    fn drop(&mut self) {
-        self.counter.inc_by(self.seen);
-        self.drain();
-    }
 }

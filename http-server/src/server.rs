@@ -55,6 +55,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// The bound address.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Whether peers on other machines speak TLS.
+    pub fn is_secure(&self) -> bool {
+        !matches!(self.security, Security::Plain)
+    }
+
     /// Accepts connections until `close` is cancelled. Accept errors never end the loop.
     pub async fn serve(self, handler: impl Handler) {
         let Self { mut listener, security, limits, shutdown, open } = self;
@@ -89,22 +99,11 @@ struct Opening<H> {
 impl<H: Handler> Opening<H> {
     /// The connection's task.
     async fn run(self, stream: TcpStream, security: Security) {
-        let connection = Arc::clone(&self.connection);
-        let peer = connection.peer;
-        let opened = async {
-            tokio::select! {
-                opened = timeout(self.limits.header_timeout, open(stream, peer, &security)) => {
-                    opened.ok()
-                }
-                () = connection.activity.close_requested() => None,
-            }
-        };
-        let opened = match security {
-            Security::Plain => opened.await,
-            // A drain does not wait for a peer that has sent no request yet.
-            Security::Tls(_) | Security::TlsOrLocal(_) => {
-                self.close.run_until_cancelled(opened).await.flatten()
-            }
+        let peer = self.connection.peer;
+        let opened = match &security {
+            Security::Plain => Some(Ok(Opened::Plain(stream))),
+            Security::Tls(tls) => self.before_http(handshake(stream, tls)).await,
+            Security::TlsOrLocal(tls) => self.before_http(detect_tls(stream, peer, tls)).await,
         };
         let Self { connection, handler, limits, close, cut } = self;
         match opened {
@@ -131,10 +130,20 @@ impl<H: Handler> Opening<H> {
             None => {}
         }
     }
-}
 
-/// The first byte of a TLS handshake; no HTTP method begins with it.
-const HANDSHAKE: u8 = 0x16;
+    /// What comes before HTTP. `None`: it took too long, or there is no room for the connection any
+    /// more, or the listener closes: a drain does not wait for a peer that has sent no request.
+    async fn before_http<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let in_time = timeout(self.limits.header_timeout, work);
+        let wanted = async {
+            tokio::select! {
+                done = in_time => done.ok(),
+                () = self.connection.activity.close_requested() => None,
+            }
+        };
+        self.close.run_until_cancelled(wanted).await.flatten()
+    }
+}
 
 enum Opened {
     Tls(Box<TlsStream<TcpStream>>),
@@ -143,35 +152,21 @@ enum Opened {
     PlainFromRemote(TcpStream),
 }
 
-/// What the peer speaks; with TLS, after the handshake.
-async fn open(stream: TcpStream, peer: IpAddr, security: &Security) -> io::Result<Opened> {
-    let tls = match security {
-        Security::Plain => return Ok(Opened::Plain(stream)),
-        Security::Tls(tls) => tls,
-        Security::TlsOrLocal(tls) => {
-            let mut first = [0];
-            if stream.peek(&mut first).await? != 1 || first[0] != HANDSHAKE {
-                let is_local = peer.is_loopback();
-                return Ok(if is_local {
-                    Opened::Plain(stream)
-                } else {
-                    Opened::PlainFromRemote(stream)
-                });
-            }
-            tls
-        }
-    };
+async fn handshake(stream: TcpStream, tls: &tls::Server) -> io::Result<Opened> {
     Ok(Opened::Tls(Box::new(tls.accept(stream).await?)))
 }
 
-impl Server {
-    /// The bound address.
-    pub fn address(&self) -> SocketAddr {
-        self.listener.address()
-    }
+/// The first byte of a TLS handshake; no HTTP method begins with it.
+const HANDSHAKE: u8 = 0x16;
 
-    /// Whether peers on other machines speak TLS.
-    pub fn is_secure(&self) -> bool {
-        !matches!(self.security, Security::Plain)
+/// TLS is required from other machines and optional for programs on this one.
+async fn detect_tls(stream: TcpStream, peer: IpAddr, tls: &tls::Server) -> io::Result<Opened> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first[0] == HANDSHAKE {
+        return handshake(stream, tls).await;
     }
+    if peer.is_loopback() {
+        return Ok(Opened::Plain(stream));
+    }
+    Ok(Opened::PlainFromRemote(stream))
 }

@@ -28,7 +28,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use reports::Reports;
 use std::sync::Arc;
-use upload::Upload;
+use upload::upload;
 use versions::Versions;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -60,7 +60,7 @@ impl Server {
         request: Request<Incoming>,
         interim: Arc<dyn InterimSink>,
     ) -> Response<CallBody> {
-        let mut request = request.map(|body| Upload::new(body, &self.vm));
+        let mut request = request.map(|body| upload(body, &self.vm));
         match request.headers_mut().remove(headers::VERSION) {
             Some(version) => self.call(version, request, interim).await,
             None => self.order(request).await,

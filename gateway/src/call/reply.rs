@@ -19,16 +19,15 @@ use epsilon_api::{
     ids::RequestId,
     vm::{Answer, Spent},
 };
+use epsilon_http_server::observed::{Observed, Observer};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER},
 };
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame};
 use std::{
     net::IpAddr,
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -117,56 +116,41 @@ impl Drop for CallRecord {
 }
 
 /// The body of an answer; holds the call's record until the last byte.
+pub(crate) type ReplyBody = Observed<CallBody, Receipt>;
+
+/// Notes in the call's record what was sent. `None` if the call ends elsewhere: with an upgrade's
+/// tunnel.
 #[derive(Debug)]
-pub(crate) struct ReplyBody {
-    inner: CallBody,
-    /// `None` if the call ends elsewhere: with an upgrade's tunnel.
-    record: Option<CallRecord>,
-}
+pub(crate) struct Receipt(Option<CallRecord>);
 
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
+impl Observer<CallBody> for Receipt {
+    fn frame(&mut self, frame: &mut Frame<Bytes>, _is_last: bool) -> Result<(), BodyError> {
+        if let Some(trailers) = frame.trailers_mut() {
             headers::clean_trailers(trailers);
         }
-        if let Some(record) = &mut self.record {
-            match &frame {
-                Some(Ok(frame)) => {
-                    record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(request_id = %record.request_id, %error, "Answer broke off; the caller gets an incomplete body.");
-                }
-                None => record.complete = true,
-            }
+        if let Some(record) = &mut self.0 {
+            record.bytes_out += frame.data_ref().map_or(0, |data| data.len() as u64);
         }
-        Poll::Ready(frame)
+        Ok(())
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
-}
-
-impl Drop for ReplyBody {
-    fn drop(&mut self) {
-        // hyper does not poll again once a body says that it is at its end.
-        let at_end = self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0);
-        if let Some(record) = self.record.as_mut().filter(|_| at_end) {
+    fn end(&mut self) {
+        if let Some(record) = &mut self.0 {
             record.complete = true;
+        }
+    }
+
+    fn failed(&mut self, error: BodyError) -> BodyError {
+        if let Some(record) = &self.0 {
+            tracing::debug!(request_id = %record.request_id, %error, "Answer broke off; the caller gets an incomplete body.");
+        }
+        error
+    }
+
+    /// hyper does not read a body that is said to have no bytes.
+    fn unread(&mut self, rest: CallBody) {
+        if rest.size_hint().exact() == Some(0) {
+            Observer::<CallBody>::end(self);
         }
     }
 }
@@ -187,7 +171,7 @@ pub(crate) fn answer(
     if let Some(record) = &mut record {
         record.answered(head.status);
     }
-    Response::from_parts(head, ReplyBody { inner, record })
+    Response::from_parts(head, ReplyBody::over(inner, Receipt(record)))
 }
 
 /// The platform's error instead of an answer of the function.
@@ -209,7 +193,7 @@ pub(crate) fn error(err: &CallError, mut record: CallRecord) -> Response<ReplyBo
     put_ms(&mut timing, "total", record.began.elapsed());
     stamp(response.headers_mut(), &record.request_id, &timing);
     record.answered(verdict.status);
-    response.map(|inner| ReplyBody { inner, record: Some(record) })
+    response.map(|inner| ReplyBody::over(inner, Receipt(Some(record))))
 }
 
 /// The answer to `GET /`: less than `/healthz` reports, because it is public.
@@ -224,7 +208,7 @@ pub(crate) fn health(report: &Report, mut record: CallRecord) -> Response<ReplyB
     put_ms(&mut timing, "total", record.began.elapsed());
     stamp(response.headers_mut(), &record.request_id, &timing);
     record.answered(status);
-    response.map(|inner| ReplyBody { inner, record: Some(record) })
+    response.map(|inner| ReplyBody::over(inner, Receipt(Some(record))))
 }
 
 fn json(status: StatusCode, text: String) -> Response<CallBody> {

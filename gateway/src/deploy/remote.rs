@@ -5,7 +5,7 @@
 use super::archive::deferred;
 use crate::fleet::link;
 use crate::fleet::link::error::LinkError;
-use crate::fleet::link::{Link, PooledBody, Sent};
+use crate::fleet::link::{Link, PooledBody, Sent, pooled};
 use epsilon_api::{
     body::{BodyTooLarge, CallBody},
     build::{
@@ -129,7 +129,7 @@ impl Remote {
         };
         let status = response.status();
         let link = Arc::clone(&self.link);
-        let answer = PooledBody::new(response.into_body(), connection, link);
+        let answer = pooled(response.into_body(), connection, link);
         if status == StatusCode::OK {
             return Ok(answer);
         }

@@ -7,7 +7,7 @@ pub(crate) mod error;
 mod lines;
 
 use arc_swap::ArcSwap;
-pub(crate) use body::{PooledBody, text};
+pub(crate) use body::{PooledBody, once, pooled, text};
 use epsilon_api::{
     body::{self as call_body, CallBody},
     fleet::Join,
@@ -206,7 +206,7 @@ impl Link {
         let request = request.body(call_body::full(body)).map_err(protocol_error)?;
         match self.send(request, None).await {
             Sent::Answered(response, connection) => {
-                Ok(response.map(|body| PooledBody::new(body, connection, Arc::clone(self))))
+                Ok(response.map(|body| pooled(body, connection, Arc::clone(self))))
             }
             Sent::Unsent(link_error) | Sent::Lost(link_error) => Err(link_error),
             Sent::BadBody(err) => Err(LinkError::Disconnected(err.into())),

@@ -10,8 +10,9 @@ use epsilon_api::{
     headers::{self, Outcome},
     vm::Held,
 };
+use epsilon_http_server::observed::{Observed, Observer};
 use http::{HeaderName, Response, StatusCode, header};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Frame;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use std::{
@@ -52,12 +53,8 @@ pub(crate) fn to_answer(
         head.remove(header::CONTENT_LENGTH);
     }
     Ok(response.map(|incoming| {
-        let mut body =
-            LeasedBody { incoming: Some(incoming), call: Some(call), may_reuse, watchdog: None };
-        if body.is_end_stream() {
-            body.finish();
-        }
-        body::boxed(body)
+        let leased = Leased { call: Some(call), may_reuse, watchdog: None };
+        body::boxed(Observed::over(incoming, leased))
     }))
 }
 
@@ -70,9 +67,8 @@ fn may_reuse(status: StatusCode, is_head: bool, runtime: Runtime) -> bool {
     !(is_bodiless && runtime == Runtime::Container)
 }
 
-/// An answer's body that holds the call's lease.
-struct LeasedBody {
-    incoming: Option<Incoming>,
+/// Holds the call's lease until the last byte of its answer.
+struct Leased {
     call: Option<Running>,
     may_reuse: bool,
     /// Runs for every answer that is not complete at once; holds the call from then on.
@@ -137,7 +133,7 @@ impl Watched {
 #[error("the function's timeout ran out before its answer ended")]
 struct Cut;
 
-impl LeasedBody {
+impl Leased {
     fn watch(&mut self, waits_for_instance: bool) {
         if let Some(call) = self.call.take() {
             self.watchdog = Some(Watchdog::start(call));
@@ -147,24 +143,9 @@ impl LeasedBody {
         }
     }
 
-    /// The last byte was read: the connection may carry another call, and the slot is free unless
-    /// the handler still runs.
-    fn finish(&mut self) {
-        self.incoming = None;
-        if let Some(Running { connection, lease, .. }) = self.take_call() {
-            // All bytes of an answer may be there before its code ends it; Node would queue the
-            // next one after it.
-            let connections = Arc::clone(&lease.instance);
-            if lease.answered() && self.may_reuse {
-                connections.connections.keep(connection);
-            }
-        }
-    }
-
     /// The answer broke off: the caller gets an error, and the lease finds out what became of the
     /// call.
     fn break_off(&mut self) {
-        self.incoming = None;
         if let Some(mut call) = self.take_call() {
             call.lease.mark_broken();
         }
@@ -178,51 +159,41 @@ impl LeasedBody {
     }
 }
 
-impl Body for LeasedBody {
-    type Data = Bytes;
-    type Error = BodyError;
+impl Observer<Incoming> for Leased {
+    fn frame(&mut self, _: &mut Frame<Bytes>, is_last: bool) -> Result<(), BodyError> {
+        if !is_last {
+            self.watch(false); // the reader may never come back
+        }
+        Ok(())
+    }
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(incoming) = self.incoming.as_mut() else { return Poll::Ready(None) };
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                if self.is_end_stream() {
-                    self.finish();
-                } else {
-                    self.watch(false); // the reader may never come back
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(None) => {
-                self.finish();
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(err))) => {
-                self.break_off();
-                Poll::Ready(Some(Err(err.into())))
-            }
-            Poll::Pending => {
-                self.watch(true);
-                if let Some(watchdog) = &mut self.watchdog {
-                    // Ready only at the deadline: the watchdog took the call out of this body.
-                    let _ended = ready!(Pin::new(&mut watchdog.task).poll(cx));
-                    self.break_off();
-                    return Poll::Ready(Some(Err(Cut.into())));
-                }
-                Poll::Pending
+    fn pending(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        self.watch(true);
+        if let Some(watchdog) = &mut self.watchdog {
+            // Ready only at the deadline: the watchdog took the call out of this body.
+            let _ended = ready!(Pin::new(&mut watchdog.task).poll(cx));
+            self.break_off();
+            return Poll::Ready(Cut.into());
+        }
+        Poll::Pending
+    }
+
+    /// The last byte was read: the connection may carry another call, and the slot is free unless
+    /// the handler still runs.
+    fn end(&mut self) {
+        if let Some(Running { connection, lease, .. }) = self.take_call() {
+            // All bytes of an answer may be there before its code ends it; Node would queue the
+            // next one after it.
+            let connections = Arc::clone(&lease.instance);
+            if lease.answered() && self.may_reuse {
+                connections.connections.keep(connection);
             }
         }
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    fn failed(&mut self, err: hyper::Error) -> BodyError {
+        self.break_off();
+        err.into()
     }
 }
 

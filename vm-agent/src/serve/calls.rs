@@ -39,7 +39,7 @@ impl Server {
             version: Arc::clone(&version),
             request_id,
             may_wait,
-            upload: request.body().progress(),
+            upload: request.body().observer().progress(),
             request: request.map(body::boxed),
             interim: Some(interim),
         };

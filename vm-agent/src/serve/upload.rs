@@ -5,11 +5,11 @@
 use crate::vm::LocalVm;
 use bytes::Bytes;
 use epsilon_api::body::{BodyError, BodyProgress};
-use http_body::{Body, Frame, SizeHint};
+use epsilon_http_server::observed::{Observed, Observer};
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use std::{
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -19,73 +19,60 @@ use tokio::time::timeout;
 /// How long the rest is drained. A gateway that read our answer closes the connection before that.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub(super) struct Upload {
-    /// `None` once it was read to its end, or is being drained.
-    incoming: Option<Incoming>,
+/// A body that a gateway sends.
+pub(super) type Upload = Observed<Incoming, Drained>;
+
+/// Notes how far the upload is, and drains the rest of it.
+pub(super) struct Drained {
+    /// `None`: the body was complete at once.
     progress: Option<BodyProgress>,
     vm: Arc<LocalVm>,
 }
 
-impl Upload {
-    pub(super) fn new(incoming: Incoming, vm: &Arc<LocalVm>) -> Self {
-        let incoming = (!incoming.is_end_stream()).then_some(incoming);
-        let progress = incoming.is_some().then(BodyProgress::default);
-        Self { incoming, progress, vm: Arc::clone(vm) }
-    }
+/// Observes the body of a request.
+pub(super) fn upload(incoming: Incoming, vm: &Arc<LocalVm>) -> Upload {
+    let progress = (!incoming.is_end_stream()).then(BodyProgress::default);
+    Observed::over(incoming, Drained { progress, vm: Arc::clone(vm) })
+}
 
+impl Drained {
     /// The progress of the upload, unless the body was complete at once.
     pub(super) fn progress(&self) -> Option<BodyProgress> {
         self.progress.clone()
     }
 
-    fn completed(&self) {
+    fn awaits(&self, awaits: bool) {
+        if let Some(progress) = &self.progress {
+            progress.awaits(awaits);
+        }
+    }
+}
+
+impl Observer<Incoming> for Drained {
+    fn frame(&mut self, _: &mut Frame<Bytes>, _is_last: bool) -> Result<(), BodyError> {
+        self.awaits(false);
+        Ok(())
+    }
+
+    fn pending(&mut self, _: &mut Context<'_>) -> Poll<BodyError> {
+        self.awaits(true);
+        Poll::Pending
+    }
+
+    fn end(&mut self) {
         if let Some(progress) = &self.progress {
             progress.completed();
         }
     }
-}
 
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = Pin::new(&mut *incoming).poll_frame(cx).map_err(Into::into);
-        let is_over = incoming.is_end_stream();
-        if let Some(progress) = &self.progress {
-            progress.awaits(frame.is_pending());
-        }
-        match &frame {
-            Poll::Ready(None) => {
-                self.completed();
-                self.incoming = None;
-            }
-            Poll::Ready(Some(Err(_))) => self.incoming = None,
-            Poll::Ready(Some(Ok(_))) if is_over => self.completed(),
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
-        }
-        frame
+    fn failed(&mut self, err: hyper::Error) -> BodyError {
+        self.awaits(false);
+        err.into()
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if let Some(mut rest) = self.incoming.take().filter(|rest| !rest.is_end_stream()) {
-            self.vm.spawn(timeout(DRAIN_TIMEOUT, async move {
-                while let Some(Ok(_)) = rest.frame().await {}
-            }));
-        }
+    fn unread(&mut self, mut rest: Incoming) {
+        self.vm.spawn(timeout(DRAIN_TIMEOUT, async move {
+            while let Some(Ok(_)) = rest.frame().await {}
+        }));
     }
 }

@@ -6,78 +6,41 @@ use super::error::LinkError;
 use bytes::Bytes;
 use epsilon_api::body::BodyError;
 use epsilon_fleet_link::connection::Connection;
-use http_body::{Body, Frame, SizeHint};
+use epsilon_http_server::observed::{Observed, Observer};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-};
+use std::sync::Arc;
 
 /// A response body that owns its connection.
+pub(crate) type PooledBody = Observed<Incoming, Held>;
+
+/// The connection of an answer.
 #[derive(Debug)]
-pub(crate) struct PooledBody {
-    incoming: Incoming,
+pub(crate) struct Held {
     /// `None` once the connection was returned or dropped; without a link, it is not reused.
-    held: Option<(Connection, Option<Arc<Link>>)>,
+    connection: Option<(Connection, Option<Arc<Link>>)>,
 }
 
-impl PooledBody {
-    pub(crate) fn new(incoming: Incoming, connection: Connection, link: Arc<Link>) -> Self {
-        let mut body = Self { incoming, held: Some((connection, Some(link))) };
-        body.release_if_complete();
-        body
-    }
+/// A body whose connection is used again.
+pub(crate) fn pooled(incoming: Incoming, connection: Connection, link: Arc<Link>) -> PooledBody {
+    Observed::over(incoming, Held { connection: Some((connection, Some(link))) })
+}
 
-    /// A body whose connection is closed afterwards.
-    pub(crate) fn once(incoming: Incoming, connection: Connection) -> Self {
-        Self { incoming, held: Some((connection, None)) }
-    }
+/// A body whose connection is closed afterwards.
+pub(crate) fn once(incoming: Incoming, connection: Connection) -> PooledBody {
+    Observed::over(incoming, Held { connection: Some((connection, None)) })
+}
 
-    fn release_if_complete(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.release();
-        }
-    }
-
-    fn release(&mut self) {
-        if let Some((connection, Some(link))) = self.held.take() {
+impl Observer<Incoming> for Held {
+    fn end(&mut self) {
+        if let Some((connection, Some(link))) = self.connection.take() {
             link.release(connection);
         }
     }
-}
 
-impl Body for PooledBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
-            Some(Ok(frame)) => {
-                self.release_if_complete();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            None => {
-                self.release();
-                Poll::Ready(None)
-            }
-            Some(Err(err)) => {
-                self.held = None;
-                Poll::Ready(Some(Err(LinkError::Disconnected(err.into()).into())))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+    fn failed(&mut self, err: hyper::Error) -> BodyError {
+        self.connection = None;
+        LinkError::Disconnected(err.into()).into()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{LinkError, Remote};
 use crate::fleet::{
-    link::{PooledBody, Sent},
+    link::{self, Sent},
     view::VersionKey,
 };
 use epsilon_api::{
@@ -86,9 +86,9 @@ impl Remote {
             // afterwards.
             let pooled = |body| {
                 if uploads {
-                    PooledBody::once(body, connection)
+                    link::once(body, connection)
                 } else {
-                    PooledBody::new(body, connection, Arc::clone(&self.link))
+                    link::pooled(body, connection, Arc::clone(&self.link))
                 }
             };
             return Err(self.refusal(response.map(pooled), version).await);
@@ -109,7 +109,7 @@ impl Remote {
             response.extensions_mut().insert(Held(Arc::new(connection)));
             return Ok(Answer { response: response.map(|_| body::empty()), spent });
         }
-        let pooled = |body| body::boxed(PooledBody::new(body, connection, Arc::clone(&self.link)));
+        let pooled = |body| body::boxed(link::pooled(body, connection, Arc::clone(&self.link)));
         Ok(Answer { response: response.map(pooled), spent })
     }
 }
