@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! (accept) → caller_address → http_rules → lookup → version → buffer → invoke → reply
-//!                                          │                    place ⇄ attempt, retry: may it go to another VM?
-//!                                          which one, if the function's calls are split
+//!                                            │                    place ⇄ attempt, retry: may it go to another VM?
+//!                                            which one, if the function's calls are split
 //! ```
 //! A call has no task of its own: it runs inside its connection's future. When the caller hangs up,
 //! that future is dropped and releases the lease, the body and the record; no other cleanup is
