@@ -15,9 +15,9 @@
 //! ```
 //!
 //! 1. [`vm`](mod@vm): finds the version's pool; a draining VM refuses the call.
-//! 2. `instance/lease.rs`: takes a free slot in the instance used last, else waits for a bounded time;
-//!    `instance/pool.rs` starts as many instances as the waiting calls need, within the limits of
-//!    function, version and VM.
+//! 2. `instance/lease.rs`: takes a free slot in the instance used last, else waits for a bounded
+//!    time; `instance/pool.rs` starts as many instances as the waiting calls need, within the
+//!    limits of function, version and VM.
 //! 3. `call/relay.rs`: sends the request over a pooled connection, with the deadline that follows
 //!    from `timeout`.
 //! 4. `call/reply.rs`: turns the head of the answer into a response and puts the lease into its
