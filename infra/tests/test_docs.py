@@ -1,0 +1,93 @@
+"""The Markdown of this repository: every link leads somewhere, every page is reached, decision records have one shape.
+
+What the pages say is not tested here. Paths of files in back-ticks are: a name in a page is how a reader finds the code.
+"""
+
+import pathlib
+import re
+import unittest
+
+import world
+
+DOCS = world.ROOT / "docs"
+FOLDERS = {"target", "node_modules", ".git"}
+
+
+def pages():
+    """All pages, but for those that tests use as data."""
+    for page in sorted(world.ROOT.rglob("*.md")):
+        inside = page.relative_to(world.ROOT).parts
+        if not FOLDERS & set(inside) and "fixtures" not in inside:
+            yield page
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+
+
+def anchors(text):
+    """The anchors that a page's headings have where it is shown, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(text), re.M)
+    plain = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings]
+    return {re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in plain}
+
+
+def links(page):
+    """Targets of a page's links that lead into this repository: file and anchor."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text())):
+        if not re.match(r"[a-z]+:", target):
+            file, _, anchor = target.partition("#")
+            yield (page.parent / file).resolve() if file else page, anchor
+
+
+class Docs(unittest.TestCase):
+    def test_every_link_leads_somewhere(self):
+        broken = []
+        for page in pages():
+            for file, anchor in links(page):
+                if not file.exists():
+                    broken.append(f"{page.relative_to(world.ROOT)}: {file}")
+                elif anchor and anchor not in anchors(file.read_text()):
+                    broken.append(f"{page.relative_to(world.ROOT)}: {file.name}#{anchor}")
+        self.assertEqual(broken, [])
+
+    def test_every_page_is_in_the_table_of_contents(self):
+        reached = {file for file, _ in links(DOCS / "README.md")} | {file for file, _ in links(DOCS / "decisions/README.md")}
+        missed = {page for page in DOCS.rglob("*.md") if page != DOCS / "README.md"} - reached
+        self.assertEqual(missed, set())
+
+    def test_decision_records_have_one_shape_and_no_holes(self):
+        index = (DOCS / "decisions/README.md").read_text()
+        records = sorted((DOCS / "decisions").glob("0*.md"))
+        for number, record in enumerate(records, 1):
+            self.assertTrue(record.name.startswith(f"{number:04}-"), f"{record.name} is number {number}")
+            heading, _, status = record.read_text().splitlines()[:3]
+            title = heading.removeprefix(f"# {number}. ")
+            self.assertNotEqual(title, heading, f"{record.name}: `{heading}`")
+            self.assertRegex(status, r"^\d{4}-\d\d-\d\d · (Accepted|Replaced)", record.name)
+            date, state = status.split(" · ", 1)
+            self.assertIn(f"| {number} | [{title}]({record.name}) | {date} | {state} |", index)
+
+    def test_every_file_that_a_page_names_exists(self):
+        """Paths from the root of the repository, as `gateway/src/call.rs`; `{a,b}` stands for each. Records of decisions and
+        the changelog keep the names of their day."""
+        roots = {entry.name for entry in world.ROOT.iterdir() if entry.is_dir()} - FOLDERS
+        gone = []
+        for page in pages():
+            if "decisions" in page.parts or page.name == "CHANGELOG.md":
+                continue
+            for name in re.findall(r"`([\w.-]+/[\w./{},*-]+)`", without_code(page.read_text())):
+                if name.split("/")[0] in roots:
+                    gone += [f"{page.relative_to(world.ROOT)}: {path}" for path in expand(name) if not exists(path)]
+        self.assertEqual(gone, [])
+
+
+def expand(name):
+    found = re.match(r"(.*?)\{([^}]*)\}(.*)", name)
+    if not found:
+        return [name]
+    return [path for choice in found[2].split(",") for path in expand(found[1] + choice + found[3])]
+
+
+def exists(path):
+    return any(True for _ in world.ROOT.glob(path)) if "*" in path else pathlib.Path(world.ROOT, path).exists()
