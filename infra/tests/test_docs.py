@@ -1,10 +1,12 @@
 """The Markdown of this repository: every link leads somewhere, every page is reached, decision records have one shape.
 
-What the pages say is not tested here. Paths of files in back-ticks are: a name in a page is how a reader finds the code.
+Of what the pages say, names are tested: paths of files in back-ticks, and the tables of crates and folders. A name in a page
+is how a reader finds the code.
 """
 
 import pathlib
 import re
+import tomllib
 import unittest
 
 import world
@@ -80,6 +82,37 @@ class Docs(unittest.TestCase):
                 if name.split("/")[0] in roots:
                     gone += [f"{page.relative_to(world.ROOT)}: {path}" for path in expand(name) if not exists(path)]
         self.assertEqual(gone, [])
+
+    def test_the_table_of_crates_says_what_cargo_does(self):
+        page = (DOCS / "architecture.md").read_text().split("## Crates")[1].split("\n## ")[0]
+        said = {}
+        for name, dependencies in re.findall(r"^\| `([\w/-]+)` \|.*\| ([^|]*) \|$", page, re.M):
+            now, _, tests = dependencies.partition("tests:")
+            said[name] = tuple(set(re.findall(r"`([\w/-]+)`", part)) - {"aws"} for part in (now, tests))
+        self.assertEqual(said, crates())
+
+    def test_every_folder_of_the_parts_is_in_the_tables(self):
+        page = (DOCS / "architecture.md").read_text().split("## Folders")[1].split("\n## ")[0]
+        tables = dict(zip(re.findall(r"^\| `([\w-]+/src/)` \|", page, re.M), re.split(r"^\| `[\w-]+/src/` \|", page, flags=re.M)[1:]))
+        self.assertEqual(set(tables), {"gateway/src/", "vm-agent/src/", "builder/src/"})
+        for root, table in tables.items():
+            folders = {entry.name for entry in (world.ROOT / root).iterdir() if entry.is_dir()} - {"snapshots"}
+            self.assertEqual(set(re.findall(r"`([\w-]+)/`", table)), folders, root)
+
+
+def crates():
+    """For each crate of the workspace, by its folder: which others it and which others only its tests depend on."""
+    workspace = tomllib.loads((world.ROOT / "Cargo.toml").read_text())["workspace"]["members"]
+    manifests = {folder: tomllib.loads((world.ROOT / folder / "Cargo.toml").read_text()) for folder in workspace}
+    names = {manifest["package"]["name"]: folder for folder, manifest in manifests.items()}
+
+    def used(folder, table):
+        return {names[name] for name in manifests[folder].get(table, {}) if name in names} - {folder}
+
+    return {
+        folder: (used(folder, "dependencies"), used(folder, "dev-dependencies") - used(folder, "dependencies"))
+        for folder in workspace
+    }
 
 
 def expand(name):
