@@ -99,6 +99,19 @@ class Docs(unittest.TestCase):
             folders = {entry.name for entry in (world.ROOT / root).iterdir() if entry.is_dir()} - {"snapshots"}
             self.assertEqual(set(re.findall(r"`([\w-]+)/`", table)), folders, root)
 
+    def test_lines_of_prose_are_short(self):
+        """So that a change of a word is a change of a line. Tables and code may be wide; some pages are generated."""
+        wide = []
+        for page in [*DOCS.rglob("*.md"), *world.ROOT.glob("*.md")]:
+            if page.name in ("config.md", "errors.md"):
+                continue
+            inside = False
+            for number, line in enumerate(page.read_text().splitlines(), 1):
+                inside ^= line.lstrip().startswith("```")
+                if len(line) > 145 and not inside and not line.lstrip().startswith(("|", "<!--")):
+                    wide.append(f"{page.relative_to(world.ROOT)}:{number}: {len(line)}")
+        self.assertEqual(wide, [], "wrap at 140 columns")
+
 
 def crates():
     """For each crate of the workspace, by its folder: which others it and which others only its tests depend on."""
