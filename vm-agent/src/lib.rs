@@ -5,12 +5,12 @@
 //! # Life of a call
 //!
 //! ```text
-//! gateway ─▶ vm ─▶ call ─▶ call/lease ─▶ call/relay ═▶ calls.sock ═▶ wrapper ─▶ user code
-//!            which  the     a slot in      streams to                   │
-//!            pool   phases  an instance    the instance                 │
-//!                              │ none free: wait, perhaps start one     │
-//!                              └─▶ instance/pool ─▶ runner ─▶ start ─▶ engine
-//! gateway ◀══ call/reply ◀══════════════════════════════════════════════┘
+//! gateway ─▶ service ─▶ call ─▶ instance/lease ─▶ call/relay ═▶ calls.sock ═▶ wrapper ─▶ user code
+//!            trait     the     a slot in          streams to                   │
+//!            `Vm`      phases  an instance        the instance                 │
+//!                                 │ none free: wait, perhaps start one         │
+//!                                 └─▶ instance/pool ─▶ runner ─▶ start ─▶ engine
+//! gateway ◀══ call/reply ◀═════════════════════════════════════════════════════┘
 //!             the body carries the lease, which ends with the last byte
 //! ```
 //!
