@@ -1,4 +1,4 @@
-//! What a caller is told whose bytes are not a request: an error of the platform as for any call.
+//! The answer to bytes that are not a request: an error of the platform as for any call.
 //! Both listeners answer so; `epsilon_http_server` writes it and closes the connection.
 
 use bytes::Bytes;

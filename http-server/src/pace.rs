@@ -24,7 +24,7 @@ pub struct PaceLimits {
 }
 
 impl PaceLimits {
-    /// Nobody is too slow.
+    /// No limit.
     pub const NONE: Self = Self { wait_budget: Duration::MAX, rate: 1 };
 
     /// The same rate with a larger time budget.
