@@ -21,6 +21,7 @@
 //! | `networks` | lists of CIDRs |
 //! | [`placement`] | which VM should serve a function: pure rules |
 //! | `reconcile` | background loops: store, orphaned instances, retention, `minInstances`, prewarming |
+//! | `refusal` | the answer to bytes that are not a request |
 //! | `source` | where deployments come from besides the control API: `git push`, GitHub's webhooks |
 //! | `store_health` | whether the store responds |
 //! | `traffic` | splits of a function's calls among its versions |
