@@ -22,6 +22,7 @@
 //! | [`placement`] | which VM should serve a function: pure rules |
 //! | `reconcile` | background loops: store, orphaned instances, retention, `minInstances`, prewarming |
 //! | `source` | where deployments come from besides the control API: `git push`, GitHub's webhooks |
+//! | `store_error` | what a person reads when the store refuses a change |
 //! | `store_health` | whether the store responds |
 //! | `traffic` | splits of a function's calls among its versions |
 //! | `urls` | URLs that are shown to people |
@@ -42,6 +43,7 @@ pub mod placement;
 mod reconcile;
 mod routes;
 mod source;
+mod store_error;
 mod store_health;
 mod traffic;
 mod urls;
