@@ -14,6 +14,7 @@ use crate::deploy::queue::Queue;
 use crate::fleet::link::{Identity, Link, LinkLimits};
 use crate::fleet::membership::FleetMembership;
 use crate::fleet::{Fleet, watch};
+use crate::functions::Functions;
 use crate::health::Health;
 use crate::keys;
 use crate::keys::lost::LostKeys;
@@ -310,8 +311,20 @@ impl App {
             background: background.clone(),
         };
         let hooks = Arc::new(Hooks::new(config.hooks, &config.data_dir, parts, registry)?);
+        let functions = Arc::new(Functions {
+            store: Arc::clone(&store),
+            routes: Arc::clone(&routes),
+            fleet: Arc::clone(&fleet),
+            version_cache,
+            metrics: Arc::clone(&metrics),
+            traffic: config.traffic,
+            start_limit: config.fetch_timeout,
+            close: shutdown.close.clone(),
+            background: background.clone(),
+        });
         let retention = Retention {
             store: Arc::clone(&store),
+            functions: Arc::clone(&functions),
             fleet: Arc::clone(&fleet),
             builders: Arc::clone(&deploys.builders),
             me: signer.id().clone(),
@@ -336,14 +349,13 @@ impl App {
             watch: store_health,
             health,
             api_keys,
-            version_cache,
             audit: Audit::new(registry)?,
             joining: Semaphore::new(config.members.max_joining),
+            functions,
             deploys,
             hooks,
             identity,
             urls,
-            traffic: config.traffic,
             registry: registry.clone(),
             max_source: config.max_source,
             linger: config.linger,
@@ -472,12 +484,8 @@ impl App {
             Arc::clone(calls.version_cache()),
             api.deploys.limit,
         ));
-        let aborts = Aborts {
-            routes: Arc::clone(&api.routes),
-            fleet: Arc::clone(&api.fleet),
-            store: Arc::clone(&api.store),
-            metrics: Arc::clone(&api.deploys.metrics),
-        };
+        let aborts =
+            Aborts { routes: Arc::clone(&api.routes), functions: Arc::clone(&api.functions) };
         members.spawn(aborts.run());
         if let Some(negative_lookup) = calls.negative_lookup() {
             let routes = Arc::clone(&api.routes);

@@ -33,12 +33,12 @@ mod vms;
 use crate::autoscale::Journal;
 use crate::call::accept::{Connection, Handler};
 use crate::call::http_rules;
-use crate::call::lookup::version_cache::VersionCache;
 use crate::call::relay::limited::Limited;
 use crate::call::relay::pace::PaceLimits;
 use crate::deploy::Deploys;
 use crate::fleet::Fleet;
 use crate::fleet::link::Identity;
+use crate::functions::Functions;
 use crate::health::Health;
 use crate::keys::ApiKeys;
 use crate::observe::audit::Audit;
@@ -47,7 +47,6 @@ use crate::routes::Routes;
 use crate::source::git::GitHost;
 use crate::source::github::Hooks;
 use crate::store_health::StoreHealth;
-use crate::traffic::config::Config as Traffic;
 use crate::urls::Urls;
 use axum::{
     Router,
@@ -87,17 +86,15 @@ pub(crate) struct Control {
     pub(crate) watch: Arc<StoreHealth>,
     pub(crate) health: Arc<Health>,
     pub(crate) api_keys: Arc<ApiKeys>,
-    /// The cache of versions that are called by their address.
-    pub(crate) version_cache: Arc<VersionCache>,
     pub(crate) audit: Audit,
     /// Limits concurrent joins and heartbeats.
     pub(crate) joining: Semaphore,
+    pub(crate) functions: Arc<Functions>,
     pub(crate) deploys: Arc<Deploys>,
     pub(crate) hooks: Arc<Hooks>,
     /// How this gateway authenticates to members.
     pub(crate) identity: Identity,
     pub(crate) urls: Urls,
-    pub(crate) traffic: Traffic,
     pub(crate) registry: Registry,
     pub(crate) max_source: Bytes,
     pub(crate) linger: Duration,

@@ -24,7 +24,9 @@ pub(crate) mod queue;
 mod remote;
 mod start;
 
-use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes, urls::Urls};
+use crate::{
+    fleet::Fleet, functions::actor::Actor, observe::metrics::Metrics, routes::Routes, urls::Urls,
+};
 use builders::Builders;
 use epsilon_api::{
     admin::{DeployEvent, DeploymentInfo, DeploymentState, Step},
@@ -111,6 +113,7 @@ impl Deploys {
     /// `cancel` ends it as long as the new versions do not serve.
     pub(crate) async fn run(
         &self,
+        by: &Actor,
         id: DeploymentId,
         work: impl Into<Work>,
         progress: Progress,
@@ -136,7 +139,7 @@ impl Deploys {
         let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
         let last = match outcome.unwrap_or(Err(DeployError::Panicked)) {
             Ok(deployment) => {
-                tracing::info!(deployment = %id, "Deployment done.");
+                tracing::info!(deployment = %id, %by, "Deployment done.");
                 self.count(DeploymentState::Done);
                 DeployEvent::Done { deployment: self.info(deployment) }
             }
@@ -145,7 +148,7 @@ impl Deploys {
                 // alone may fill a screen.
                 let text = Chain(&err).to_string();
                 let error = text.lines().next().unwrap_or_default();
-                tracing::info!(deployment = %id, error, "Deployment failed.");
+                tracing::info!(deployment = %id, error, %by, "Deployment failed.");
                 self.count(DeploymentState::Failed);
                 let error = err.body();
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {

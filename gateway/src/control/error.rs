@@ -1,13 +1,17 @@
 //! Errors of the control API. They leave a handler as an extension of the response; the listener's
 //! handler adds the request id and writes the body.
 
+use crate::functions::error::ChangeError;
 use crate::keys::KeyCheckError;
 use crate::store_error::{self, STORE_HINT, STORE_UNAVAILABLE};
 use axum::{
     http::header::RETRY_AFTER,
     response::{IntoResponse, Response},
 };
-use epsilon_api::{chain::Chain, error::ErrorBody};
+use epsilon_api::{
+    chain::Chain,
+    error::{CallError, ErrorBody},
+};
 use epsilon_store::StoreError;
 use http::{HeaderValue, StatusCode};
 use std::error::Error;
@@ -89,5 +93,26 @@ impl From<KeyCheckError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(err: StoreError) -> Self {
         of_store(&err)
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(err: ChangeError) -> Self {
+        match &err {
+            ChangeError::Store(err) => of_store(err),
+            ChangeError::NotReady { cause, .. } => {
+                let reason = match cause {
+                    CallError::InitFailed { detail, .. } if !detail.is_empty() => {
+                        format!("{cause}: {detail}")
+                    }
+                    other => Chain(other).to_string(),
+                };
+                let verdict = cause.verdict();
+                Self::new(verdict.status, verdict.code, format!("{err}: {reason}"))
+                    .hint("nothing was changed; the previous version still serves")
+            }
+            ChangeError::AbortRule => unprocessable("INVALID_BODY", err.to_string()),
+            ChangeError::Panicked(_) => internal(&err),
+        }
     }
 }

@@ -45,6 +45,7 @@ mod fake_github;
 
 use super::git::command::Git;
 use crate::deploy::Deploys;
+use crate::functions::actor::Actor;
 use axum::body::Body;
 use config::{Config, Limits};
 use epsilon_api::{
@@ -257,6 +258,7 @@ impl Hooks {
             return Err(DeliveryError::NoBuilder);
         }
         let id = DeploymentId::random();
+        let by = Actor::Webhook { project: hook.project.clone(), delivery: delivery.clone() };
         let source = format!("github {} {} {}", hook.repository, push.name(), push.short());
         let delivery = Delivery {
             project: hook.project.clone(),
@@ -273,7 +275,7 @@ impl Hooks {
         }
         let what = format!("{} at {}", push.name(), push.short());
         let statuses = Statuses::of(hook, &id, self.limits, &self.metrics, &self.background);
-        let job = Job { id: id.clone(), hook: Arc::clone(hook), push, statuses };
+        let job = Job { by, id: id.clone(), hook: Arc::clone(hook), push, statuses };
         job.accepted();
         let message = match self.queues.enqueue(&hook.project, job) {
             Enqueued::Begin(job) => {
