@@ -176,6 +176,10 @@ pub struct Verdict {
     pub retry_after: Option<Duration>,
 }
 
+/// Status of a call whose caller closed the connection: nginx's number for it. Logged and counted,
+/// never sent.
+pub const CALLER_GONE: u16 = 499;
+
 /// `Retry-After` when all slots are taken: starts and calls are short, so try soon.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 /// `Retry-After` when no VM has room: room comes with idle timeouts or new VMs.
@@ -278,9 +282,8 @@ impl CallError {
             Self::FunctionTimeout { .. } => {
                 (StatusCode::GATEWAY_TIMEOUT, "FUNCTION_TIMEOUT", Function, false, None)
             }
-            // 499 is nginx's number for a caller that closed the connection; it is only logged.
             Self::CallerGone => (
-                StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+                StatusCode::from_u16(CALLER_GONE).unwrap_or(StatusCode::BAD_REQUEST),
                 "CALLER_GONE",
                 Caller,
                 false,
@@ -351,13 +354,53 @@ pub struct ErrorEnvelope {
     pub error: ErrorBody,
 }
 
+/// The kinds of errors, as programs tell them apart: `type` in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorKind {
+    /// The request has to be corrected.
+    InvalidRequest,
+    /// What it names does not exist.
+    NotFound,
+    /// It needs a key, or another one.
+    Unauthorized,
+    /// It does not fit the present state.
+    Conflict,
+    /// It is too large, too slow or too many.
+    Limit,
+    /// The function's code failed.
+    Function,
+    /// The program that prints the error failed, without or before an answer of the platform.
+    Client,
+    /// The platform failed; so does a kind that only a newer release knows.
+    #[serde(other)]
+    Platform,
+}
+
+impl ErrorKind {
+    /// The kind that follows from a status and a code.
+    fn of(status: StatusCode, code: &str) -> Self {
+        match (code, status.as_u16()) {
+            (
+                "FUNCTION_ERROR" | "FUNCTION_CRASHED" | "FUNCTION_INIT_FAILED" | "FUNCTION_TIMEOUT",
+                _,
+            ) => Self::Function,
+            (_, 401 | 403) => Self::Unauthorized,
+            (_, 404) => Self::NotFound,
+            (_, 409) => Self::Conflict,
+            (_, 408 | 413 | 429) => Self::Limit,
+            (_, 400..500) => Self::InvalidRequest,
+            _ => Self::Platform,
+        }
+    }
+}
+
 /// An error as callers and the CLI see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// The kind: `invalid_request`, `not_found`, `unauthorized`, `conflict`, `limit`, `function` or
-    /// `platform`.
+    /// What kind of error it is.
     #[serde(rename = "type")]
-    pub kind: String,
+    pub kind: ErrorKind,
     /// Stable, upper case.
     pub code: String,
     /// What happened, for people.
@@ -376,17 +419,8 @@ impl ErrorBody {
         message: impl Into<String>,
         hint: Option<String>,
     ) -> Self {
-        let kind = match status.as_u16() {
-            _ if code.starts_with("FUNCTION_") && code != "FUNCTION_NOT_FOUND" => "function",
-            401 | 403 => "unauthorized",
-            404 => "not_found",
-            409 => "conflict",
-            408 | 413 | 429 => "limit",
-            400..=499 => "invalid_request",
-            _ => "platform",
-        };
         Self {
-            kind: kind.into(),
+            kind: ErrorKind::of(status, code),
             code: code.to_owned(),
             message: message.into(),
             hint,
@@ -404,6 +438,32 @@ impl ErrorBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `type` is a contract; what a newer release adds must not make the whole error unreadable.
+    #[test]
+    fn kinds_are_the_same_words_in_json() {
+        use ErrorKind::{
+            Client, Conflict, Function, InvalidRequest, Limit, NotFound, Platform, Unauthorized,
+        };
+        for (kind, word) in [
+            (InvalidRequest, "\"invalid_request\""),
+            (NotFound, "\"not_found\""),
+            (Unauthorized, "\"unauthorized\""),
+            (Conflict, "\"conflict\""),
+            (Limit, "\"limit\""),
+            (Function, "\"function\""),
+            (Client, "\"client\""),
+            (Platform, "\"platform\""),
+        ] {
+            assert_eq!(serde_json::to_string(&kind).unwrap(), word);
+            assert_eq!(serde_json::from_str::<ErrorKind>(word).unwrap(), kind);
+        }
+        assert_eq!(serde_json::from_str::<ErrorKind>("\"of_tomorrow\"").unwrap(), Platform);
+        let kind = |status, code| ErrorKind::of(StatusCode::from_u16(status).unwrap(), code);
+        assert_eq!(kind(422, "INVALID_BODY"), InvalidRequest);
+        assert_eq!(kind(404, "FUNCTION_NOT_FOUND"), NotFound);
+        assert_eq!(kind(507, "STORE_FULL"), Platform);
+    }
 
     fn name() -> FunctionName {
         FunctionName::parse("pay").unwrap()
@@ -490,7 +550,8 @@ mod tests {
         for (err, status, code, kind) in rows {
             let verdict = err.verdict();
             assert_eq!((verdict.status.as_u16(), verdict.code), (status, code));
-            assert_eq!(err.body(&RequestId::random()).kind, kind, "{code}");
+            let body = err.body(&RequestId::random()).to_json();
+            assert!(body.starts_with(&format!(r#"{{"error":{{"type":"{kind}","#)), "{body}");
             assert_eq!(verdict.retry_after.is_some(), matches!(status, 429 | 503), "{code}");
         }
     }

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
 
 use epsilon_api::{
-    error::{CallError, Fault},
+    error::{CALLER_GONE, CallError, Fault},
     ids::{FunctionName, VersionNumber},
     units::Bytes,
 };
@@ -115,8 +115,9 @@ fn page() -> String {
             v.fault.as_str()
         );
     }
-    page.push_str(
-        "\nA caller that hangs up gets no answer; the access log shows such a call as 499 `CALLER_GONE`.\n",
+    let _ = writeln!(
+        page,
+        "\nA caller that hangs up gets no answer; the access log shows such a call as {CALLER_GONE} `CALLER_GONE`."
     );
     page
 }
