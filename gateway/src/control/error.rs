@@ -10,7 +10,7 @@ use axum::{
 };
 use epsilon_api::{
     chain::Chain,
-    error::{CallError, ErrorBody},
+    error::{ErrorBody, VmError},
 };
 use epsilon_store::StoreError;
 use http::{HeaderValue, StatusCode};
@@ -102,7 +102,7 @@ impl From<ChangeError> for ApiError {
             ChangeError::Store(err) => of_store(err),
             ChangeError::NotReady { cause, .. } => {
                 let reason = match cause {
-                    CallError::InitFailed { detail, .. } if !detail.is_empty() => {
+                    VmError::InitFailed { detail, .. } if !detail.is_empty() => {
                         format!("{cause}: {detail}")
                     }
                     other => Chain(other).to_string(),

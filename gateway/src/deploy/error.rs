@@ -6,7 +6,7 @@ use crate::store_error;
 use epsilon_api::{
     build::BuildError,
     chain::Chain,
-    error::{CallError, ErrorBody},
+    error::{ErrorBody, VmError},
     ids::{FunctionName, ProjectName},
 };
 use epsilon_store::StoreError;
@@ -26,7 +26,7 @@ pub(super) enum DeployError {
     ImageNotLoaded {
         function: FunctionName,
         #[source]
-        cause: CallError,
+        cause: VmError,
     },
     #[error("the versions could not be stored")]
     Store(#[source] StoreError),
@@ -89,10 +89,10 @@ impl DeployError {
 }
 
 /// Includes why the code does not load: callers never see that, but the developer must.
-fn start_failed(err: &CallError) -> ErrorBody {
+fn start_failed(err: &VmError) -> ErrorBody {
     let verdict = err.verdict();
     let message = match err {
-        CallError::InitFailed { detail, .. } if !detail.is_empty() => format!("{err}: {detail}"),
+        VmError::InitFailed { detail, .. } if !detail.is_empty() => format!("{err}: {detail}"),
         other => Chain(other).to_string(),
     };
     let hint = Some("the previous version still serves; fix the error and deploy again".to_owned());

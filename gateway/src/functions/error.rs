@@ -1,7 +1,7 @@
 //! Why a change of what serves was not made. `control/error.rs` gives it a status and a code.
 
 use crate::traffic::config::RULE;
-use epsilon_api::{error::CallError, ids::VersionNumber};
+use epsilon_api::{error::VmError, ids::VersionNumber};
 use epsilon_store::StoreError;
 use tokio::task::JoinError;
 
@@ -16,7 +16,7 @@ pub(crate) enum ChangeError {
     NotReady {
         number: VersionNumber,
         #[source]
-        cause: CallError,
+        cause: VmError,
     },
     /// The requested terms of a split cannot judge a version.
     #[error("the window of an abort {RULE}")]

@@ -4,7 +4,7 @@
 
 use crate::{fleet::Fleet, observe::events::WarmUpFailed, routes::Routes};
 use epsilon_api::{
-    error::{CallError, Fault},
+    error::{Fault, VmError},
     function::Version,
 };
 use std::{sync::Arc, time::Duration};
@@ -29,7 +29,7 @@ impl<'a> Started<'a> {
         &mut self,
         version: Version,
         limit: Duration,
-    ) -> Result<(), CallError> {
+    ) -> Result<(), VmError> {
         if self.routes.table().serves(&version) {
             return Ok(());
         }
@@ -61,8 +61,8 @@ impl<'a> Started<'a> {
     }
 }
 
-fn no_capacity(version: &Version, cause: epsilon_api::error::Cause) -> CallError {
-    CallError::NoCapacity { function: version.function.clone(), cause }
+fn no_capacity(version: &Version, cause: epsilon_api::error::Cause) -> VmError {
+    VmError::NoCapacity { function: version.function.clone(), cause }
 }
 
 /// Has the first VM keep the function's `minInstances`; returns whether it does. A failure is
