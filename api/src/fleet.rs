@@ -26,7 +26,7 @@
 //! Only calls carry [`headers::VERSION`](crate::headers::VERSION).
 
 use crate::{
-    error::CallError,
+    error::VmError,
     ids::{FunctionName, GatewayId, VmId},
     redacted::Secret,
     units::{Bytes, MilliCores},
@@ -116,7 +116,7 @@ pub struct GatewayKey {
     pub public_key: String,
 }
 
-/// Why a member did not do what a gateway requested: a [`CallError`] on the network. Sent with the
+/// Why a member did not do what a gateway requested: a [`VmError`] on the network. Sent with the
 /// header [`headers::REFUSAL`](crate::headers::REFUSAL), so that it cannot be taken for a
 /// function's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,40 +124,40 @@ pub struct GatewayKey {
 pub enum Refusal {
     /// This member does not know the version: the gateway sends it, then the call again.
     UnknownVersion,
-    /// [`CallError::BodyTooLarge`].
+    /// [`VmError::BodyTooLarge`].
     BodyTooLarge {
         /// The operator's limit.
         limit: Bytes,
     },
-    /// [`CallError::BodyTooSlow`].
+    /// [`VmError::BodyTooSlow`].
     BodyTooSlow,
-    /// [`CallError::ConcurrencyLimit`].
+    /// [`VmError::ConcurrencyLimit`].
     ConcurrencyLimit {
         /// Instances × concurrency.
         limit: u32,
     },
-    /// [`CallError::FunctionError`].
+    /// [`VmError::FunctionError`].
     FunctionError,
-    /// [`CallError::FunctionCrashed`].
+    /// [`VmError::FunctionCrashed`].
     FunctionCrashed {
         /// What was observed.
         cause: String,
     },
-    /// [`CallError::InitFailed`].
+    /// [`VmError::InitFailed`].
     FunctionInitFailed {
         /// The code's own error.
         detail: String,
     },
-    /// [`CallError::NoCapacity`].
+    /// [`VmError::NoCapacity`].
     NoCapacity {
         /// The reason, for the log.
         cause: String,
     },
-    /// [`CallError::FunctionTimeout`].
+    /// [`VmError::FunctionTimeout`].
     FunctionTimeout,
-    /// [`CallError::BadRequest`]: the body broke HTTP framing.
+    /// [`VmError::BodyMalformed`].
     BadRequest,
-    /// [`CallError::Internal`].
+    /// [`VmError::Internal`].
     Internal {
         /// What happened, for the log.
         cause: String,
@@ -166,56 +166,46 @@ pub enum Refusal {
 
 impl Refusal {
     /// As sent to the gateway. Sources are joined to one line by [`Chain`](crate::chain::Chain).
-    pub fn of(err: &CallError) -> Self {
+    pub fn of(err: &VmError) -> Self {
         let joined = |cause: &crate::error::Cause| crate::chain::Chain(&**cause).to_string();
         match err {
-            CallError::BadRequest(_) => Self::BadRequest,
-            CallError::BodyTooLarge { limit } => Self::BodyTooLarge { limit: *limit },
-            CallError::BodyTooSlow => Self::BodyTooSlow,
-            CallError::ConcurrencyLimit { limit, .. } => Self::ConcurrencyLimit { limit: *limit },
-            CallError::FunctionError { .. } => Self::FunctionError,
-            CallError::FunctionCrashed { cause, .. }
-            | CallError::AnswerUnreadable { cause, .. }
-            | CallError::VmLost { cause, .. } => Self::FunctionCrashed { cause: joined(cause) },
-            CallError::InitFailed { detail, .. } => {
+            VmError::BodyMalformed => Self::BadRequest,
+            VmError::BodyTooLarge { limit } => Self::BodyTooLarge { limit: *limit },
+            VmError::BodyTooSlow => Self::BodyTooSlow,
+            VmError::ConcurrencyLimit { limit, .. } => Self::ConcurrencyLimit { limit: *limit },
+            VmError::FunctionError { .. } => Self::FunctionError,
+            VmError::FunctionCrashed { cause, .. }
+            | VmError::AnswerUnreadable { cause, .. }
+            | VmError::Lost { cause, .. } => Self::FunctionCrashed { cause: joined(cause) },
+            VmError::InitFailed { detail, .. } => {
                 Self::FunctionInitFailed { detail: detail.clone() }
             }
-            CallError::NoCapacity { cause, .. } => Self::NoCapacity { cause: joined(cause) },
-            CallError::FunctionTimeout { .. } => Self::FunctionTimeout,
-            CallError::Internal(cause) => Self::Internal { cause: joined(cause) },
-            CallError::FunctionNotFound(_)
-            | CallError::VersionNotFound { .. }
-            | CallError::VersionGuarded { .. }
-            | CallError::HeadTooLarge
-            | CallError::TargetTooLong
-            | CallError::HeadTooSlow
-            | CallError::TlsRequired
-            | CallError::GatewayFull
-            | CallError::CallerGone => Self::Internal { cause: err.to_string() },
+            VmError::NoCapacity { cause, .. } => Self::NoCapacity { cause: joined(cause) },
+            VmError::FunctionTimeout { .. } => Self::FunctionTimeout,
+            VmError::Internal(cause) => Self::Internal { cause: joined(cause) },
+            VmError::CallerGone => Self::Internal { cause: err.to_string() },
         }
     }
 
     /// As the gateway handles it. `timeout` is the function's own.
-    pub fn into_error(self, function: FunctionName, timeout: Duration) -> CallError {
+    pub fn into_error(self, function: FunctionName, timeout: Duration) -> VmError {
         match self {
-            Self::UnknownVersion => CallError::NoCapacity {
+            Self::UnknownVersion => VmError::NoCapacity {
                 function,
                 cause: "the VM does not know the version yet".into(),
             },
-            Self::BadRequest => {
-                CallError::BadRequest("the request body is not framed as HTTP requires")
-            }
-            Self::BodyTooLarge { limit } => CallError::BodyTooLarge { limit },
-            Self::BodyTooSlow => CallError::BodyTooSlow,
-            Self::ConcurrencyLimit { limit } => CallError::ConcurrencyLimit { function, limit },
-            Self::FunctionError => CallError::FunctionError { function },
+            Self::BadRequest => VmError::BodyMalformed,
+            Self::BodyTooLarge { limit } => VmError::BodyTooLarge { limit },
+            Self::BodyTooSlow => VmError::BodyTooSlow,
+            Self::ConcurrencyLimit { limit } => VmError::ConcurrencyLimit { function, limit },
+            Self::FunctionError => VmError::FunctionError { function },
             Self::FunctionCrashed { cause } => {
-                CallError::FunctionCrashed { function, cause: cause.into() }
+                VmError::FunctionCrashed { function, cause: cause.into() }
             }
-            Self::FunctionInitFailed { detail } => CallError::InitFailed { function, detail },
-            Self::NoCapacity { cause } => CallError::NoCapacity { function, cause: cause.into() },
-            Self::FunctionTimeout => CallError::FunctionTimeout { function, timeout },
-            Self::Internal { cause } => CallError::Internal(cause.into()),
+            Self::FunctionInitFailed { detail } => VmError::InitFailed { function, detail },
+            Self::NoCapacity { cause } => VmError::NoCapacity { function, cause: cause.into() },
+            Self::FunctionTimeout => VmError::FunctionTimeout { function, timeout },
+            Self::Internal { cause } => VmError::Internal(cause.into()),
         }
     }
 
@@ -282,16 +272,16 @@ mod tests {
         let function = || FunctionName::parse("pay").unwrap();
         let timeout = Duration::from_secs(3);
         for err in [
-            CallError::BadRequest("no"),
-            CallError::BodyTooLarge { limit: Bytes(7) },
-            CallError::BodyTooSlow,
-            CallError::ConcurrencyLimit { function: function(), limit: 3 },
-            CallError::FunctionError { function: function() },
-            CallError::FunctionCrashed { function: function(), cause: "exit 7".into() },
-            CallError::InitFailed { function: function(), detail: "boom".into() },
-            CallError::NoCapacity { function: function(), cause: "full".into() },
-            CallError::FunctionTimeout { function: function(), timeout },
-            CallError::Internal("bug".into()),
+            VmError::BodyMalformed,
+            VmError::BodyTooLarge { limit: Bytes(7) },
+            VmError::BodyTooSlow,
+            VmError::ConcurrencyLimit { function: function(), limit: 3 },
+            VmError::FunctionError { function: function() },
+            VmError::FunctionCrashed { function: function(), cause: "exit 7".into() },
+            VmError::InitFailed { function: function(), detail: "boom".into() },
+            VmError::NoCapacity { function: function(), cause: "full".into() },
+            VmError::FunctionTimeout { function: function(), timeout },
+            VmError::Internal("bug".into()),
         ] {
             let refusal = Refusal::of(&err);
             let text = serde_json::to_string(&refusal).unwrap();

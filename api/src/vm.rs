@@ -3,7 +3,7 @@
 
 use crate::{
     body::{BodyProgress, CallBody},
-    error::CallError,
+    error::VmError,
     function::{ImageRef, Version},
     ids::{FunctionName, InstanceId, RequestId, VersionId, VersionNumber, VmId},
     log::{LogQuery, LogRecord},
@@ -295,29 +295,29 @@ pub trait Vm: Send + Sync + fmt::Debug {
     /// relays.
     ///
     /// # Errors
-    /// [`CallError`]; its verdict says whether another VM may be tried.
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>>;
+    /// [`VmError`]; its verdict says whether another VM may be tried.
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, VmError>>;
 
     /// Ensures that this VM can serve the version: image present, and healthy instances that loaded
     /// the code (at least one, at least `min_instances`). Idempotent.
     ///
     /// # Errors
     /// Why no instance started: `InitFailed` with the code's own error, or the platform's.
-    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>>;
+    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>>;
 
     /// Pulls the version's image to this VM, so that a later start needs no pull. Starts nothing.
     /// Idempotent.
     ///
     /// # Errors
     /// Why it could not be pulled.
-    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>>;
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>>;
 
     /// Removes an image that no version needs any more from this VM, unless an instance uses it.
     /// Idempotent. A VM that stores no images does nothing.
     ///
     /// # Errors
     /// Why it is unknown whether the image is still here.
-    fn remove_image(&self, _: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
+    fn remove_image(&self, _: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, VmError>> {
         Box::pin(std::future::ready(Ok(ImageRemoval::Gone)))
     }
 

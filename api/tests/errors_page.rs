@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test panics where it stands")]
 
 use epsilon_api::{
-    error::{CallError, Fault},
+    error::{CALLER_GONE, CallError, Fault, VmError},
     ids::{FunctionName, VersionNumber},
     units::Bytes,
 };
@@ -47,39 +47,40 @@ fn rows() -> Vec<(CallError, &'static str)> {
             "A version was called by its address, the operator requires a key for that (`gateway.version_addresses: key`), and the request had no valid one. The caller sends a key.",
         ),
         (
-            CallError::BodyTooLarge { limit: Bytes::mib(100) },
+            VmError::BodyTooLarge { limit: Bytes::mib(100) }.into(),
             "The body was announced, or turned out, larger than `gateway.max_body`. The caller sends less, or the operator allows more.",
         ),
         (
-            CallError::BodyTooSlow,
+            VmError::BodyTooSlow.into(),
             "The caller paused in its body for longer than `gateway.body_timeout`, sent it more slowly than `gateway.min_body_rate`, or had not sent all of it when the function's `timeout` ran out. Its instance keeps running. The caller sends faster, or calls again.",
         ),
         (
-            CallError::ConcurrencyLimit { function: function.clone(), limit: 20 },
+            VmError::ConcurrencyLimit { function: function.clone(), limit: 20 }.into(),
             "All concurrency slots (`maxInstances` × `concurrency`) stayed taken for `vm_agent.queue_wait`, or the queue was full. The caller tries again after `Retry-After`; the author raises the limits.",
         ),
         (
-            CallError::FunctionError { function: function.clone() },
+            VmError::FunctionError { function: function.clone() }.into(),
             "The handler threw or rejected before it answered. The author reads the stack in `epsilon logs`. The instance keeps running. An error of a `(req, res)` function with a `status` or `statusCode` from 400 to 599 is answered with that status, as in Express 5; its message is in the answer if its `expose` is `true`.",
         ),
         (
-            CallError::FunctionCrashed { function: function.clone(), cause: "exit 137".into() },
+            VmError::FunctionCrashed { function: function.clone(), cause: "exit 137".into() }
+                .into(),
             "The instance exited, was killed for its memory, or hung up before it answered. The author reads the log; the next call gets a new instance.",
         ),
         (
-            CallError::AnswerUnreadable { function: function.clone(), cause: "parse".into() },
+            VmError::AnswerUnreadable { function: function.clone(), cause: "parse".into() }.into(),
             "The instance's answer was not valid HTTP, or its head had more than 1,024 fields or 400 KiB. The log shows the author which.",
         ),
         (
-            CallError::VmLost { function: function.clone(), cause: "connection reset".into() },
+            VmError::Lost { function: function.clone(), cause: "connection reset".into() }.into(),
             "The VM that ran the call died, or its network did. How far the call got is unknown: the caller calls again if the function is safe to run twice. The operator looks at `epsilon vms`. Calls that no VM had accepted yet went to another VM.",
         ),
         (
-            CallError::InitFailed { function: function.clone(), detail: String::new() },
+            VmError::InitFailed { function: function.clone(), detail: String::new() }.into(),
             "The code threw, exited or hung while loading. The author reads the stack in `epsilon logs`.",
         ),
         (
-            CallError::NoCapacity { function: function.clone(), cause: "memory".into() },
+            VmError::NoCapacity { function: function.clone(), cause: "memory".into() }.into(),
             "No VM has memory for another instance, all VMs drain, or the container engine is down. The operator adds room.",
         ),
         (
@@ -87,11 +88,11 @@ fn rows() -> Vec<(CallError, &'static str)> {
             "All connection slots (`gateway.max_connections`) are taken, and no connection is idle. The caller tries again after `Retry-After`; the operator allows more, or adds a gateway.",
         ),
         (
-            CallError::FunctionTimeout { function, timeout: Duration::from_secs(60) },
+            VmError::FunctionTimeout { function, timeout: Duration::from_secs(60) }.into(),
             "The function's `timeout` ran out before its answer. Its instance was killed, because its code may still have been running.",
         ),
         (
-            CallError::Internal("bug".into()),
+            VmError::Internal("bug".into()).into(),
             "A bug in Epsilon or a broken machine. The operator finds the request id in the gateway's log.",
         ),
     ]
@@ -115,8 +116,9 @@ fn page() -> String {
             v.fault.as_str()
         );
     }
-    page.push_str(
-        "\nA caller that hangs up gets no answer; the access log shows such a call as 499 `CALLER_GONE`.\n",
+    let _ = writeln!(
+        page,
+        "\nA caller that hangs up gets no answer; the access log shows such a call as {CALLER_GONE} `CALLER_GONE`."
     );
     page
 }

@@ -7,7 +7,7 @@
 use crate::visible::visible_block;
 use epsilon_api::{
     chain::Chain,
-    error::{ErrorBody, ErrorEnvelope},
+    error::{ErrorBody, ErrorEnvelope, ErrorKind},
 };
 use std::{error::Error, fmt::Write as _, process::ExitCode};
 
@@ -28,7 +28,7 @@ impl Failure {
     /// An error of this program or machine, not of the gateway: exit code 1.
     pub fn new(code: &str, message: impl Into<String>) -> Self {
         let body = ErrorBody {
-            kind: "client".into(),
+            kind: ErrorKind::Client,
             code: code.into(),
             message: message.into(),
             hint: None,

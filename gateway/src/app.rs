@@ -1,53 +1,24 @@
-//! Composition: builds every part once, starts them, and shuts them down. Makes no decisions.
+//! Composition: a gateway from its start to its stop. The files of `app/` build every part
+//! once; here they are started and shut down. Makes no decisions.
 
-use crate::autoscale::{Autoscaler, FleetVms};
-use crate::call::lookup::negative_lookup::NegativeLookup;
-use crate::call::relay::headers::clean_trailers;
-use crate::call::version_addresses::VersionAddresses;
+mod build;
+mod control;
+mod parts;
+
+use crate::autoscale::Autoscaler;
 use crate::call::{CallHandler, Calls};
-use crate::config::Config;
 use crate::control::{Control, ControlHandler};
-use crate::deploy::Deploys;
-use crate::deploy::builders::Builders;
-use crate::deploy::queue::Queue;
-use crate::fleet::link::{Identity, Link, LinkLimits};
-use crate::fleet::membership::FleetMembership;
-use crate::fleet::{Fleet, watch};
-use crate::health::Health;
-use crate::keys;
+use crate::fleet::watch;
+use crate::keys::KeyError;
 use crate::keys::lost::LostKeys;
-use crate::keys::{ApiKeys, KeyError};
-use crate::observe::audit::Audit;
-use crate::observe::fleet::FleetMetrics;
-use crate::observe::metrics::Metrics;
-use crate::reconcile::drain_prewarm::DrainPrewarm;
 use crate::reconcile::retention::Retention;
 use crate::reconcile::split_abort::Aborts;
-use crate::reconcile::store_sync::{FinalHeartbeat, Others, Sync};
-use crate::reconcile::{min_instances, orphan_instances, store_sync};
-use crate::routes::Routes;
-use crate::routes::version_cache::VersionCache;
-use crate::source::git::GitHost;
-use crate::source::git::command::Git;
-use crate::source::github;
-use crate::source::github::Hooks;
-use crate::store_health::StoreHealth;
-use crate::urls::Urls;
-use epsilon_api::{build::Builder, fleet::MemberKind, vm::Vm};
-use epsilon_bootstrap::sockets::Sockets;
-use epsilon_fleet_link::clock::Clock;
-use epsilon_fleet_link::gateway_token::Signer;
+use crate::reconcile::store_sync::{FinalHeartbeat, Sync};
+use crate::reconcile::{min_instances, orphan_instances};
 use epsilon_fleet_link::{certificate, gateway_token, tls};
-use epsilon_http_server::{
-    Security, Server, Shutdown,
-    limited::BodyLimits,
-    listen::{Listener, Probes},
-};
-use epsilon_store::{Gateway, KeyRole, Store, StoreError};
-use jiff::Timestamp;
-use prometheus::{IntGauge, Registry};
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, time::Instant};
+use epsilon_http_server::{Server, Shutdown};
+use epsilon_store::StoreError;
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -57,19 +28,6 @@ pub use crate::control::{address::ControlAddress, startup::Startup};
 
 /// Longest time for cut connections to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Detects callers that vanished without closing the connection while they wait for a slow answer
-/// or a log: after some two minutes.
-const PROBES: Probes =
-    Probes { after: Duration::from_secs(60), every: Duration::from_secs(10), count: 9 };
-
-/// One of this many of the files that the process may open is available to connections of the
-/// public listener, and of the control API's. Each call needs another file for its instance, and
-/// store, engine and logs need some.
-const PUBLIC_FILES: usize = 2;
-const CONTROL_FILES: usize = 8;
-/// Factor on `body_timeout` for clients of the control API: they compress while they send.
-const CONTROL_PACE_FACTOR: u32 = 6;
 
 /// Why a gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -144,267 +102,6 @@ pub struct Stopped {
 }
 
 impl App {
-    /// Binds both listeners (port 0 takes any), creates the keys, and reads the active versions.
-    /// Deployments left unfinished by a crash are marked as failed. `local` and `builder` are those
-    /// of this process; others join.
-    ///
-    /// # Errors
-    /// When any of that fails; nothing keeps running then.
-    pub async fn build(
-        config: Config,
-        store: Arc<dyn Store>,
-        local: Option<Arc<dyn Vm>>,
-        builder: Option<Arc<dyn Builder>>,
-        registry: &Registry,
-    ) -> Result<Self, StartError> {
-        Self::build_on(Sockets::default(), config, store, local, builder, registry).await
-    }
-
-    /// The same with inherited listeners, if there are any; they replace `listen` and `control` of
-    /// the settings.
-    ///
-    /// # Errors
-    /// As [`Self::build`].
-    pub async fn build_on(
-        sockets: Sockets,
-        config: Config,
-        store: Arc<dyn Store>,
-        local: Option<Arc<dyn Vm>>,
-        builder: Option<Arc<dyn Builder>>,
-        registry: &Registry,
-    ) -> Result<Self, StartError> {
-        let listen = |key, address, there| {
-            let listener = bind(address, there);
-            listener.map_err(|source| StartError::Listen { key, address, source })
-        };
-        let public = listen("listen", config.listen, sockets.calls)?;
-        let control = listen("control", config.control, sockets.control)?;
-        let address = public.address();
-
-        let signer = Arc::new(Signer::load_or_create(&config.data_dir.join("gateway.key"))?);
-        let gateway = signer.id().clone();
-        let store_health = Arc::new(StoreHealth::new(store_up(registry)?));
-        let api_keys = Arc::new(ApiKeys::new(Arc::clone(&store), Arc::clone(&store_health)));
-        let mut mine = Vec::new();
-        for (role, file) in [
-            (KeyRole::Admin, "admin.key"),
-            (KeyRole::Fleet, MemberKind::Vm.token_file()),
-            (KeyRole::Builder, MemberKind::Builder.token_file()),
-        ] {
-            let key = keys::ensure(&*store, &gateway, &role, &config.data_dir.join(file)).await?;
-            api_keys.cache(&key);
-            mine.push(key);
-        }
-        let unfinished = store_sync::fail_unfinished(&*store, &gateway).await?;
-        if unfinished > 0 {
-            tracing::warn!(
-                unfinished,
-                "Deployments were left unfinished by the last run; they are marked as failed."
-            );
-        }
-
-        let metrics = Metrics::new(registry)?;
-        let routes = Arc::new(Routes::new(
-            store.snapshot().await?,
-            store.traffic().await?,
-            Arc::clone(&metrics),
-        ));
-        let fleet = Arc::new(Fleet::new(local, &config.health_policy));
-        for id in store.draining().await? {
-            if let Some(member) = fleet.member(&id) {
-                member.drain(true);
-            }
-        }
-        let urls = Urls::new(&config, address);
-        let tls = config.tls.as_ref();
-        let identity = Identity {
-            tls: tls.map(tls::Files::client).transpose()?,
-            signer: Arc::clone(&signer),
-            clock: Arc::new(Clock::start(Timestamp::now())),
-            limits: LinkLimits { connect: config.members.connect, idle: config.members.idle },
-        };
-        let builders = Builders::new(builder, identity.clone(), config.builder_silence);
-        let builders = Arc::new(builders);
-        let deploys = Arc::new(Deploys {
-            store: Arc::clone(&store),
-            gateway,
-            builders: Arc::clone(&builders),
-            fleet: Arc::clone(&fleet),
-            routes: Arc::clone(&routes),
-            metrics: Arc::clone(&metrics),
-            urls: urls.clone(),
-            queue: Queue::default(),
-            limit: config.deploy_timeout,
-            fetch_limit: config.fetch_timeout,
-            ceilings: config.ceilings,
-        });
-        let shutdown = Shutdown::default();
-        let cancel = CancellationToken::new();
-        let background = TaskTracker::new();
-        let members = Background::default();
-        let drain_prewarm = DrainPrewarm {
-            fleet: Arc::clone(&fleet),
-            routes: Arc::clone(&routes),
-            close: members.close.clone(),
-            tasks: members.tasks.clone(),
-        };
-        let membership = FleetMembership::new(
-            drain_prewarm.clone(),
-            identity.clone(),
-            config.members,
-            config.health_policy,
-        );
-        let control_address = ControlAddress::new(control.address(), tls);
-        let control_url = config.control_url.clone();
-        let control_url = control_url.unwrap_or_else(|| control_address.url.clone());
-        let sync = Sync {
-            store: Arc::clone(&store),
-            watch: Arc::clone(&store_health),
-            routes: Arc::clone(&routes),
-            fleet: Arc::clone(&fleet),
-            builders,
-            membership,
-            me: Gateway {
-                id: signer.id().clone(),
-                public_key: signer.public_key_hex().to_owned(),
-                control_url,
-                seen_at: Timestamp::now(),
-            },
-            others: Others::default(),
-            clock: Arc::clone(&identity.clock),
-        };
-        store.gateway_heartbeat(&sync.me).await?;
-        let known = store.members().await?;
-        // A VM that this gateway cannot use will never report, so the start does not wait for it.
-        let will_report = |member: &&epsilon_store::Member| {
-            member.join.kind == MemberKind::Vm && Link::new(&member.join, &identity).is_ok()
-        };
-        let known = known.iter().filter(will_report).count();
-        registry.register(Box::new(FleetMetrics::new(Arc::clone(&fleet))?))?;
-        let version_cache = Arc::new(VersionCache::new(Arc::clone(&store)));
-        let table = Arc::clone(&routes);
-        let vms = Arc::clone(&fleet);
-        let negative_lookup = store.is_shared().then(Arc::<NegativeLookup>::default);
-        let version_addresses =
-            VersionAddresses::new(config.version_addresses, Arc::clone(&api_keys));
-        let certificates: Vec<_> =
-            tls.map(certificate::loaded).transpose()?.into_iter().flatten().collect();
-        certificate::register(&certificates, registry)?;
-        let health = Arc::new(Health {
-            fleet: vms,
-            store: Arc::clone(&store_health),
-            certificates,
-            began: Instant::now(),
-        });
-        let calls = Calls::new(
-            &config,
-            table,
-            Arc::clone(&version_cache),
-            version_addresses,
-            negative_lookup,
-            Arc::clone(&health),
-            Arc::clone(&metrics),
-        );
-        let vms = FleetVms {
-            fleet: Arc::clone(&fleet),
-            routes: Arc::clone(&routes),
-            drain_prewarm: drain_prewarm.clone(),
-            store: Arc::clone(&store),
-            me: signer.id().clone(),
-        };
-        let autoscaler = Autoscaler::new(config.autoscale, Arc::new(vms), registry)?;
-        let parts = github::Parts {
-            store: Arc::clone(&store),
-            deploys: Arc::clone(&deploys),
-            max_source: config.max_source,
-            git: Git::new(config.git.program.clone()),
-            close: shutdown.close.clone(),
-            cancel: cancel.clone(),
-            background: background.clone(),
-        };
-        let hooks = Arc::new(Hooks::new(config.hooks, &config.data_dir, parts, registry)?);
-        let retention = Retention {
-            store: Arc::clone(&store),
-            fleet: Arc::clone(&fleet),
-            builders: Arc::clone(&deploys.builders),
-            me: signer.id().clone(),
-            keep: config.keep,
-        };
-        let lost_keys = LostKeys {
-            store: Arc::clone(&store),
-            me: signer.id().clone(),
-            mine,
-            suspects: HashMap::new(),
-        };
-        let work = (cancel.clone(), background.clone());
-        let data = &config.data_dir;
-        let max = config.max_source;
-        let git = Arc::new(GitHost::new(config.git, data, max, Arc::clone(&deploys), work));
-        let api = Control {
-            store,
-            routes,
-            fleet,
-            drain_prewarm,
-            autoscaler: autoscaler.journal(),
-            watch: store_health,
-            health,
-            api_keys,
-            version_cache,
-            audit: Audit::new(registry)?,
-            joining: Semaphore::new(config.members.max_joining),
-            deploys,
-            hooks,
-            identity,
-            urls,
-            traffic: config.traffic,
-            registry: registry.clone(),
-            body_limits: BodyLimits {
-                size: config.max_source,
-                linger: config.linger,
-                pace: config.pace.times(CONTROL_PACE_FACTOR),
-                clean_trailers,
-            },
-            close: shutdown.close.clone(),
-            cancel: cancel.clone(),
-            background: background.clone(),
-            git,
-            startup: Startup::begin(),
-        };
-        let server = |listener, tls: Option<_>, open, share| Server {
-            listener,
-            security: tls.map_or(Security::Plain, Security::TlsOrLocal),
-            limits: config.connection.within_files(share),
-            shutdown: shutdown.clone(),
-            open,
-        };
-        Ok(Self {
-            public: server(
-                public,
-                config.public_tls.as_ref().map(tls::Files::server_for_callers).transpose()?,
-                Some(metrics.connections.clone()),
-                PUBLIC_FILES,
-            ),
-            control_addr: control.address(),
-            control: Some(server(
-                control,
-                tls.map(tls::Files::server_with_optional_client_certificate).transpose()?,
-                None, // they are few
-                CONTROL_FILES,
-            )),
-            calls: Arc::new(calls),
-            api: Arc::new(api),
-            background,
-            sync,
-            autoscaler,
-            retention,
-            lost_keys,
-            members,
-            known,
-            address: control_address,
-            stop_on_drop: shutdown.close.drop_guard(),
-        })
-    }
-
     /// Address at which callers reach functions.
     pub fn public_addr(&self) -> SocketAddr {
         self.public.address()
@@ -487,12 +184,8 @@ impl App {
             Arc::clone(calls.version_cache()),
             api.deploys.limit,
         ));
-        let aborts = Aborts {
-            routes: Arc::clone(&api.routes),
-            fleet: Arc::clone(&api.fleet),
-            store: Arc::clone(&api.store),
-            metrics: Arc::clone(&api.deploys.metrics),
-        };
+        let aborts =
+            Aborts { routes: Arc::clone(&api.routes), functions: Arc::clone(&api.functions) };
         members.spawn(aborts.run());
         if let Some(negative_lookup) = calls.negative_lookup() {
             let routes = Arc::clone(&api.routes);
@@ -578,18 +271,4 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.close.cancel();
     }
-}
-
-/// Uses the inherited listener if there is one, else binds `address`; port 0 takes any free port.
-fn bind(address: SocketAddr, inherited: Option<std::net::TcpListener>) -> io::Result<Listener> {
-    match inherited {
-        Some(listener) => Listener::inherited(listener, PROBES),
-        None => Listener::bind(address, PROBES),
-    }
-}
-
-fn store_up(registry: &Registry) -> Result<IntGauge, prometheus::Error> {
-    let up = IntGauge::new("epsilon_store_up", "Whether the store answers and accepts writes.")?;
-    registry.register(Box::new(up.clone()))?;
-    Ok(up)
 }

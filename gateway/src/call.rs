@@ -48,7 +48,7 @@ use buffer::Buffers;
 use bytes::Bytes;
 use caller_address::CallerAddress;
 use epsilon_api::{
-    error::CallError,
+    error::{CallError, VmError},
     headers::{RawTarget, request_id},
     ids::{RequestId, VersionNumber},
     vm::{Answer, Held},
@@ -210,7 +210,7 @@ impl Calls {
         let (head, body) = request.into_parts();
         let (body, upload) = match self.buffers.read(body).await {
             Ok(read) => read,
-            Err(err) => return reply::error(&err, record),
+            Err(err) => return reply::error(&err.into(), record),
         };
         let request = Request::from_parts(head, body);
         let request_id = record.request_id().clone();
@@ -221,7 +221,7 @@ impl Calls {
                 record.in_flight = Some(in_flight);
                 self.reply(answer, caller, &route, addressed, record, connection)
             }
-            Err(err) => reply::error(&err, record),
+            Err(err) => reply::error(&err.into(), record),
         };
         if let Some(cookie) = cookie {
             response.headers_mut().append(SET_COOKIE, cookie);
@@ -299,11 +299,11 @@ impl Calls {
         let function = extensions.remove::<OnUpgrade>();
         let held = extensions.remove::<Held>();
         let (Some(caller), Some(function)) = (caller, function) else {
-            let err = CallError::FunctionCrashed {
+            let err = VmError::FunctionCrashed {
                 function: route.version.function.clone(),
                 cause: "the function answered 101 to a request without an upgrade".into(),
             };
-            return reply::error(&err, record);
+            return reply::error(&err.into(), record);
         };
         record.answered(StatusCode::SWITCHING_PROTOCOLS);
         let stop = self.stop.clone();

@@ -34,17 +34,17 @@ use crate::autoscale::Journal;
 use crate::deploy::Deploys;
 use crate::fleet::Fleet;
 use crate::fleet::link::Identity;
+use crate::functions::Functions;
 use crate::health::Health;
 use crate::keys::ApiKeys;
 use crate::observe::audit::Audit;
 use crate::observe::events::AcceptFailed;
 use crate::reconcile::drain_prewarm::DrainPrewarm;
 use crate::refusal;
-use crate::routes::{Routes, version_cache::VersionCache};
+use crate::routes::Routes;
 use crate::source::git::GitHost;
 use crate::source::github::Hooks;
 use crate::store_health::StoreHealth;
-use crate::traffic::config::Config as Traffic;
 use crate::urls::Urls;
 use axum::{
     Router,
@@ -89,17 +89,15 @@ pub(crate) struct Control {
     pub(crate) watch: Arc<StoreHealth>,
     pub(crate) health: Arc<Health>,
     pub(crate) api_keys: Arc<ApiKeys>,
-    /// The cache of versions that are called by their address.
-    pub(crate) version_cache: Arc<VersionCache>,
     pub(crate) audit: Audit,
     /// Limits concurrent joins and heartbeats.
     pub(crate) joining: Semaphore,
+    pub(crate) functions: Arc<Functions>,
     pub(crate) deploys: Arc<Deploys>,
     pub(crate) hooks: Arc<Hooks>,
     /// How this gateway authenticates to members.
     pub(crate) identity: Identity,
     pub(crate) urls: Urls,
-    pub(crate) traffic: Traffic,
     pub(crate) registry: Registry,
     pub(crate) body_limits: BodyLimits,
     /// Progress of the gateway's start.

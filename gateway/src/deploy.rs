@@ -5,9 +5,9 @@
 //! queue by folder → build → queue by project → prepare → start new versions → activate → retire old ones
 //!            images built elsewhere ─▶┘
 //! ```
-//! `elsewhere` checks images that were not built here; `builders` (with `remote` and `archive`)
+//! `prebuilt` checks images that were not built here; `builders` (with `remote` and `archive`)
 //! chooses a builder; `start` decides which VMs get images and instances before calls arrive;
-//! `unnoted` retries to record a failure in the store.
+//! `error` is why one failed; `failure_retry` retries to record that in the store.
 //!
 //! Up to `activate`, a deployment can be dropped at any point (the client hung up, the time limit
 //! is over, the gateway stops), and the old versions serve on. From `activate` on, nothing is
@@ -15,6 +15,7 @@
 
 mod archive;
 pub(crate) mod builders;
+mod error;
 mod failure_retry;
 pub(crate) mod prebuilt;
 pub(crate) mod progress;
@@ -23,20 +24,21 @@ pub(crate) mod queue;
 mod remote;
 mod start;
 
-use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes, urls::Urls};
+use crate::{
+    fleet::Fleet, functions::actor::Actor, observe::metrics::Metrics, routes::Routes, urls::Urls,
+};
 use builders::Builders;
 use epsilon_api::{
     admin::{DeployEvent, DeploymentInfo, DeploymentState, Step},
     body::CallBody,
-    build::{BuildError, BuildJob, Builder, Built},
+    build::{BuildJob, Builder, Built},
     chain::Chain,
-    error::{CallError, ErrorBody},
     function::Version,
     ids::{DeploymentId, FunctionName, GatewayId, ProjectName},
 };
-use epsilon_store::{Deployment, Prepared, Store, StoreError};
+use epsilon_store::{Deployment, Prepared, Store};
+use error::DeployError;
 use futures_util::{FutureExt, TryStreamExt, stream};
-use http::StatusCode;
 use jiff::Timestamp;
 use progress::Progress;
 use project_lock::ProjectLock;
@@ -106,94 +108,12 @@ pub(crate) struct Deploys {
     pub(crate) ceilings: prebuilt::Ceilings,
 }
 
-/// Why a deployment failed without changing anything.
-#[derive(Debug, thiserror::Error)]
-enum DeployError {
-    #[error("the build failed")]
-    Build(#[source] BuildError),
-    #[error("the source is of project `{named}`")]
-    OtherProject { named: ProjectName, pushed: ProjectName },
-    #[error("the new versions are not ready")]
-    NotReady(#[from] NotReady),
-    #[error("no VM has the image of `{function}` in its engine")]
-    ImageNotLoaded {
-        function: FunctionName,
-        #[source]
-        cause: CallError,
-    },
-    #[error("the versions could not be stored")]
-    Store(#[source] StoreError),
-    #[error("the deployment took longer than {0:?}")]
-    TookTooLong(Duration),
-    #[error("the client hung up, or the gateway stopped")]
-    Cancelled,
-    #[error("a bug ended the deployment; the panic is in the log above")]
-    Panicked,
-}
-
-impl DeployError {
-    /// The error for the developer.
-    fn body(&self) -> ErrorBody {
-        match self {
-            Self::Build(err) => err.body(),
-            Self::OtherProject { named, pushed } => ErrorBody::new(
-                StatusCode::CONFLICT,
-                "OTHER_PROJECT",
-                format!("{self}, but was pushed as `{pushed}`"),
-                Some(format!(
-                    "push it as `{named}`, or write `project: {pushed}` into `epsilon.yaml`"
-                )),
-            ),
-            Self::NotReady(NotReady::Start(err)) => start_failed(err),
-            Self::NotReady(err @ NotReady::ImageUnreachable { .. }) => ErrorBody::new(
-                StatusCode::BAD_GATEWAY,
-                "IMAGE_UNREACHABLE",
-                format!("{err}: it is stored only in the engine of the builder's machine"),
-                Some("give the builder a registry: `epsilon-builder --registry REF`".into()),
-            ),
-            Self::ImageNotLoaded { .. } => ErrorBody::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "IMAGE_UNREACHABLE",
-                self.to_string(),
-                Some("push it to a registry and name it by digest, or load it into this machine's engine".into()),
-            ),
-            Self::Store(err) => crate::control::error::of_store(err).into_body(),
-            Self::TookTooLong(limit) => ErrorBody::new(
-                StatusCode::GATEWAY_TIMEOUT,
-                "DEPLOYMENT_TIMEOUT",
-                format!(
-                    "the deployment did not finish within {}",
-                    humantime::format_duration(*limit)
-                ),
-                Some("the operator's setting is `gateway.deploy_timeout`".into()),
-            ),
-            Self::Cancelled => ErrorBody::new(
-                StatusCode::CONFLICT,
-                "DEPLOYMENT_CANCELLED",
-                "the deployment was cancelled: its caller hung up or the gateway stopped",
-                Some("nothing was changed; deploy again".into()),
-            ),
-            Self::Panicked => crate::control::error::internal(self).into_body(),
-        }
-    }
-}
-
-/// Includes why the code does not load: callers never see that, but the developer must.
-fn start_failed(err: &CallError) -> ErrorBody {
-    let verdict = err.verdict();
-    let message = match err {
-        CallError::InitFailed { detail, .. } if !detail.is_empty() => format!("{err}: {detail}"),
-        other => Chain(other).to_string(),
-    };
-    let hint = Some("the previous version still serves; fix the error and deploy again".to_owned());
-    ErrorBody::new(verdict.status, verdict.code, message, hint)
-}
-
 impl Deploys {
     /// Runs one deployment and reports its progress to the end. Run it in a task of its own;
     /// `cancel` ends it as long as the new versions do not serve.
     pub(crate) async fn run(
         &self,
+        by: &Actor,
         id: DeploymentId,
         work: impl Into<Work>,
         progress: Progress,
@@ -219,7 +139,7 @@ impl Deploys {
         let outcome = AssertUnwindSafe(outcome).catch_unwind().await;
         let last = match outcome.unwrap_or(Err(DeployError::Panicked)) {
             Ok(deployment) => {
-                tracing::info!(deployment = %id, "Deployment done.");
+                tracing::info!(deployment = %id, %by, "Deployment done.");
                 self.count(DeploymentState::Done);
                 DeployEvent::Done { deployment: self.info(deployment) }
             }
@@ -228,7 +148,7 @@ impl Deploys {
                 // alone may fill a screen.
                 let text = Chain(&err).to_string();
                 let error = text.lines().next().unwrap_or_default();
-                tracing::info!(deployment = %id, error, "Deployment failed.");
+                tracing::info!(deployment = %id, error, %by, "Deployment failed.");
                 self.count(DeploymentState::Failed);
                 let error = err.body();
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {

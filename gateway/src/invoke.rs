@@ -23,7 +23,7 @@ use crate::{
     reconcile::prewarm::Prewarmer,
     routes::Route,
 };
-use epsilon_api::{chain::Chain, error::CallError, vm::Answer};
+use epsilon_api::{chain::Chain, error::VmError, vm::Answer};
 use outgoing::Outgoing;
 use place::Placed;
 use retry::{Attempts, Failure, budget::Budget};
@@ -77,11 +77,11 @@ impl Invoker {
         &self,
         route: &Arc<Route>,
         mut call: Outgoing,
-    ) -> Result<Invoked, CallError> {
+    ) -> Result<Invoked, VmError> {
         self.budget.call();
         let mut tries = Attempts::new(route, call.method());
         let upload = call.upload().cloned();
-        let mut failed: Option<CallError> = None;
+        let mut failed: Option<VmError> = None;
         loop {
             let (placed, is_only_vm) = {
                 let fleet = self.fleet.snapshot();
@@ -143,13 +143,13 @@ impl Invoker {
     }
 }
 
-fn no_vm(route: &Route) -> CallError {
-    CallError::NoCapacity {
+fn no_vm(route: &Route) -> VmError {
+    VmError::NoCapacity {
         function: route.version.function.clone(),
         cause: "no VM takes calls".into(),
     }
 }
 
-fn body_used_up() -> CallError {
-    CallError::Internal("a VM consumed the body and then refused the call".into())
+fn body_used_up() -> VmError {
+    VmError::Internal("a VM consumed the body and then refused the call".into())
 }

@@ -3,7 +3,7 @@
 //! Life of a call: [`call`] is the path and names its phases in their order; [`invoke`] sends the
 //! call to a VM. Both read [`routes`] (which version serves a name) and [`fleet`] (which VMs there
 //! are), both in memory; no call waits for the store. Everything else changes these two: [`deploy`]
-//! and [`control`].
+//! and [`functions`], for [`control`] and others.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -15,6 +15,7 @@
 //! | `fleet` | the VMs |
 //! | [`autoscale`] | how many VMs there should be, and which ones leave |
 //! | `deploy` | archive → serving versions, all or none |
+//! | `functions` | roll back, promote, split, delete: changes of what serves |
 //! | `control` | the control API |
 //! | `health` | health for load balancers |
 //! | `keys` | the keys of the gateway's listeners |
@@ -23,6 +24,7 @@
 //! | `reconcile` | background loops: store, orphaned instances, retention, `minInstances`, prewarming |
 //! | `refusal` | the answer to bytes that are not a request |
 //! | `source` | where deployments come from besides the control API: `git push`, GitHub's webhooks |
+//! | `store_error` | what a person reads when the store refuses a change |
 //! | `store_health` | whether the store responds |
 //! | `traffic` | splits of a function's calls among its versions |
 //! | `urls` | URLs that are shown to people |
@@ -34,6 +36,7 @@ mod call;
 mod control;
 mod deploy;
 mod fleet;
+mod functions;
 mod health;
 mod invoke;
 mod keys;
@@ -44,6 +47,7 @@ mod reconcile;
 mod refusal;
 mod routes;
 mod source;
+mod store_error;
 mod store_health;
 mod traffic;
 mod urls;

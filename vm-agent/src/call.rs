@@ -8,7 +8,7 @@ pub(crate) mod reply;
 
 use crate::vm::LocalVm;
 use epsilon_api::{
-    error::CallError,
+    error::VmError,
     vm::{Answer, Call, Spent},
 };
 use relay::Outcome;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 /// restart of the engine all are dead, and each is tried once.
 const INSTANCES_TRIED: u32 = 8;
 
-pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, CallError> {
+pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, VmError> {
     let pool = vm.pool_for_call(&call.version)?;
     let mut request = relay::prepare(call.request, &call.request_id, &pool);
     let mut spent = Spent::default();
@@ -40,5 +40,5 @@ pub(crate) async fn handle(vm: &Arc<LocalVm>, call: Call) -> Result<Answer, Call
         }
     }
     let function = pool.version.function.clone();
-    Err(CallError::NoCapacity { function, cause: "its instances do not accept connections".into() })
+    Err(VmError::NoCapacity { function, cause: "its instances do not accept connections".into() })
 }

@@ -3,7 +3,7 @@
 
 use crate::{call, cell::fetch::fetch, drain::DrainReason, vm::LocalVm};
 use epsilon_api::{
-    error::CallError,
+    error::VmError,
     function::{ImageRef, Version},
     ids::{FunctionName, VersionId},
     log::{LogQuery, LogRecord},
@@ -17,26 +17,26 @@ use std::sync::{Arc, atomic::Ordering};
 pub(crate) struct VmService(pub(crate) Arc<LocalVm>);
 
 impl Vm for VmService {
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, VmError>> {
         Box::pin(call::handle(&self.0, call))
     }
 
-    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         Box::pin(async move { self.0.pool_for_call(&version)?.ensure_ready().await })
     }
 
-    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         Box::pin(async move {
             let fetched = fetch(&self.0.cells, &version).await;
             let function = version.function.clone();
-            fetched.map_err(|cause| CallError::NoCapacity { function, cause })
+            fetched.map_err(|cause| VmError::NoCapacity { function, cause })
         })
     }
 
-    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
+    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, VmError>> {
         Box::pin(async move {
             let removed = self.0.remove_image(&image).await;
-            removed.map_err(|err| CallError::Internal(Box::new(err)))
+            removed.map_err(|err| VmError::Internal(Box::new(err)))
         })
     }
 

@@ -17,7 +17,7 @@ use crate::{
     keepalive::cost::EvictionClock,
 };
 use epsilon_api::{
-    error::CallError,
+    error::VmError,
     function::{ImageRef, Version},
     ids::{FunctionName, VersionId},
     vm::{ImageRemoval, Keep},
@@ -106,12 +106,12 @@ impl LocalVm {
     pub(crate) fn pool_for_call(
         self: &Arc<Self>,
         version: &Arc<Version>,
-    ) -> Result<Arc<Pool>, CallError> {
+    ) -> Result<Arc<Pool>, VmError> {
         // The pool first: either a drain that begins now sees it, or it sees the drain.
         let pool = self.pool(version);
         if self.is_draining() {
             let function = version.function.clone();
-            return Err(CallError::NoCapacity { function, cause: "the VM drains".into() });
+            return Err(VmError::NoCapacity { function, cause: "the VM drains".into() });
         }
         Ok(pool)
     }

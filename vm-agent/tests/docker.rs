@@ -7,7 +7,7 @@
 
 use epsilon_api::{
     body,
-    error::CallError,
+    error::VmError,
     function::{FunctionSpec, ImageRef, Network, Runtime, Version},
     ids::{DeploymentId, FunctionName, InstanceId, ProjectName, RequestId, VersionNumber},
     log::{LogQuery, LogRecord},
@@ -110,7 +110,7 @@ fn version(image: &Image, change: impl FnOnce(&mut FunctionSpec)) -> Arc<Version
     })
 }
 
-async fn get(agent: &Agent, version: &Arc<Version>, path: &str) -> Result<Answer, CallError> {
+async fn get(agent: &Agent, version: &Arc<Version>, path: &str) -> Result<Answer, VmError> {
     let request = Request::builder().uri(path).header("host", "test").body(body::empty()).unwrap();
     let call = Call {
         version: Arc::clone(version),
@@ -129,7 +129,7 @@ async fn text(agent: &Agent, version: &Arc<Version>, path: &str) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-fn code(answer: &Result<Answer, CallError>) -> &'static str {
+fn code(answer: &Result<Answer, VmError>) -> &'static str {
     answer.as_ref().err().map_or("OK", |err| err.verdict().code)
 }
 
@@ -237,7 +237,7 @@ async fn code_that_cannot_be_loaded() {
     ] {
         let image = Image::new(code);
         let version = version(&image, |_| {});
-        let Err(CallError::InitFailed { detail, .. }) =
+        let Err(VmError::InitFailed { detail, .. }) =
             timeout(LIMIT, agent.vm().ensure_ready(Arc::clone(&version))).await.unwrap()
         else {
             panic!("`{code}` was ready");

@@ -4,7 +4,7 @@
 
 use super::traffic::Rng;
 use epsilon_api::{
-    error::CallError,
+    error::VmError,
     function::{FunctionSpec, ImageRef, Runtime, Version},
     ids::{DeploymentId, FunctionName, InstanceId, ProjectName, VersionId, VersionNumber, VmId},
     log::{LogQuery, LogRecord},
@@ -158,16 +158,16 @@ fn status(id: &str, size: Bytes, functions: &[usize]) -> VmStatus {
 struct FixedStatusVm(VmStatus);
 
 impl Vm for FixedStatusVm {
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, VmError>> {
         let function = call.version.function.clone();
-        Box::pin(async { Err(CallError::NoCapacity { function, cause: "it is none".into() }) })
+        Box::pin(async { Err(VmError::NoCapacity { function, cause: "it is none".into() }) })
     }
 
-    fn ensure_ready(&self, _: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn ensure_ready(&self, _: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         Box::pin(async { Ok(()) })
     }
 
-    fn fetch(&self, _: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn fetch(&self, _: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         Box::pin(async { Ok(()) })
     }
 

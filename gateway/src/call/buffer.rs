@@ -11,7 +11,7 @@
 use bytes::{Bytes, BytesMut};
 use epsilon_api::{
     body::{self, BodyError, BodyProgress, CallBody},
-    error::CallError,
+    error::VmError,
 };
 use epsilon_http_server::limited::{Limited, UploadBody};
 use http::HeaderMap;
@@ -55,7 +55,7 @@ impl Buffers {
     pub(super) async fn read<B: UploadBody>(
         &self,
         mut body: Limited<B>,
-    ) -> Result<(CallBody, Option<BodyProgress>), CallError> {
+    ) -> Result<(CallBody, Option<BodyProgress>), VmError> {
         if body.is_end_stream() {
             return Ok((body::empty(), None)); // which is no allocation
         }
@@ -116,8 +116,8 @@ impl Buffers {
 
 /// The error of a body that failed before the call was sent. If the caller is gone, the answer is
 /// not read by anyone.
-fn broken(err: &(dyn std::error::Error + Send + Sync + 'static)) -> CallError {
-    CallError::from_body_error(err).unwrap_or(CallError::CallerGone)
+fn broken(err: &(dyn std::error::Error + Send + Sync + 'static)) -> VmError {
+    VmError::from_body_error(err).unwrap_or(VmError::CallerGone)
 }
 
 /// The bytes read so far. A single piece is passed on as it is; several are copied, because each

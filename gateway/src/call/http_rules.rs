@@ -6,7 +6,10 @@
 //! length and closes the connection after the answer, so that no second request can be smuggled
 //! after the body.
 
-use epsilon_api::{error::CallError, units::Bytes};
+use epsilon_api::{
+    error::{CallError, VmError},
+    units::Bytes,
+};
 use http::{
     HeaderMap, Method, Request, Uri, Version,
     header::{HOST, TRANSFER_ENCODING},
@@ -65,9 +68,9 @@ pub(crate) fn is_host_byte(byte: u8) -> bool {
 
 /// Refuses a body whose declared length is too large. A body without a length is cut while it
 /// streams.
-pub(crate) fn body_size(body: &impl Body, limit: Bytes) -> Result<(), CallError> {
+pub(crate) fn body_size(body: &impl Body, limit: Bytes) -> Result<(), VmError> {
     if body.size_hint().lower() > limit.get() {
-        return Err(CallError::BodyTooLarge { limit });
+        return Err(VmError::BodyTooLarge { limit });
     }
     Ok(())
 }
@@ -112,6 +115,6 @@ mod tests {
     fn a_declared_length_over_the_limit_is_refused() {
         let body = Full::new(bytes::Bytes::from_static(b"12345"));
         assert!(body_size(&body, Bytes(5)).is_ok());
-        assert!(matches!(body_size(&body, Bytes(4)), Err(CallError::BodyTooLarge { .. })));
+        assert!(matches!(body_size(&body, Bytes(4)), Err(VmError::BodyTooLarge { .. })));
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError, CallBody},
-    error::CallError,
+    error::{CALLER_GONE, CallError},
     headers::{REQUEST_ID, SERVER_TIMING},
     ids::RequestId,
     vm::{Answer, Spent},
@@ -31,9 +31,6 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
-
-/// Logged status of a call whose caller hung up before the answer's head: nginx's number for it.
-const CALLER_GONE: u16 = 499;
 
 /// One call from its head to its last byte. Dropping the record ends the call and logs it.
 #[derive(Debug)]

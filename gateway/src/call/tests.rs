@@ -113,7 +113,7 @@ impl World {
 /// Scripts the function on this VM to fail; returns how often it was called.
 fn fails(
     vm: &FakeVm,
-    err: impl Fn(FunctionName) -> CallError + Send + Sync + 'static,
+    err: impl Fn(FunctionName) -> VmError + Send + Sync + 'static,
 ) -> Arc<AtomicU32> {
     let count = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&count);
@@ -126,19 +126,19 @@ fn fails(
 }
 
 fn full(vm: &FakeVm) -> Arc<AtomicU32> {
-    fails(vm, |function| CallError::ConcurrencyLimit { function, limit: 1 })
+    fails(vm, |function| VmError::ConcurrencyLimit { function, limit: 1 })
 }
 
-fn refused(function: FunctionName) -> CallError {
+fn refused(function: FunctionName) -> VmError {
     LinkError::opening(io::ErrorKind::ConnectionRefused.into()).before(function)
 }
 
-fn lost(function: FunctionName) -> CallError {
+fn lost(function: FunctionName) -> VmError {
     LinkError::Disconnected("reset".into()).after(function)
 }
 
-fn crashed(function: FunctionName) -> CallError {
-    CallError::FunctionCrashed { function, cause: "exit 7".into() }
+fn crashed(function: FunctionName) -> VmError {
+    VmError::FunctionCrashed { function, cause: "exit 7".into() }
 }
 
 /// Scripts the function to answer with a header and the body it received.
@@ -180,7 +180,7 @@ async fn a_call_waits_only_on_the_last_vm() {
         vm.script("pay", move |call: Call| {
             seen.lock().push(call.may_wait);
             let function = call.version.function.clone();
-            async move { Err(CallError::ConcurrencyLimit { function, limit: 1 }) }
+            async move { Err(VmError::ConcurrencyLimit { function, limit: 1 }) }
         });
     }
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
@@ -295,7 +295,7 @@ async fn small_bodies_read_by_refusing_vm_are_resent() {
         world.vms[0].script("pay", |mut call| async move {
             call.request.body_mut().frame().await.unwrap().unwrap();
             let function: FunctionName = call.version.function.clone();
-            Err(CallError::NoCapacity { function, cause: "changed its mind".into() })
+            Err(VmError::NoCapacity { function, cause: "changed its mind".into() })
         });
         echoes(&world.vms[1]);
         world

@@ -7,17 +7,18 @@ use super::{
     error::{self, ApiError},
 };
 use crate::{
+    functions::actor::{Actor, KeyHolder},
     keys,
     observe::audit::{Entrance, KeyRefused},
 };
 use axum::{
-    extract::{Request, State},
+    extract::{FromRequestParts, Request, State},
     middleware::Next,
     response::Response,
 };
 use epsilon_http_server::Certificate;
 use epsilon_store::KeyRole;
-use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
+use http::{HeaderMap, StatusCode, header::AUTHORIZATION, request::Parts};
 use std::net::IpAddr;
 
 /// Admits requests with the admin key.
@@ -51,6 +52,20 @@ pub(super) struct KeyId(pub(super) String);
 pub(super) struct Peer {
     pub(super) address: IpAddr,
     pub(super) certificate: Certificate,
+}
+
+/// Who changes something through the control API; [`require_key`] has admitted the request.
+impl<S: Send + Sync> FromRequestParts<S> for Actor {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let key = parts.extensions.get().map(|KeyId(id)| id.clone());
+        let peer = parts.extensions.get().map(|Peer { address, .. }| *address);
+        match (key, peer) {
+            (Some(key), Some(peer)) => Ok(Self::Api(KeyHolder { key, peer })),
+            _ => Err(refused("this path requires a key of the control API")),
+        }
+    }
 }
 
 /// Admits requests whose connection may be a member's, as far as TLS shows. Tokens and credentials

@@ -10,6 +10,7 @@ use super::{
 use crate::control::Control;
 use crate::deploy::progress::Progress;
 use crate::deploy::{Push, Work, builders, prebuilt};
+use crate::functions::actor::Actor;
 use axum::{
     Json,
     extract::{Request, State},
@@ -56,13 +57,17 @@ pub(super) async fn detail(
 /// `POST /v1/deployments?folder=NAME&only=F`: accepts a tar.gz, or as `application/json` a document
 /// of images built elsewhere; answers with the events of the deployment. If the client hangs up,
 /// the deployment is cancelled, unless its versions serve already.
-pub(super) async fn create(State(control): Shared, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn create(
+    State(control): Shared,
+    actor: Actor,
+    request: Request,
+) -> Result<Response, ApiError> {
     let work = if is_json(request.headers()) {
         built(&control, request).await?.into()
     } else {
         push(&control, request)?.into()
     };
-    Ok(carry_out(&control, work))
+    Ok(carry_out(&control, actor, work))
 }
 
 /// A project to build here.
@@ -121,7 +126,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     kind.eq_ignore_ascii_case("application/json")
 }
 
-fn carry_out(control: &Control, work: Work) -> Response {
+fn carry_out(control: &Control, by: Actor, work: Work) -> Response {
     let (progress, reader) = Progress::new(Arc::clone(&control.deploys.metrics));
     let cancel = control.cancel.child_token();
     let hung_up = cancel.clone().drop_guard();
@@ -129,7 +134,7 @@ fn carry_out(control: &Control, work: Work) -> Response {
     let id = DeploymentId::random();
     let began = Began(id.clone());
     control.background.spawn(async move {
-        deploys.run(id, work, progress, cancel).await;
+        deploys.run(&by, id, work, progress, cancel).await;
     });
     let mut response = lines(ReceiverStream::new(reader).map(move |event| {
         let _ = &hung_up; // dropped with the answer's body

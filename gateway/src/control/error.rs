@@ -1,18 +1,20 @@
 //! Errors of the control API. They leave a handler as an extension of the response; the listener's
 //! handler adds the request id and writes the body.
 
+use crate::functions::error::ChangeError;
 use crate::keys::KeyCheckError;
+use crate::store_error::{self, STORE_HINT, STORE_UNAVAILABLE};
 use axum::{
     http::header::RETRY_AFTER,
     response::{IntoResponse, Response},
 };
-use epsilon_api::{chain::Chain, error::ErrorBody};
+use epsilon_api::{
+    chain::Chain,
+    error::{ErrorBody, VmError},
+};
 use epsilon_store::StoreError;
 use http::{HeaderValue, StatusCode};
 use std::error::Error;
-
-const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
-const STORE_HINT: &str = "calls are not affected; try again in a moment";
 
 /// Seconds after which a retry is worthwhile: an unavailable store is probed every few seconds.
 const SOON: HeaderValue = HeaderValue::from_static("2");
@@ -32,14 +34,6 @@ impl ApiError {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.body.hint = Some(hint.into());
         self
-    }
-
-    pub(crate) fn message(&self) -> &str {
-        &self.body.message
-    }
-
-    pub(crate) fn into_body(self) -> ErrorBody {
-        self.body
     }
 }
 
@@ -62,8 +56,8 @@ pub(crate) fn unprocessable(code: &str, message: impl Into<String>) -> ApiError 
 /// A bug or a broken machine: the log has the cause.
 pub(crate) fn internal(err: &(dyn Error + 'static)) -> ApiError {
     tracing::error!(error = %Chain(err), "Control API request failed with an internal error.");
-    let message = "the platform failed; its log has the cause";
-    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", message)
+    let (status, body) = store_error::internal();
+    ApiError { status, body }
 }
 
 /// All connection slots of this listener are taken, and no connection is idle.
@@ -81,113 +75,10 @@ pub(crate) fn store_unavailable() -> ApiError {
 
 /// The answer for an error of the store.
 pub(crate) fn of_store(err: &StoreError) -> ApiError {
-    use StoreError as E;
-    let (status, code, hint) = match err {
-        E::FunctionNotFound(_) => (
-            StatusCode::NOT_FOUND,
-            "FUNCTION_NOT_FOUND",
-            Some("`epsilon functions` lists the names".into()),
-        ),
-        E::VersionNotFound { function, .. } => (
-            StatusCode::NOT_FOUND,
-            "VERSION_NOT_FOUND",
-            Some(format!("`epsilon versions {function}` lists the versions")),
-        ),
-        E::VersionRemoved { function, .. } => (
-            StatusCode::GONE,
-            "VERSION_NOT_KEPT",
-            Some(format!(
-                "`epsilon versions {function}` lists the stored versions; `gateway.keep_versions` sets how many are stored"
-            )),
-        ),
-        E::VersionServes { function, .. } => (
-            StatusCode::CONFLICT,
-            "VERSION_SERVES",
-            Some(format!(
-                "activate another version first: `epsilon rollback {function} --to N`, or deploy"
-            )),
-        ),
-        E::ImageBeingRemoved(_) => (StatusCode::CONFLICT, "IMAGE_LEAVING", Some("deploy again".into())),
-        E::DeploymentNotFound(_) => (StatusCode::NOT_FOUND, "DEPLOYMENT_NOT_FOUND", None),
-        E::NoOlderVersion { .. } => (
-            StatusCode::CONFLICT,
-            "NO_OLDER_VERSION",
-            Some("name a version to roll back to".into()),
-        ),
-        E::Shares(_) => (
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "INVALID_SHARES",
-            Some("name each version once, like `3=90 4=10`".into()),
-        ),
-        E::NothingToPromote { .. } => (
-            StatusCode::CONFLICT,
-            "NOTHING_TO_PROMOTE",
-            Some("name the version that should get all calls".into()),
-        ),
-        E::AmbiguousPromotion { function } => (
-            StatusCode::CONFLICT,
-            "PROMOTE_WHICH",
-            Some(format!("name it: `epsilon traffic {function}` shows the versions")),
-        ),
-        E::ActiveChanged { function, .. } => (
-            StatusCode::CONFLICT,
-            "ACTIVE_VERSION_CHANGED",
-            Some(format!("check with `epsilon traffic {function}`")),
-        ),
-        E::DeploymentEnded(_) => (StatusCode::CONFLICT, "DEPLOYMENT_OVER", None),
-        E::OwnedByOther { function, .. } => (
-            StatusCode::CONFLICT,
-            "NAME_TAKEN",
-            Some(format!("rename the function, or `epsilon delete {function}` first")),
-        ),
-        E::Superseded { .. } => (StatusCode::CONFLICT, "SUPERSEDED", None),
-        E::DeletedMeanwhile(_) => {
-            (StatusCode::CONFLICT, "DELETED_MEANWHILE", Some("deploy again".into()))
-        }
-        E::KeyNotFound(_) => {
-            (StatusCode::NOT_FOUND, "KEY_NOT_FOUND", Some("`epsilon keys` lists the ids".into()))
-        }
-        E::KeyInUse { .. } => (
-            StatusCode::CONFLICT,
-            "KEY_IN_USE",
-            Some(
-                "delete that file and restart the gateway, and it makes another key; or force it (`epsilon keys rm --force`)"
-                    .into(),
-            ),
-        ),
-        E::BadCursor(_) => (
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "INVALID_PARAMETER",
-            Some("use `pagination.next_cursor` of the previous page".into()),
-        ),
-        E::MemberNotFound(_) => {
-            (StatusCode::NOT_FOUND, "MEMBER_NOT_FOUND", Some("join again".into()))
-        }
-        E::Unavailable(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, STORE_UNAVAILABLE, Some(STORE_HINT.into()))
-        }
-        E::Full(_) => {
-            tracing::debug!(error = %Chain(err), "Store is full; the request fails.");
-            (
-                StatusCode::INSUFFICIENT_STORAGE,
-                "STORE_FULL",
-                Some(
-                    "calls are not affected; the operator must free disk space of the database"
-                        .into(),
-                ),
-            )
-        }
-        E::UnknownScheme(_)
-        | E::Open { .. }
-        | E::Connect { .. }
-        | E::Database(_)
-        | E::Corrupt { .. } => {
-            return internal(err);
-        }
-    };
-    let mut error = ApiError::new(status, code, err.to_string());
-    error.body.hint = hint;
-    error
+    match store_error::refusal(err) {
+        Some((status, body)) => ApiError { status, body },
+        None => internal(err),
+    }
 }
 
 impl From<KeyCheckError> for ApiError {
@@ -202,5 +93,26 @@ impl From<KeyCheckError> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(err: StoreError) -> Self {
         of_store(&err)
+    }
+}
+
+impl From<ChangeError> for ApiError {
+    fn from(err: ChangeError) -> Self {
+        match &err {
+            ChangeError::Store(err) => of_store(err),
+            ChangeError::NotReady { cause, .. } => {
+                let reason = match cause {
+                    VmError::InitFailed { detail, .. } if !detail.is_empty() => {
+                        format!("{cause}: {detail}")
+                    }
+                    other => Chain(other).to_string(),
+                };
+                let verdict = cause.verdict();
+                Self::new(verdict.status, verdict.code, format!("{err}: {reason}"))
+                    .hint("nothing was changed; the previous version still serves")
+            }
+            ChangeError::AbortRule => unprocessable("INVALID_BODY", err.to_string()),
+            ChangeError::Panicked(_) => internal(&err),
+        }
     }
 }

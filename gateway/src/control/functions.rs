@@ -1,4 +1,5 @@
-//! Functions and their versions: list, show, roll back, delete.
+//! Functions and their versions: list, show, roll back, delete. The changes are made in
+//! [`crate::functions`].
 
 use super::{
     Shared,
@@ -6,7 +7,7 @@ use super::{
     query::{InPath, PAGING, Params, VersionInPath, data, json, listed},
 };
 use crate::control::Control;
-use crate::reconcile::min_instances;
+use crate::functions::actor::Actor;
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
     admin::{Data, FunctionInfo, KeepAliveInfo, RollbackRequest, VersionInfo},
@@ -16,7 +17,6 @@ use epsilon_api::{
 };
 use epsilon_store::{StoreError, StoredVersion};
 use http::Uri;
-use jiff::Timestamp;
 use std::sync::Arc;
 
 /// `GET /v1/functions`
@@ -65,22 +65,12 @@ pub(super) async fn versions(
 /// it.
 pub(super) async fn retire(
     State(control): Shared,
+    actor: Actor,
     VersionInPath(name, number): VersionInPath,
     uri: Uri,
 ) -> Result<Json<Data<VersionInfo>>, ApiError> {
     Params::read(&uri, &[])?;
-    let shared = Arc::clone(&control);
-    let version = control
-        .run_to_completion(async move {
-            let version = shared.store.remove_version(&name, number, Timestamp::now()).await?;
-            shared.version_cache.forget(&name);
-            for member in shared.fleet.members() {
-                member.vm.retire(&version.id());
-            }
-            tracing::info!(function = %name, version = %number, "Version retired.");
-            Ok(version)
-        })
-        .await?;
+    let version = control.functions.retire(actor, name, number).await?;
     Ok(Json(data(control.version_info(StoredVersion { version, active: false }, None))))
 }
 
@@ -88,58 +78,26 @@ pub(super) async fn retire(
 /// finish on the version where they began.
 pub(super) async fn rollback(
     State(control): Shared,
+    actor: Actor,
     InPath(name): InPath<FunctionName>,
     uri: Uri,
     body: Body,
 ) -> Result<Json<Data<FunctionInfo>>, ApiError> {
     Params::read(&uri, &[])?;
     let RollbackRequest { version } = json(body, &["version"]).await?;
-    let shared = Arc::clone(&control);
-    let version = control
-        .run_to_completion(async move {
-            let version = {
-                let change = shared.routes.change().await;
-                let version = Arc::new(shared.store.rollback(&name, version).await?);
-                change.share(Version::clone(&version), None, &shared.fleet);
-                version
-            };
-            tracing::info!(function = %name, version = %version.number, "Function rolled back; another version gets its calls.");
-            // VMs that were to retire the version must learn that it is needed again.
-            let close = shared.close.clone();
-            let wanted = Arc::clone(&version);
-            let background = shared.background.clone();
-            let warm_up =
-                async move { min_instances::ensure_ready(&shared.routes, &shared.fleet, &wanted).await };
-            background.spawn(close.run_until_cancelled_owned(warm_up));
-            Ok(version)
-        })
-        .await?;
-    Ok(Json(data(control.info(Version::clone(&version), &control.fleet.status()))))
+    let version = control.functions.rollback(actor, name, version).await?;
+    Ok(Json(data(control.info(version, &control.fleet.status()))))
 }
 
 /// `DELETE /v1/functions/{name}`: returns the version that served.
 pub(super) async fn delete(
     State(control): Shared,
+    actor: Actor,
     InPath(name): InPath<FunctionName>,
     uri: Uri,
 ) -> Result<Json<Data<FunctionInfo>>, ApiError> {
     Params::read(&uri, &[])?;
-    let shared = Arc::clone(&control);
-    let version = control
-        .run_to_completion(async move {
-            let version = {
-                let change = shared.routes.change().await;
-                let version = shared.store.delete_function(&name, Timestamp::now()).await?;
-                change.remove(&name, &shared.fleet);
-                for member in shared.fleet.members() {
-                    member.vm.forget(&name); // before the name can be deployed again
-                }
-                version
-            };
-            tracing::info!(function = %name, "Function deleted.");
-            Ok(version)
-        })
-        .await?;
+    let version = control.functions.delete(actor, name).await?;
     Ok(Json(data(control.info(version, &control.fleet.status()))))
 }
 
@@ -215,6 +173,7 @@ mod tests {
         ids::{DeploymentId, ProjectName, VersionNumber},
         vm::Keep,
     };
+    use jiff::Timestamp;
     use std::time::Duration;
 
     fn version(idle: Option<u64>) -> Version {

@@ -7,6 +7,7 @@ use super::{
     auth::{self, Peer},
     query::Params,
 };
+use crate::functions::actor::{Actor, KeyHolder};
 use crate::keys;
 use crate::keys::KeyCheckError;
 use crate::observe::audit::{Action, ChangeRequested, Entrance, KeyRefused};
@@ -85,7 +86,8 @@ async fn receive(
     let path = request.uri().path().to_owned();
     let (is_gzip, protocol) = form(request.headers()).map_err(IntoResponse::into_response)?;
     let body = request.into_body().into_data_stream().map_err(Into::into);
-    let push = Received { project, body, is_gzip, protocol };
+    let by = Actor::Git(KeyHolder { key: key.clone(), peer: peer.address });
+    let push = Received { by, project, body, is_gzip, protocol };
     let said = control.git.receive(push).await.map_err(refused);
     // The deployment that results from the push is reported on its own.
     let status = said.as_ref().map_or_else(Response::status, |_| StatusCode::OK);

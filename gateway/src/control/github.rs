@@ -3,9 +3,10 @@
 
 use super::{
     Shared,
-    error::{self, ApiError},
+    error::{self, ApiError, unprocessable},
     query::{InPath, Params, data},
 };
+use crate::source::github::{DeliveryError, PayloadError};
 use axum::{
     Json,
     extract::{Request, State},
@@ -27,4 +28,36 @@ pub(super) async fn github(
     let (head, body) = request.into_parts();
     let answer = control.hooks.receive(&project, &head.headers, body).await?;
     Ok((StatusCode::ACCEPTED, Json(data(answer))))
+}
+
+impl From<DeliveryError> for ApiError {
+    fn from(err: DeliveryError) -> Self {
+        use DeliveryError as E;
+        let text = err.to_string();
+        let unavailable = |code| Self::new(StatusCode::SERVICE_UNAVAILABLE, code, text.clone());
+        match &err {
+            E::NoHook(_) => Self::new(StatusCode::NOT_FOUND, "HOOK_NOT_FOUND", text)
+                .hint("the operator configures it as `gateway.github.<project>`"),
+            E::Unsigned => Self::new(StatusCode::UNAUTHORIZED, "SIGNATURE_REFUSED", text).hint(
+                "the webhook's secret on GitHub and the content of `secret_file` must be the same",
+            ),
+            E::Payload(PayloadError::TooLarge(_)) => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "BODY_TOO_LARGE", text)
+            }
+            E::Payload(PayloadError::TooSlow(_)) => {
+                Self::new(StatusCode::REQUEST_TIMEOUT, "BODY_TOO_SLOW", text)
+            }
+            E::Payload(PayloadError::Busy) => unavailable("TOO_MANY_HOOKS"),
+            E::Payload(PayloadError::Cut) | E::Malformed(_) => unprocessable("INVALID_BODY", text),
+            E::Header(_) => unprocessable("INVALID_HEADER", text),
+            E::NotJson => Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "NOT_JSON", text)
+                .hint("set the webhook's content type on GitHub to `application/json`"),
+            E::Replayed(_) => Self::new(StatusCode::CONFLICT, "DELIVERY_REPLAYED", text)
+                .hint("it is accepted again only if that deployment has failed"),
+            E::SecretUnusable | E::Stopping => unavailable("HOOK_NOT_READY"),
+            E::NoBuilder => unavailable("NO_BUILDER"),
+            E::Store(err) => error::of_store(err),
+            E::Panicked(_) => error::internal(&err),
+        }
+    }
 }

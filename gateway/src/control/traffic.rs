@@ -1,31 +1,24 @@
 //! Which versions of a function get its calls: show the shares, split the calls, promote a version.
+//! The changes are made in [`crate::functions`].
 
 use super::{
     Shared,
-    error::{ApiError, of_store, unprocessable},
+    error::{ApiError, of_store},
     query::{InPath, Params, data, json},
 };
 use crate::{
     control::Control,
+    functions::actor::Actor,
     routes::{Route, Sharing},
-    traffic::{config, ready::Started},
 };
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
     admin::{Data, FunctionInfo},
-    chain::Chain,
-    error::CallError,
-    function::Version,
-    ids::{FunctionName, VersionNumber},
-    traffic::{
-        PromoteRequest, SplitInfo, TrafficInfo, TrafficRequest, VersionTraffic,
-        slots::InvalidShares, text,
-    },
+    ids::FunctionName,
+    traffic::{PromoteRequest, SplitInfo, TrafficInfo, TrafficRequest, VersionTraffic},
 };
-use epsilon_store::{SplitRequest, StoreError};
+use epsilon_store::StoreError;
 use http::Uri;
-use jiff::Timestamp;
-use std::sync::Arc;
 
 const FIELDS: [&str; 6] =
     ["shares", "stable", "sticky", "abort_above_percent", "abort_window_ms", "abort_min_calls"];
@@ -43,24 +36,14 @@ pub(super) async fn show(
 /// `POST /v1/functions/{name}/traffic`: versions that get no calls yet are started before they do.
 pub(super) async fn split(
     State(control): Shared,
+    actor: Actor,
     InPath(name): InPath<FunctionName>,
     uri: Uri,
     body: Body,
 ) -> Result<Json<Data<TrafficInfo>>, ApiError> {
     Params::read(&uri, &[])?;
     let request: TrafficRequest = json(body, &FIELDS).await?;
-    let wanted = control.wanted(request)?;
-    let seen = control.store.active(&name).await?.number;
-    let shared = Arc::clone(&control);
-    let function = name.clone();
-    control
-        .run_to_completion(async move {
-            let mut started = Started::new(&shared.routes, &shared.fleet);
-            let done = shared.split(&function, seen, &wanted, &mut started).await;
-            started.settle().await;
-            done
-        })
-        .await?;
+    control.functions.split(actor, name.clone(), request).await?;
     Ok(Json(data(control.traffic_info(&name)?)))
 }
 
@@ -68,96 +51,18 @@ pub(super) async fn split(
 /// version where they began.
 pub(super) async fn promote(
     State(control): Shared,
+    actor: Actor,
     InPath(name): InPath<FunctionName>,
     uri: Uri,
     body: Body,
 ) -> Result<Json<Data<FunctionInfo>>, ApiError> {
     Params::read(&uri, &[])?;
-    let request: PromoteRequest = json(body, &["version"]).await?;
-    let seen = control.store.active(&name).await?.number;
-    let shared = Arc::clone(&control);
-    let function = name.clone();
-    let version = control
-        .run_to_completion(async move {
-            let mut started = Started::new(&shared.routes, &shared.fleet);
-            let done = shared.promote(&function, seen, &request, &mut started).await;
-            started.settle().await;
-            done
-        })
-        .await?;
+    let PromoteRequest { version } = json(body, &["version"]).await?;
+    let version = control.functions.promote(actor, name, version).await?;
     Ok(Json(data(control.info(version, &control.fleet.status()))))
 }
 
 impl Control {
-    /// The requested split, completed with the operator's defaults.
-    fn wanted(&self, request: TrafficRequest) -> Result<SplitRequest, ApiError> {
-        let mut abort = self.traffic.abort;
-        abort.above = request.abort_above_percent.unwrap_or(abort.above);
-        abort.window_ms = request.abort_window_ms.unwrap_or(abort.window_ms);
-        abort.min_calls = request.abort_min_calls.unwrap_or(abort.min_calls);
-        if !config::is_sound(&abort) {
-            let message = format!("the window of an abort {}", config::RULE);
-            return Err(unprocessable("INVALID_BODY", message));
-        }
-        let shares = InvalidShares::check(&request.shares).map_err(StoreError::from)?;
-        Ok(SplitRequest { shares, stable: request.stable, sticky: request.sticky, abort })
-    }
-
-    async fn split(
-        &self,
-        name: &FunctionName,
-        seen: VersionNumber,
-        wanted: &SplitRequest,
-        started: &mut Started<'_>,
-    ) -> Result<(), ApiError> {
-        for share in &wanted.shares {
-            let version = self.store.version(name, share.version).await?;
-            self.ready(started, version).await?;
-        }
-        let change = self.routes.change().await;
-        let (version, traffic) = self.store.split(name, seen, wanted, Timestamp::now()).await?;
-        let stable = version.number;
-        change.share(version, traffic, &self.fleet);
-        let shares = text(&wanted.shares);
-        tracing::info!(function = %name, %stable, shares, "Function's calls are split among versions.");
-        Ok(())
-    }
-
-    async fn promote(
-        &self,
-        name: &FunctionName,
-        seen: VersionNumber,
-        request: &PromoteRequest,
-        started: &mut Started<'_>,
-    ) -> Result<Version, ApiError> {
-        if let Some(number) = request.version {
-            let version = self.store.version(name, number).await?;
-            self.ready(started, version).await?;
-        }
-        let change = self.routes.change().await;
-        let version = self.store.promote(name, seen, request.version).await?;
-        change.share(version.clone(), None, &self.fleet);
-        tracing::info!(function = %name, version = %version.number, "Version promoted; it gets all calls of its function.");
-        Ok(version)
-    }
-
-    async fn ready(&self, started: &mut Started<'_>, version: Version) -> Result<(), ApiError> {
-        let number = version.number;
-        let ready = started.ensure(version, self.deploys.fetch_limit).await;
-        ready.map_err(|err| {
-            let reason = match &err {
-                CallError::InitFailed { detail, .. } if !detail.is_empty() => {
-                    format!("{err}: {detail}")
-                }
-                other => Chain(other).to_string(),
-            };
-            let verdict = err.verdict();
-            let message = format!("version {number} is not ready: {reason}");
-            ApiError::new(verdict.status, verdict.code, message)
-                .hint("nothing was changed; the previous version still serves")
-        })
-    }
-
     fn traffic_info(&self, name: &FunctionName) -> Result<TrafficInfo, ApiError> {
         let table = self.routes.table();
         let route = table.named(name.as_str());

@@ -6,7 +6,7 @@ use super::progress::Progress;
 use crate::fleet::{Fleet, Member};
 use epsilon_api::{
     chain::Chain,
-    error::{CallError, Fault},
+    error::{Fault, VmError},
     function::{ImageRef, Version},
     ids::FunctionName,
 };
@@ -22,13 +22,13 @@ const HOLDERS: usize = 2;
 pub(super) enum NotReady {
     /// The code failed to start, or no VM is left.
     #[error("a new version did not start")]
-    Start(#[source] CallError),
+    Start(#[source] VmError),
     /// The image is stored where no VM can pull it.
     #[error("no VM can pull the image of `{function}`")]
     ImageUnreachable {
         function: FunctionName,
         #[source]
-        cause: CallError,
+        cause: VmError,
     },
 }
 
@@ -101,16 +101,16 @@ impl Starter<'_> {
         })
     }
 
-    async fn fetch(self, member: &Member, version: &Arc<Version>) -> Result<(), CallError> {
+    async fn fetch(self, member: &Member, version: &Arc<Version>) -> Result<(), VmError> {
         let fetched = timeout(self.pull_timeout, member.vm.fetch(Arc::clone(version))).await;
         fetched.unwrap_or_else(|_| {
             let pull_timeout = humantime::format_duration(self.pull_timeout);
             let cause = format!("the pull took longer than {pull_timeout}").into();
-            Err(CallError::NoCapacity { function: version.function.clone(), cause })
+            Err(VmError::NoCapacity { function: version.function.clone(), cause })
         })
     }
 
-    fn report_skipped(self, member: &Member, version: &Version, what: &str, err: &CallError) {
+    fn report_skipped(self, member: &Member, version: &Version, what: &str, err: &VmError) {
         let vm = &member.id;
         let function = &version.function;
         let version = version.id();
@@ -120,9 +120,9 @@ impl Starter<'_> {
     }
 }
 
-fn every_vm_drains(version: &Version) -> CallError {
+fn every_vm_drains(version: &Version) -> VmError {
     let cause = "no VM takes calls".into();
-    CallError::NoCapacity { function: version.function.clone(), cause }
+    VmError::NoCapacity { function: version.function.clone(), cause }
 }
 
 /// Whether every machine can pull it. An image outside a registry is stored in the engine of its

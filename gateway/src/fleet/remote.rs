@@ -20,7 +20,7 @@ use super::link::{Identity, Link, lines, parsed};
 use super::view::VersionKey;
 use arc_swap::ArcSwap;
 use epsilon_api::{
-    error::CallError,
+    error::VmError,
     fleet::{Join, Refusal},
     function::{ImageRef, Version},
     headers::REFUSAL,
@@ -157,7 +157,7 @@ impl Remote {
     }
 
     /// Has the agent prepare a version, which takes up to the time of a start.
-    async fn prepare(&self, path: &'static str, version: Arc<Version>) -> Result<(), CallError> {
+    async fn prepare(&self, path: &'static str, version: Arc<Version>) -> Result<(), VmError> {
         let function = || version.function.clone();
         let key = VersionKey::of_version(&version);
         self.orders.keep(&version.id()).await;
@@ -178,7 +178,7 @@ impl Remote {
     }
 
     /// Reads why the agent refused a request.
-    async fn refusal(&self, response: Response<link::PooledBody>, version: &Version) -> CallError {
+    async fn refusal(&self, response: Response<link::PooledBody>, version: &Version) -> VmError {
         let function = version.function.clone();
         if !response.headers().contains_key(REFUSAL) {
             return LinkError::Protocol(response.status().to_string()).after(function);
@@ -200,19 +200,19 @@ impl Remote {
 }
 
 impl Vm for Remote {
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, VmError>> {
         self.send(call).boxed()
     }
 
-    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         self.prepare("/v1/ready", version).boxed()
     }
 
-    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         self.prepare("/v1/fetch", version).boxed()
     }
 
-    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
+    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, VmError>> {
         let work = async move {
             let response = self.link.ask(Method::POST, REMOVE_IMAGE, json(&image)?).await?;
             let status = response.status();
@@ -226,7 +226,7 @@ impl Vm for Remote {
         let removal = timeout(limit, work);
         removal
             .map(move |done| done.unwrap_or(Err(LinkError::TimedOut(limit))))
-            .map_err(|link_error| CallError::Internal(Box::new(link_error)))
+            .map_err(|link_error| VmError::Internal(Box::new(link_error)))
             .boxed()
     }
 

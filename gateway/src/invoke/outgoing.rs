@@ -3,7 +3,7 @@
 use crate::invoke::replay::Lender;
 use epsilon_api::body::BodyProgress;
 use epsilon_api::body::CallBody;
-use epsilon_api::error::CallError;
+use epsilon_api::error::VmError;
 use epsilon_api::function::Version;
 use epsilon_api::ids::RequestId;
 use epsilon_api::vm::Call;
@@ -99,8 +99,8 @@ impl Outgoing {
 
 /// The gateway's error for a VM's error: if a relay broke because of the request's own body, the
 /// function is not at fault.
-pub(crate) fn map_error(err: CallError) -> CallError {
-    CallError::from_body_error(&err).unwrap_or(err)
+pub(crate) fn map_error(err: VmError) -> VmError {
+    VmError::from_body_error(&err).unwrap_or(err)
 }
 
 #[cfg(test)]
@@ -144,11 +144,11 @@ mod tests {
         #[derive(Debug, thiserror::Error)]
         #[error("user body")]
         struct Wrapped(#[source] BodyTooLarge);
-        let err = CallError::FunctionCrashed {
+        let err = VmError::FunctionCrashed {
             function: testing::version("pay", 1).function,
             cause: Box::new(Wrapped(BodyTooLarge { limit: Bytes(7) })),
         };
-        assert!(matches!(map_error(err), CallError::BodyTooLarge { limit: Bytes(7) }));
-        assert!(matches!(map_error(CallError::CallerGone), CallError::CallerGone));
+        assert!(matches!(map_error(err), VmError::BodyTooLarge { limit: Bytes(7) }));
+        assert!(matches!(map_error(VmError::CallerGone), VmError::CallerGone));
     }
 }

@@ -15,7 +15,7 @@ use crate::observe::placement::PlacementMetrics;
 use crate::placement::bounded_load::{Balance, Totals};
 use crate::placement::choice::{Candidate, Choice, Locality, Penalty, Prewarm};
 use crate::routes::Route;
-use epsilon_api::{error::CallError, function::Isolation, vm::VmState};
+use epsilon_api::{error::VmError, function::Isolation, vm::VmState};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -109,7 +109,7 @@ fn look(
 }
 
 /// Records the result of an attempt in the VM's health, breakers and load, for the next calls.
-pub(crate) fn record_outcome(member: &Member, route: &Route, err: Option<&CallError>) {
+pub(crate) fn record_outcome(member: &Member, route: &Route, err: Option<&VmError>) {
     let now = Instant::now();
     match err.map(Failure::of) {
         None | Some(Failure::Own) => {
@@ -122,7 +122,7 @@ pub(crate) fn record_outcome(member: &Member, route: &Route, err: Option<&CallEr
             // If the VM's own report shows no memory, it is full; otherwise something is wrong with
             // this function there.
             let is_full = member.view().memory_free() < route.version.spec.memory;
-            if matches!(err, Some(CallError::NoCapacity { .. })) && !is_full {
+            if matches!(err, Some(VmError::NoCapacity { .. })) && !is_full {
                 failed(member, route, now);
             }
         }

@@ -19,7 +19,7 @@ use crate::fleet::link::error::LinkError;
 use crate::routes::Route;
 use budget::Budget;
 use epsilon_api::{
-    error::{CallError, Fault},
+    error::{Fault, VmError},
     vm::Answer,
 };
 use http::Method;
@@ -46,33 +46,23 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Classifies an error for the retry rules.
-    pub(crate) fn of(err: &CallError) -> Self {
+    pub(crate) fn of(err: &VmError) -> Self {
         match err {
-            CallError::NoCapacity { .. } if LinkError::of(err).is_some() => Self::Unsent,
-            CallError::NoCapacity { .. } | CallError::ConcurrencyLimit { .. } => Self::Refused,
-            CallError::VmLost { .. } => Self::VmLost,
+            VmError::NoCapacity { .. } if LinkError::of(err).is_some() => Self::Unsent,
+            VmError::NoCapacity { .. } | VmError::ConcurrencyLimit { .. } => Self::Refused,
+            VmError::Lost { .. } => Self::VmLost,
             // If the request's own body broke off or was too large, the instance did not crash.
-            CallError::FunctionCrashed { .. } if CallError::from_body_error(err).is_some() => {
-                Self::Own
-            }
-            CallError::FunctionCrashed { .. } => Self::Crashed,
-            CallError::Internal(_)
-            | CallError::BadRequest(_)
-            | CallError::FunctionNotFound(_)
-            | CallError::VersionNotFound { .. }
-            | CallError::VersionGuarded { .. }
-            | CallError::BodyTooLarge { .. }
-            | CallError::BodyTooSlow
-            | CallError::HeadTooLarge
-            | CallError::TargetTooLong
-            | CallError::HeadTooSlow
-            | CallError::TlsRequired
-            | CallError::GatewayFull
-            | CallError::FunctionError { .. }
-            | CallError::AnswerUnreadable { .. }
-            | CallError::InitFailed { .. }
-            | CallError::FunctionTimeout { .. }
-            | CallError::CallerGone => match err.verdict().fault {
+            VmError::FunctionCrashed { .. } if VmError::from_body_error(err).is_some() => Self::Own,
+            VmError::FunctionCrashed { .. } => Self::Crashed,
+            VmError::Internal(_)
+            | VmError::BodyMalformed
+            | VmError::BodyTooLarge { .. }
+            | VmError::BodyTooSlow
+            | VmError::FunctionError { .. }
+            | VmError::AnswerUnreadable { .. }
+            | VmError::InitFailed { .. }
+            | VmError::FunctionTimeout { .. }
+            | VmError::CallerGone => match err.verdict().fault {
                 Fault::Platform => Self::Platform,
                 Fault::Caller | Fault::Function => Self::Own,
             },
@@ -136,12 +126,12 @@ impl Attempts {
     pub(crate) async fn in_time(
         &self,
         route: &Route,
-        attempt: impl Future<Output = Result<Answer, CallError>>,
-    ) -> Result<Answer, CallError> {
+        attempt: impl Future<Output = Result<Answer, VmError>>,
+    ) -> Result<Answer, VmError> {
         let Some(until) = self.until else { return attempt.await };
         timeout_at(until, attempt).await.unwrap_or_else(|_| {
             let function = route.version.function.clone();
-            Err(CallError::FunctionTimeout { function, timeout: self.timeout })
+            Err(VmError::FunctionTimeout { function, timeout: self.timeout })
         })
     }
 
@@ -149,7 +139,7 @@ impl Attempts {
     /// attempt is allowed.
     pub(crate) fn again(
         &mut self,
-        err: &CallError,
+        err: &VmError,
         whole: bool,
         left: bool,
         budget: &Budget,
@@ -188,29 +178,26 @@ mod tests {
         let limit = Bytes(7);
         let refused = || LinkError::opening(io::ErrorKind::ConnectionRefused.into());
         let broke = || LinkError::Disconnected("reset".into());
-        let crashed = |cause| CallError::FunctionCrashed { function: function(), cause };
+        let crashed = |cause| VmError::FunctionCrashed { function: function(), cause };
         for (err, want) in [
-            (
-                CallError::NoCapacity { function: function(), cause: "full".into() },
-                Failure::Refused,
-            ),
-            (CallError::ConcurrencyLimit { function: function(), limit: 1 }, Failure::Refused),
+            (VmError::NoCapacity { function: function(), cause: "full".into() }, Failure::Refused),
+            (VmError::ConcurrencyLimit { function: function(), limit: 1 }, Failure::Refused),
             (refused().before(function()), Failure::Unsent),
             (broke().after(function()), Failure::VmLost),
             (refused().after(function()), Failure::VmLost),
             (crashed("exit 1".into()), Failure::Crashed),
             (crashed(Box::new(BodyTooLarge { limit })), Failure::Own),
-            (CallError::Internal("bug".into()), Failure::Platform),
-            (CallError::FunctionError { function: function() }, Failure::Own),
-            (CallError::InitFailed { function: function(), detail: "boom".into() }, Failure::Own),
+            (VmError::Internal("bug".into()), Failure::Platform),
+            (VmError::FunctionError { function: function() }, Failure::Own),
+            (VmError::InitFailed { function: function(), detail: "boom".into() }, Failure::Own),
             (
-                CallError::FunctionTimeout { function: function(), timeout: Duration::ZERO },
+                VmError::FunctionTimeout { function: function(), timeout: Duration::ZERO },
                 Failure::Own,
             ),
-            (CallError::BodyTooLarge { limit }, Failure::Own),
-            (CallError::BodyTooSlow, Failure::Own),
-            (CallError::BadRequest("no"), Failure::Own),
-            (CallError::CallerGone, Failure::Own),
+            (VmError::BodyTooLarge { limit }, Failure::Own),
+            (VmError::BodyTooSlow, Failure::Own),
+            (VmError::BodyMalformed, Failure::Own),
+            (VmError::CallerGone, Failure::Own),
         ] {
             assert_eq!(Failure::of(&err), want, "{err:?}");
         }

@@ -5,7 +5,7 @@ use super::metrics::Metrics;
 use crate::routes::Route;
 use epsilon_api::{
     chain::Chain,
-    error::{CallError, Fault},
+    error::{CallError, Fault, VmError},
     ids::{FunctionName, RequestId},
 };
 use epsilon_bootstrap::log::repeats::Repeats;
@@ -96,7 +96,7 @@ impl CallFailed<'_> {
             (Fault::Caller, _) => None,
             // Never suppressed: the answer says to quote the request id, so each must be found
             // in the log.
-            (Fault::Platform, CallError::Internal(_)) => Some(0),
+            (Fault::Platform, CallError::Vm(VmError::Internal(_))) => Some(0),
             (Fault::Platform | Fault::Function, _) => {
                 self.repeats(metrics).admit(code, Instant::now())
             }
@@ -107,10 +107,10 @@ impl CallFailed<'_> {
         };
         let repeated = (repeated > 0).then_some(repeated);
         match (verdict.fault, self.error) {
-            (_, CallError::Internal(_)) => {
+            (_, CallError::Vm(VmError::Internal(_))) => {
                 tracing::error!(%request_id, code, %error, repeated, "Call failed.");
             }
-            (_, CallError::InitFailed { detail, .. }) => {
+            (_, CallError::Vm(VmError::InitFailed { detail, .. })) => {
                 tracing::info!(%request_id, code, %error, detail, repeated, "Call failed.");
             }
             (Fault::Platform, _) => {
@@ -131,7 +131,7 @@ impl CallFailed<'_> {
 #[derive(Debug)]
 pub(crate) struct WarmUpFailed<'a> {
     pub(crate) function: &'a FunctionName,
-    pub(crate) error: &'a CallError,
+    pub(crate) error: &'a VmError,
 }
 
 impl WarmUpFailed<'_> {
@@ -200,8 +200,8 @@ mod tests {
         let lines = lines(|metrics| {
             failed(metrics, &CallError::GatewayFull);
             let function = FunctionName::parse("pay").unwrap();
-            failed(metrics, &CallError::FunctionError { function });
-            failed(metrics, &CallError::CallerGone);
+            failed(metrics, &VmError::FunctionError { function }.into());
+            failed(metrics, &VmError::CallerGone.into());
         });
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].contains("WARN") && lines[1].contains("INFO"), "{lines:?}");
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn every_internal_error_is_logged() {
-        let lines = lines(|metrics| failed(metrics, &CallError::Internal("broken".into())));
+        let lines = lines(|metrics| failed(metrics, &VmError::Internal("broken".into()).into()));
         assert_eq!(lines.len(), 276);
     }
 }

@@ -3,7 +3,11 @@
 
 use super::placement::PlacementMetrics;
 use crate::traffic::metrics::TrafficMetrics;
-use epsilon_api::{admin::DeploymentState, error::CallError, ids::FunctionName};
+use epsilon_api::{
+    admin::DeploymentState,
+    error::{CALLER_GONE, CallError},
+    ids::FunctionName,
+};
 use epsilon_bootstrap::log::repeats::Repeats;
 use parking_lot::{Mutex, RwLock};
 use prometheus::{
@@ -186,9 +190,10 @@ impl FunctionMetrics {
 
 /// Statuses that have a series of their own: those that frameworks and proxies use and people alert
 /// on. A function may answer any number up to 999, and each would be another series.
+#[rustfmt::skip] // one number a line otherwise
 const EACH: [u16; 36] = [
     101, 200, 201, 202, 203, 204, 205, 206, 300, 301, 302, 303, 304, 307, 308, 400, 401, 402, 403,
-    404, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, 499, 500, 501, 502, 503, 504,
+    404, 405, 406, 408, 409, 410, 412, 413, 415, 422, 429, CALLER_GONE, 500, 501, 502, 503, 504,
 ];
 
 /// The status itself, or the first digit of its class.

@@ -3,10 +3,9 @@
 
 use crate::{
     fleet::{Fleet, view::VersionKey},
-    observe::events::WarmUpFailed,
+    functions::ready::ensure_min_instances,
     routes::{Route, Routes},
 };
-use epsilon_api::function::Version;
 use futures_util::{StreamExt, stream};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -31,8 +30,9 @@ pub(crate) async fn maintain(routes: Arc<Routes>, fleet: Arc<Fleet>) {
             .into_iter()
             .filter(|route| failing.get(&route.key).is_none_or(|(again_at, _)| now >= *again_at))
             .collect();
-        let starts = stream::iter(missing)
-            .map(async |route| (route.key, ensure_ready(&routes, &fleet, &route.version).await));
+        let starts = stream::iter(missing).map(async |route| {
+            (route.key, ensure_min_instances(&routes, &fleet, &route.version).await)
+        });
         let done: Vec<_> = starts.buffer_unordered(AT_ONCE).collect().await;
         for (key, is_ready) in done {
             if is_ready {
@@ -59,18 +59,4 @@ fn missing(routes: &Routes, fleet: &Fleet) -> Vec<Arc<Route>> {
         order.first().is_some_and(|home| home.view().warm(route.key).instances < wanted)
     };
     wants.filter(is_missing).cloned().collect()
-}
-
-/// Has the first VM keep the function's `minInstances`; returns whether it does. A failure is
-/// logged, and the first call starts the instance. A version that no longer serves when its
-/// instances are ready is retired again.
-pub(crate) async fn ensure_ready(routes: &Routes, fleet: &Fleet, version: &Arc<Version>) -> bool {
-    let order = fleet.snapshot().order(&version.function);
-    let Some(home) = order.first() else { return false };
-    let done = home.vm.ensure_ready(Arc::clone(version)).await;
-    if let Err(error) = &done {
-        WarmUpFailed { function: &version.function, error }.emit();
-    }
-    routes.change().await.retire_unless_active(version, fleet);
-    done.is_ok()
 }

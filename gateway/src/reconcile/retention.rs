@@ -9,9 +9,17 @@
 //! that is being removed. VMs know which images they use; builders know where they stored them.
 //! Nothing here is on the path of a call or of a deployment.
 
-use crate::{deploy::builders::Builders, fleet::Fleet};
+use crate::{
+    deploy::builders::Builders,
+    fleet::Fleet,
+    functions::{
+        Functions,
+        actor::{Actor, Rule},
+        error::ChangeError,
+    },
+};
 use epsilon_api::{chain::Chain, function::ImageRef, ids::GatewayId, vm::ImageRemoval};
-use epsilon_store::{Change, Outcome, Store, StoreError};
+use epsilon_store::{Change, Outcome, Store};
 use futures_util::{StreamExt, future::join_all, stream::BoxStream};
 use jiff::{SignedDuration, Timestamp};
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
@@ -43,6 +51,7 @@ pub(crate) struct Keep {
 #[derive(Debug)]
 pub(crate) struct Retention {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) functions: Arc<Functions>,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) builders: Arc<Builders>,
     pub(crate) me: GatewayId,
@@ -74,14 +83,11 @@ impl Retention {
         }
     }
 
-    async fn round(&self) -> Result<(), StoreError> {
+    async fn round(&self) -> Result<(), ChangeError> {
         if !self.store.lead(&self.me, ROLE, LEASE, Timestamp::now()).await? {
             return Ok(());
         }
-        let removed = self.store.prune(self.keep.versions.get(), Timestamp::now()).await?;
-        for version in &removed {
-            tracing::info!(%version, keep = self.keep.versions, "Version removed, because the function has enough newer ones.");
-        }
+        self.functions.prune(&Actor::Gateway(Rule::Retention), self.keep.versions).await?;
         let grace = SignedDuration::try_from(self.keep.grace).unwrap_or(SignedDuration::MAX);
         let before = Timestamp::now().checked_sub(grace).unwrap_or(Timestamp::MIN);
         for _ in 0..TIMES {

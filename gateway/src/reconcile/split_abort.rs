@@ -2,14 +2,17 @@
 //! version as soon as the error window says so; this task records the end in the store, so that all
 //! gateways follow, and logs the reason.
 
+use crate::functions::Functions;
+use crate::functions::actor::{Actor, Rule};
+use crate::functions::error::ChangeError;
+use crate::routes::Routes;
 use crate::routes::split::Split;
-use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes};
 use epsilon_api::chain::Chain;
-use epsilon_store::{Store, StoreError};
+use epsilon_store::StoreError;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{sleep, timeout};
 
-/// Longest wait for the store; no call waits for it.
+/// Longest wait for other changes and the store; no call waits for them.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause while the store is unavailable.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -18,14 +21,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Aborts {
     pub(crate) routes: Arc<Routes>,
-    pub(crate) fleet: Arc<Fleet>,
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) functions: Arc<Functions>,
 }
 
 impl Aborts {
-    /// Runs until it is dropped. Input: notifications of error windows. Output: the store, the
-    /// routing table, the log.
+    /// Runs until it is dropped. Input: notifications of error windows. Output: splits that
+    /// ended.
     pub(crate) async fn run(self) {
         loop {
             // A breach during this loop sets the notification again.
@@ -46,26 +47,11 @@ impl Aborts {
     }
 
     async fn end(&self, split: &Split) -> Result<(), ()> {
-        let terms = &split.terms;
-        let Some(why) = split.breach() else { return Ok(()) };
-        let change = self.routes.change().await;
-        let answer = self.store.abort_split(&terms.function, terms.since, why);
-        let answer = timeout(QUERY_TIMEOUT, answer).await;
-        let function = &terms.function;
-        let stable = terms.stable;
-        match answer {
-            Ok(Ok(is_ours)) => {
-                // If another gateway ended the split first, the store has its record, which `sync`
-                // will read.
-                change.abort(terms, is_ours.then_some(why), &self.fleet);
-                if is_ours {
-                    self.metrics.traffic.aborted.inc();
-                    let reason = why.to_string();
-                    tracing::warn!(%function, %stable, reason, "Split ended because a version failed too often; all calls go to the stable version.");
-                }
-                Ok(())
-            }
-            Ok(Err(StoreError::Unavailable(_))) | Err(_) => {
+        let function = &split.terms.function;
+        let ended = self.functions.abort(&Actor::Gateway(Rule::ErrorRate), split);
+        match timeout(QUERY_TIMEOUT, ended).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(ChangeError::Store(StoreError::Unavailable(_)))) | Err(_) => {
                 tracing::debug!(%function, "Store is unavailable; ending a split will be retried.");
                 Err(())
             }

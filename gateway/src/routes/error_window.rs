@@ -3,6 +3,7 @@
 
 use crate::traffic::metrics::VersionMetrics;
 use epsilon_api::{
+    error::CALLER_GONE,
     ids::VersionNumber,
     traffic::{AbortRule, Aborted},
 };
@@ -19,8 +20,6 @@ use tokio::{sync::Notify, time::Instant};
 
 /// Buckets of a window; calls leave the window one bucket at a time.
 const BUCKETS: usize = 10;
-/// A caller that hung up says nothing about the version.
-const CALLER_GONE: u16 = 499;
 
 /// A sliding window of counts. Pure: the caller passes the time in.
 #[derive(Debug)]
@@ -126,6 +125,7 @@ impl ErrorWindow {
     /// Counts a call that ended with this status.
     pub(crate) fn ended(&self, status: u16) {
         if status == CALLER_GONE {
+            // A caller that hung up says nothing about the version.
             return;
         }
         let failed = status >= 500;
@@ -203,7 +203,7 @@ mod tests {
         let abort_switch = AbortSwitch::default();
         let abort_switch = AbortSwitch { notify: Arc::clone(&notify), ..abort_switch };
         let error_window = error_window(Some(abort_switch.clone()));
-        for status in [200, 404, 200, 429, 302, 200, 200, 500, 499] {
+        for status in [200, 404, 200, 429, 302, 200, 200, 500, CALLER_GONE] {
             error_window.ended(status);
         }
         assert!(!abort_switch.is_tripped(), "one of eight; errors of callers do not count");

@@ -5,7 +5,7 @@
 use crate::routes::Route;
 use epsilon_api::{
     chain::Chain,
-    error::CallError,
+    error::{CallError, VmError},
     ids::{FunctionName, VersionNumber},
 };
 use epsilon_store::{Page, Store, StoreError};
@@ -144,5 +144,5 @@ impl VersionCache {
 /// Nothing was executed, and a later attempt may succeed.
 fn store_unavailable(function: &FunctionName, why: epsilon_api::error::Cause) -> CallError {
     tracing::debug!(%function, why, "Versions could not be read from the store; the call is refused.");
-    CallError::NoCapacity { function: function.clone(), cause: why }
+    VmError::NoCapacity { function: function.clone(), cause: why }.into()
 }

@@ -17,6 +17,7 @@
 //! | `fetch` | fetches the commit |
 //! | `allowed_hosts` | which hosts may be connected to (SSRF guard) |
 //! | `status` | commit statuses on GitHub |
+//! | `error` | why a delivery is refused |
 //!
 //! GitHub waits ten seconds for an answer, so everything slow is done in the background. An
 //! accepted delivery is written to the store before it is answered: all gateways know it, also
@@ -35,13 +36,16 @@ mod queue;
 mod signature;
 mod status;
 
+pub(crate) use error::DeliveryError;
+pub(crate) use payload::PayloadError;
+
 #[cfg(test)]
 #[path = "../../tests/support/fake_github.rs"]
 mod fake_github;
 
 use super::git::command::Git;
-use crate::control::error::ApiError;
 use crate::deploy::Deploys;
+use crate::functions::actor::Actor;
 use axum::body::Body;
 use config::{Config, Limits};
 use epsilon_api::{
@@ -51,7 +55,6 @@ use epsilon_api::{
     units::Bytes,
 };
 use epsilon_store::{Delivery, Store};
-use error::Rejection;
 use event::{Event, Push};
 use futures_util::FutureExt;
 use http::{HeaderMap, header::CONTENT_TYPE};
@@ -175,11 +178,9 @@ impl Hooks {
         project: &ProjectName,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<HookAnswer, ApiError> {
-        let (outcome, answer) = match self.take(project, headers, body).await {
-            Ok(answer) => (Outcome::of(&answer), Ok(answer)),
-            Err(Rejection { outcome, error }) => (outcome, Err(error)),
-        };
+    ) -> Result<HookAnswer, DeliveryError> {
+        let answer = self.take(project, headers, body).await;
+        let outcome = answer.as_ref().map_or_else(DeliveryError::outcome, Outcome::of);
         self.metrics.delivered(outcome);
         let event = text(headers, EVENT).unwrap_or_default();
         let delivery = text(headers, DELIVERY).unwrap_or_default();
@@ -192,8 +193,7 @@ impl Hooks {
             // Anyone can send these in any number, so they are only counted, and logged at debug
             // level.
             Err(error) => {
-                let message = error.message();
-                tracing::debug!(%project, event, delivery, outcome, message, "Webhook delivery was refused.");
+                tracing::debug!(%project, event, delivery, outcome, message = %error, "Webhook delivery was refused.");
             }
         }
         answer
@@ -204,28 +204,26 @@ impl Hooks {
         project: &ProjectName,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<HookAnswer, Rejection> {
-        let hook = self.hooks.get(project).ok_or_else(|| error::no_hook(project))?;
-        let signature = Signature::of(headers).ok_or_else(error::unsigned)?;
+    ) -> Result<HookAnswer, DeliveryError> {
+        let hook = self.hooks.get(project).ok_or_else(|| DeliveryError::NoHook(project.clone()))?;
+        let signature = Signature::of(headers).ok_or(DeliveryError::Unsigned)?;
         let secret = hook.secret().await.map_err(|err| {
             tracing::error!(%project, error = %Chain(&err), "Webhook's secret cannot be used; the delivery is refused.");
-            let message = "the secret of this webhook cannot be used; the gateway's log has the cause";
-            error::unable("HOOK_NOT_READY", message)
+            DeliveryError::SecretUnusable
         })?;
-        let payload = self.payloads.read(body).await.map_err(error::payload)?;
+        let payload = self.payloads.read(body).await?;
         if !signature.is_of(&payload.bytes, &secret) {
-            return Err(error::unsigned());
+            return Err(DeliveryError::Unsigned);
         }
         // From here on, the sender is authenticated as GitHub.
-        let name = text(headers, EVENT).ok_or_else(|| error::header(EVENT))?;
+        let name = text(headers, EVENT).ok_or(DeliveryError::Header(EVENT))?;
         let delivery = text(headers, DELIVERY).filter(|id| is_id(id));
-        let delivery = delivery.ok_or_else(|| error::header(DELIVERY))?;
+        let delivery = delivery.ok_or(DeliveryError::Header(DELIVERY))?;
         if !is_json(headers) {
-            return Err(error::not_json());
+            return Err(DeliveryError::NotJson);
         }
         let now = Timestamp::now();
-        let event = event::read(name, &payload.bytes, hook, self.limits.remember, now);
-        match event.map_err(|err| error::malformed(&err))? {
+        match event::read(name, &payload.bytes, hook, self.limits.remember, now)? {
             Event::Ping => {
                 Ok(answer(HookResult::Pong, "pushes to this repository will be deployed".into()))
             }
@@ -239,10 +237,7 @@ impl Hooks {
                 let accepted = self
                     .background
                     .spawn(async move { hooks.accept(&hook, push, delivery, digest, now).await });
-                match accepted.await {
-                    Ok(accepted) => accepted,
-                    Err(err) => Err(error::internal(&err)),
-                }
+                accepted.await.map_err(DeliveryError::Panicked)?
             }
         }
     }
@@ -255,15 +250,15 @@ impl Hooks {
         delivery: String,
         digest: String,
         now: Timestamp,
-    ) -> Result<HookAnswer, Rejection> {
+    ) -> Result<HookAnswer, DeliveryError> {
         if self.close.is_cancelled() {
-            let message = "this gateway stops; redeliver in a moment";
-            return Err(error::unable("HOOK_NOT_READY", message));
+            return Err(DeliveryError::Stopping);
         }
         if self.deploys.builders.is_empty() {
-            return Err(error::unable("NO_BUILDER", "no builder has joined this gateway"));
+            return Err(DeliveryError::NoBuilder);
         }
         let id = DeploymentId::random();
+        let by = Actor::Webhook { project: hook.project.clone(), delivery: delivery.clone() };
         let source = format!("github {} {} {}", hook.repository, push.name(), push.short());
         let delivery = Delivery {
             project: hook.project.clone(),
@@ -275,12 +270,12 @@ impl Hooks {
         };
         let recorded =
             self.store.begin_delivery(&delivery, &self.deploys.gateway, self.limits.remember);
-        if let Some(earlier) = recorded.await.map_err(|err| error::by_store(&err))? {
-            return Err(error::replayed(&earlier));
+        if let Some(earlier) = recorded.await? {
+            return Err(DeliveryError::Replayed(earlier));
         }
         let what = format!("{} at {}", push.name(), push.short());
         let statuses = Statuses::of(hook, &id, self.limits, &self.metrics, &self.background);
-        let job = Job { id: id.clone(), hook: Arc::clone(hook), push, statuses };
+        let job = Job { by, id: id.clone(), hook: Arc::clone(hook), push, statuses };
         job.accepted();
         let message = match self.queues.enqueue(&hook.project, job) {
             Enqueued::Begin(job) => {

@@ -7,7 +7,7 @@ use crate::{
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError, CallBody},
-    error::CallError,
+    error::VmError,
     ids::FunctionName,
     units,
     vm::{Call, Held, Spent, StartPhases},
@@ -30,9 +30,9 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Answers with the request as the function received it.
-async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
+async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, VmError> {
     let (head, body) = call.request.into_parts();
-    let bytes = body.collect().await.map_err(|cause| CallError::FunctionCrashed {
+    let bytes = body.collect().await.map_err(|cause| VmError::FunctionCrashed {
         function: call.version.function.clone(),
         cause,
     })?;
@@ -91,38 +91,35 @@ async fn every_method_passes() {
 async fn an_error_is_never_a_200() {
     let world = World::with(&["pay"]).await;
     let cause = || "connect /var/lib/epsilon/vm/sockets: refused";
-    type Row = (fn() -> CallError, u16, &'static str);
+    type Row = (fn() -> VmError, u16, &'static str);
     let rows: [Row; 7] = [
-        (|| CallError::FunctionError { function: name("pay") }, 500, "FUNCTION_ERROR"),
+        (|| VmError::FunctionError { function: name("pay") }, 500, "FUNCTION_ERROR"),
         (
-            || CallError::FunctionCrashed { function: name("pay"), cause: "at /secret".into() },
+            || VmError::FunctionCrashed { function: name("pay"), cause: "at /secret".into() },
             502,
             "FUNCTION_CRASHED",
         ),
         (
-            || CallError::InitFailed { function: name("pay"), detail: "at /secret".into() },
+            || VmError::InitFailed { function: name("pay"), detail: "at /secret".into() },
             502,
             "FUNCTION_INIT_FAILED",
         ),
         (
-            || CallError::ConcurrencyLimit { function: name("pay"), limit: 2 },
+            || VmError::ConcurrencyLimit { function: name("pay"), limit: 2 },
             429,
             "CONCURRENCY_LIMIT",
         ),
         (
-            || CallError::NoCapacity { function: name("pay"), cause: "at /secret".into() },
+            || VmError::NoCapacity { function: name("pay"), cause: "at /secret".into() },
             503,
             "NO_CAPACITY",
         ),
         (
-            || CallError::FunctionTimeout {
-                function: name("pay"),
-                timeout: Duration::from_secs(1),
-            },
+            || VmError::FunctionTimeout { function: name("pay"), timeout: Duration::from_secs(1) },
             504,
             "FUNCTION_TIMEOUT",
         ),
-        (|| CallError::Internal("at /secret".into()), 500, "INTERNAL"),
+        (|| VmError::Internal("at /secret".into()), 500, "INTERNAL"),
     ];
     for (error, status, code) in rows {
         world.vm.script("pay", move |_| async move { Err(error()) });
@@ -357,7 +354,7 @@ async fn a_function_that_dies_mid_answer_breaks_the_answer() {
 }
 
 /// An instance that accepts an upgrade and echoes; the script connects to it as an agent does.
-async fn upgrade(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
+async fn upgrade(call: Call) -> Result<epsilon_api::vm::Answer, VmError> {
     let instance = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = instance.local_addr().unwrap();
     tokio::spawn(async move {
@@ -504,7 +501,7 @@ async fn a_thousand_calls_at_once_are_all_answered() {
     let world = Arc::new(World::with(&["busy"]).await);
     world.vm.script("busy", |call| async move {
         tokio::task::yield_now().await;
-        Err(CallError::ConcurrencyLimit { function: call.version.function.clone(), limit: 2 })
+        Err(VmError::ConcurrencyLimit { function: call.version.function.clone(), limit: 2 })
     });
     let calls = (0..1000).map(|_| {
         let world = Arc::clone(&world);

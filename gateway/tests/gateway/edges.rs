@@ -5,7 +5,7 @@ use crate::{
     world::{World, eventually, read_to_close, read_until},
 };
 use bytes::Bytes;
-use epsilon_api::{body, error::CallError, vm::Call};
+use epsilon_api::{body, error::VmError, vm::Call};
 use futures_util::stream;
 use http::{HeaderMap, Response};
 use http_body::Frame;
@@ -13,12 +13,12 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// Answers with the request line, header names and body that the function received, trailers last.
-async fn seen(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
+async fn seen(call: Call) -> Result<epsilon_api::vm::Answer, VmError> {
     let function = call.version.function.clone();
     let (head, body) = call.request.into_parts();
     let mut names: Vec<&str> = head.headers.keys().map(http::HeaderName::as_str).collect();
     names.sort_unstable();
-    let broke = |cause| CallError::FunctionCrashed { function, cause };
+    let broke = |cause| VmError::FunctionCrashed { function, cause };
     let body = body.collect().await.map_err(broke)?;
     let mut trailers: Vec<String> =
         body.trailers().into_iter().flat_map(HeaderMap::keys).map(ToString::to_string).collect();

@@ -9,7 +9,7 @@ use crate::{
 };
 use epsilon_api::{
     body,
-    error::CallError,
+    error::VmError,
     fleet::{Join, MemberKind, PROTOCOL},
     ids::VmId,
     units::{Bytes, MilliCores},
@@ -42,7 +42,7 @@ fn says_its_name(agent: &Agent, function: &str) {
 }
 
 /// Answers with the path and body of the request.
-async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
+async fn echo(call: Call) -> Result<epsilon_api::vm::Answer, VmError> {
     let headers = format!("{:?}", call.request.headers());
     assert!(!headers.contains("x-epsilon-"), "{headers}");
     let path = call.request.uri().to_string();
@@ -414,7 +414,7 @@ async fn a_connection_with_refused_upload_is_not_reused() {
     agent.vm.script("pay", move |call| {
         tokio::spawn(call.request.into_body().collect());
         let function = fake::version("pay", 1).function;
-        async { Err(CallError::ConcurrencyLimit { function, limit: 1 }) }
+        async { Err(VmError::ConcurrencyLimit { function, limit: 1 }) }
     });
     assert_eq!(world.get("/pay").await.status, 429);
     let before = agent.connections();
@@ -707,18 +707,18 @@ async fn errors_keep_their_meaning_over_the_wire() {
     let world = World::fleet(&["pay"]).await;
     let agent = Agent::join("vm-a", &world).await;
     let function = || fake::version("pay", 1).function;
-    type Make = fn(epsilon_api::ids::FunctionName) -> CallError;
+    type Make = fn(epsilon_api::ids::FunctionName) -> VmError;
     let rows: [(Make, u16, &str); 5] = [
-        (|function| CallError::FunctionError { function }, 500, "FUNCTION_ERROR"),
-        (|function| CallError::ConcurrencyLimit { function, limit: 3 }, 429, "CONCURRENCY_LIMIT"),
-        (|function| CallError::NoCapacity { function, cause: "full".into() }, 503, "NO_CAPACITY"),
+        (|function| VmError::FunctionError { function }, 500, "FUNCTION_ERROR"),
+        (|function| VmError::ConcurrencyLimit { function, limit: 3 }, 429, "CONCURRENCY_LIMIT"),
+        (|function| VmError::NoCapacity { function, cause: "full".into() }, 503, "NO_CAPACITY"),
         (
-            |function| CallError::InitFailed { function, detail: "boom".into() },
+            |function| VmError::InitFailed { function, detail: "boom".into() },
             502,
             "FUNCTION_INIT_FAILED",
         ),
         (
-            |function| CallError::FunctionTimeout { function, timeout: Duration::from_secs(60) },
+            |function| VmError::FunctionTimeout { function, timeout: Duration::from_secs(60) },
             504,
             "FUNCTION_TIMEOUT",
         ),

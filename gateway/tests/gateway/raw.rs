@@ -4,7 +4,7 @@ use crate::{
     fake::{self, ok},
     world::{World, eventually, read_until},
 };
-use epsilon_api::{body, error::CallError, units, vm::Call};
+use epsilon_api::{body, error::VmError, units, vm::Call};
 use epsilon_gateway::config::Settings;
 use http::Response;
 use http_body_util::BodyExt;
@@ -19,14 +19,14 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// Answers with the header names and the body that the function received, or with the error of the
 /// body.
-async fn seen(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
+async fn seen(call: Call) -> Result<epsilon_api::vm::Answer, VmError> {
     let function = call.version.function.clone();
     let (head, body) = call.request.into_parts();
     let mut names: Vec<String> =
         head.headers.iter().map(|(k, v)| format!("{k}={}", v.to_str().unwrap())).collect();
     names.sort();
     let body =
-        body.collect().await.map_err(|cause| CallError::FunctionCrashed { function, cause })?;
+        body.collect().await.map_err(|cause| VmError::FunctionCrashed { function, cause })?;
     let body = String::from_utf8(body.to_bytes().to_vec()).unwrap();
     let text = format!("{} {} | {} | {body}\n", head.method, head.uri, names.join(" "));
     Ok(fake::answer(Response::new(body::full(text))))

@@ -8,7 +8,7 @@ use crate::{
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError},
-    error::CallError,
+    error::VmError,
     units,
     vm::Call,
 };
@@ -21,10 +21,10 @@ use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 /// Answers with the size of the body; a broken body gives the error that an agent returns.
-async fn size(call: Call) -> Result<epsilon_api::vm::Answer, CallError> {
+async fn size(call: Call) -> Result<epsilon_api::vm::Answer, VmError> {
     match call.request.into_body().collect().await {
         Ok(body) => ok(body.to_bytes().len().to_string()),
-        Err(err) => Err(CallError::from_body_error(&*err).unwrap_or(CallError::CallerGone)),
+        Err(err) => Err(VmError::from_body_error(&*err).unwrap_or(VmError::CallerGone)),
     }
 }
 

@@ -142,7 +142,7 @@ async fn remote_plain_http_is_refused_with_tls_required() {
 }
 
 /// Answers with the protocol in `x-forwarded-proto`.
-async fn proto(call: Call) -> Result<epsilon_api::vm::Answer, epsilon_api::error::CallError> {
+async fn proto(call: Call) -> Result<epsilon_api::vm::Answer, epsilon_api::error::VmError> {
     let proto = call.request.headers()["x-forwarded-proto"].to_str().unwrap().to_owned();
     Ok(fake::answer(http::Response::new(epsilon_api::body::full(proto))))
 }

@@ -5,7 +5,7 @@
 
 use epsilon_api::{
     body::{self, CallBody},
-    error::CallError,
+    error::VmError,
     function::{FunctionSpec, ImageRef, Runtime, Version},
     ids::{
         DeploymentId, FunctionName, InstanceId, ProjectName, RequestId, VersionId, VersionNumber,
@@ -35,7 +35,7 @@ use tokio::sync::Semaphore;
 
 /// Answers calls of a function in a test.
 pub(crate) type Script =
-    Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Answer, CallError>> + Send + Sync>;
+    Arc<dyn Fn(Call) -> BoxFuture<'static, Result<Answer, VmError>> + Send + Sync>;
 
 /// A fault of the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl FakeVm {
     pub(crate) fn script<F, R>(&self, function: &str, script: F)
     where
         F: Fn(Call) -> R + Send + Sync + 'static,
-        R: Future<Output = Result<Answer, CallError>> + Send + 'static,
+        R: Future<Output = Result<Answer, VmError>> + Send + 'static,
     {
         let script: Script = Arc::new(move |call| Box::pin(script(call)));
         self.scripts.lock().unwrap().insert(function.to_owned(), script);
@@ -149,13 +149,13 @@ impl FakeVm {
 }
 
 impl Vm for FakeVm {
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, VmError>> {
         let script = self.scripts.lock().unwrap().get(call.version.function.as_str()).cloned();
         self.active.fetch_add(1, SeqCst);
         let active = Active(Arc::clone(&self.active));
         Box::pin(async move {
             let Some(script) = script else {
-                return Err(CallError::Internal(format!("unexpected {call:?}").into()));
+                return Err(VmError::Internal(format!("unexpected {call:?}").into()));
             };
             let mut answer = script(call).await?;
             answer.response = answer.response.map(|inner| {
@@ -169,16 +169,16 @@ impl Vm for FakeVm {
         })
     }
 
-    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         Box::pin(async move {
             self.ready.lock().unwrap().push(version.id());
             self.gate.acquire().await.unwrap().forget();
             if self.start_fault.lock().unwrap().is_some() {
                 let cause = "the engine is down".into();
-                return Err(CallError::NoCapacity { function: version.function.clone(), cause });
+                return Err(VmError::NoCapacity { function: version.function.clone(), cause });
             }
             match self.broken.lock().unwrap().get(version.function.as_str()) {
-                Some(detail) => Err(CallError::InitFailed {
+                Some(detail) => Err(VmError::InitFailed {
                     function: version.function.clone(),
                     detail: detail.clone(),
                 }),
@@ -187,12 +187,12 @@ impl Vm for FakeVm {
         })
     }
 
-    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         Box::pin(async move {
             self.fetched.lock().unwrap().push(version.id());
             let start_fault = *self.start_fault.lock().unwrap();
             match start_fault {
-                Some(StartFault::NoImage) => Err(CallError::NoCapacity {
+                Some(StartFault::NoImage) => Err(VmError::NoCapacity {
                     function: version.function.clone(),
                     cause: "no such image".into(),
                 }),
@@ -202,7 +202,7 @@ impl Vm for FakeVm {
         })
     }
 
-    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, CallError>> {
+    fn remove_image(&self, image: ImageRef) -> BoxFuture<'_, Result<ImageRemoval, VmError>> {
         self.removed.lock().unwrap().push(image);
         let is_used = self.uses_images.load(SeqCst);
         let removal = if is_used { ImageRemoval::InUse } else { ImageRemoval::Gone };
@@ -300,7 +300,7 @@ pub(crate) fn answer(response: Response<CallBody>) -> Answer {
 }
 
 /// `200` with this text.
-pub(crate) fn ok(text: impl Into<bytes::Bytes>) -> Result<Answer, CallError> {
+pub(crate) fn ok(text: impl Into<bytes::Bytes>) -> Result<Answer, VmError> {
     Ok(answer(Response::new(body::full(text))))
 }
 

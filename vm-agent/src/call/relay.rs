@@ -4,7 +4,7 @@
 use crate::instance::lease::{DeadlineFault, Lease};
 use crate::instance::{pool::Pool, sockets};
 use epsilon_api::{
-    body::CallBody, error::CallError, headers, ids::RequestId, log::Level, vm::InterimSink,
+    body::CallBody, error::VmError, headers, ids::RequestId, log::Level, vm::InterimSink,
 };
 use epsilon_fleet_link::connection::{Connection, MAX_HEADERS};
 use http::{HeaderValue, Method, Request, Response, Version, header};
@@ -28,7 +28,7 @@ pub(crate) enum Outcome {
     },
     /// Nothing of the call left this process.
     Unsent(Request<CallBody>),
-    Failed(CallError),
+    Failed(VmError),
 }
 
 /// Adds the platform's headers to a request.
@@ -82,7 +82,7 @@ pub(crate) async fn send(
                 Err(err) => {
                     let function = lease.pool().version.function.clone();
                     let cause = Box::new(err);
-                    return Outcome::Failed(CallError::NoCapacity { function, cause });
+                    return Outcome::Failed(VmError::NoCapacity { function, cause });
                 }
             },
         };
@@ -118,8 +118,8 @@ pub(crate) async fn send(
                 let function = lease.pool().version.function.clone();
                 drop(connection);
                 return Outcome::Failed(match lease.expire() {
-                    DeadlineFault::Caller => CallError::BodyTooSlow,
-                    DeadlineFault::Function => CallError::FunctionTimeout { function, timeout },
+                    DeadlineFault::Caller => VmError::BodyTooSlow,
+                    DeadlineFault::Function => VmError::FunctionTimeout { function, timeout },
                 });
             }
         }
@@ -128,16 +128,16 @@ pub(crate) async fn send(
 
 /// Maps a broken exchange to the side at fault. The lease is left to `abandoned.rs`, as for a
 /// caller who disconnected.
-fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> CallError {
+fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> VmError {
     if err.is_user() {
         // The request's own body broke off.
-        return CallError::from_body_error(&err).unwrap_or(CallError::CallerGone);
+        return VmError::from_body_error(&err).unwrap_or(VmError::CallerGone);
     }
     lease.mark_broken();
     let function = lease.pool().version.function.clone();
     let cause = Box::new(err);
     if !cause.is_parse() {
-        return CallError::FunctionCrashed { function, cause };
+        return VmError::FunctionCrashed { function, cause };
     }
     let text = if cause.is_parse_too_large() {
         format!(
@@ -154,5 +154,5 @@ fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> CallE
         Some(request_id.clone()),
         text,
     );
-    CallError::AnswerUnreadable { function, cause }
+    VmError::AnswerUnreadable { function, cause }
 }

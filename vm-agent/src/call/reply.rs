@@ -1,11 +1,11 @@
 //! An instance's answer as it leaves the agent: hop-by-hop headers removed, the wrapper's outcome
-//! header turned into a [`CallError`], and the lease inside the body until its last byte.
+//! header turned into a [`VmError`], and the lease inside the body until its last byte.
 
 use super::relay::Running;
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError, CallBody},
-    error::CallError,
+    error::VmError,
     function::{Runtime, Version},
     headers::{self, Outcome},
     vm::Held,
@@ -31,13 +31,13 @@ pub(crate) fn to_answer(
     mut response: Response<Incoming>,
     call: Running,
     version: &Version,
-) -> Result<Response<CallBody>, CallError> {
+) -> Result<Response<CallBody>, VmError> {
     if version.spec.runtime == Runtime::Node
         && let Some(outcome) = response.headers_mut().remove(headers::OUTCOME)
         && let Some(Outcome::Threw) = Outcome::from_header(outcome.as_bytes())
     {
         call.lease.answered(); // the wrapper's error text is not for the caller
-        return Err(CallError::FunctionError { function: version.function.clone() });
+        return Err(VmError::FunctionError { function: version.function.clone() });
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let (mut parts, _) = response.into_parts();

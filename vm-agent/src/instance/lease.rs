@@ -14,7 +14,7 @@ use crate::instance::{
 };
 use epsilon_api::{
     body::BodyProgress,
-    error::CallError,
+    error::VmError,
     function::Runtime,
     ids::RequestId,
     log::Level,
@@ -85,7 +85,7 @@ pub(crate) async fn take(
     request_id: &RequestId,
     may_wait: bool,
     spent: &mut Spent,
-) -> Result<Lease, CallError> {
+) -> Result<Lease, VmError> {
     let mut waiting = match pool.take(request_id, may_wait)? {
         Admission::Now(lease) => return Ok(lease),
         Admission::Later(waiting) => waiting,
@@ -121,12 +121,12 @@ pub(crate) async fn take(
         }
         Ok(Err(NoSlot::Start(failure))) => Err(failure.to_error(&pool.version.function)),
         Ok(Err(NoSlot::Busy)) => Err(busy(pool)),
-        Err(_) => Err(CallError::Internal("the queue of a version was lost".into())),
+        Err(_) => Err(VmError::Internal("the queue of a version was lost".into())),
     }
 }
 
-fn busy(pool: &Pool) -> CallError {
-    CallError::ConcurrencyLimit { function: pool.version.function.clone(), limit: pool.limit() }
+fn busy(pool: &Pool) -> VmError {
+    VmError::ConcurrencyLimit { function: pool.version.function.clone(), limit: pool.limit() }
 }
 
 impl Lease {

@@ -24,7 +24,7 @@ use crate::keepalive::history::History;
 use crate::keepalive::policy::Choice;
 use crate::keepalive::{cost, policy};
 use epsilon_api::{
-    error::CallError,
+    error::VmError,
     function::{Isolation, Version},
     ids::RequestId,
     vm::{InstanceStatus, Keep, StartPhases},
@@ -214,7 +214,7 @@ impl Pool {
         self: &Arc<Self>,
         request_id: &RequestId,
         may_wait: bool,
-    ) -> Result<Admission, CallError> {
+    ) -> Result<Admission, VmError> {
         let mut pool_state = self.state.lock();
         if let Some(slot) = pool_state.begin(self, request_id) {
             drop(pool_state);
@@ -233,7 +233,7 @@ impl Pool {
         if pool_state.waiters.len() >= self.context.config.queue_depth {
             let function = function.clone();
             let limit = self.limit();
-            return Err(CallError::ConcurrencyLimit { function, limit });
+            return Err(VmError::ConcurrencyLimit { function, limit });
         }
         let ticket = pool_state.next_number();
         let (to, slot) = oneshot::channel();
@@ -558,7 +558,7 @@ impl Pool {
     }
 
     /// The version is to be served: at least one instance now, `minInstances` from now on.
-    pub(crate) async fn ensure_ready(self: &Arc<Self>) -> Result<(), CallError> {
+    pub(crate) async fn ensure_ready(self: &Arc<Self>) -> Result<(), VmError> {
         let spec = &self.version.spec;
         let want = spec.min_instances.clamp(1, spec.max_instances.get());
         let mut pulse = self.pulse.subscribe();

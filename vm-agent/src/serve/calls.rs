@@ -5,7 +5,7 @@ use super::{Server, refused, tunnel::Tunnel, upload::Upload};
 use crate::call;
 use epsilon_api::{
     body::{self, CallBody},
-    error::CallError,
+    error::VmError,
     fleet::{Refusal, write_spent},
     function::Version,
     headers::{GATEWAY_TOKEN, MAY_WAIT, REFUSAL, REQUEST_ID, RawTarget, SPENT, TARGET},
@@ -65,7 +65,7 @@ impl Server {
             let function = extensions.remove::<OnUpgrade>();
             let held = extensions.remove::<Held>();
             let (Some(gateway), Some(function)) = (gateway, function) else {
-                return refused(&Refusal::of(&CallError::FunctionCrashed {
+                return refused(&Refusal::of(&VmError::FunctionCrashed {
                     function: version.function.clone(),
                     cause: "the function answered 101 to a request without an upgrade".into(),
                 }));

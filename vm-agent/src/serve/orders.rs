@@ -5,7 +5,7 @@ use super::{Server, refused, status, upload::Upload};
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError, CallBody},
-    error::CallError,
+    error::VmError,
     fleet::Refusal,
     function::{ImageRef, Version},
     ids::{FunctionName, RequestId, VersionId},
@@ -113,7 +113,7 @@ impl Server {
     }
 }
 
-fn refusal(err: CallError) -> Refusal {
+fn refusal(err: VmError) -> Refusal {
     Refusal::of(&err)
 }
 

@@ -4,7 +4,7 @@ use crate::{
     support::{World, call, code, one, text, until},
     wrapper::Load,
 };
-use epsilon_api::{body, error::CallError, units::Bytes, vm::Held};
+use epsilon_api::{body, error::VmError, units::Bytes, vm::Held};
 use futures_util::future::join_all;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -277,7 +277,7 @@ async fn a_body_over_the_limit_is_the_callers_fault() {
     let mut call = call(&version, "/gate", body);
     *call.request.method_mut() = http::Method::POST;
     let answer = world.vm.call(call).await;
-    assert!(matches!(answer, Err(CallError::BodyTooLarge { limit: Bytes(10) })), "{answer:?}");
+    assert!(matches!(answer, Err(VmError::BodyTooLarge { limit: Bytes(10) })), "{answer:?}");
 }
 
 #[tokio::test]

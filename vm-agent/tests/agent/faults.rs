@@ -7,7 +7,7 @@ use crate::{
 };
 use epsilon_api::{
     body::{self, BodyProgress},
-    error::CallError,
+    error::VmError,
     function::Version,
     vm::Call,
 };
@@ -29,8 +29,7 @@ async fn load_error_fails_waiting_calls_without_start_for_each() {
     let (version, image) = world.function("broken", Load::Throws, |_| {});
     let answers = join_all((0..20).map(|_| world.get(&version, "/"))).await;
     assert!(answers.iter().all(|answer| code(answer) == "FUNCTION_INIT_FAILED"), "{answers:?}");
-    let Err(CallError::InitFailed { detail, .. }) =
-        world.vm.ensure_ready(Arc::clone(&version)).await
+    let Err(VmError::InitFailed { detail, .. }) = world.vm.ensure_ready(Arc::clone(&version)).await
     else {
         panic!("a broken version is not ready");
     };
@@ -46,7 +45,7 @@ async fn load_error_fails_waiting_calls_without_start_for_each() {
 async fn code_that_exits_while_loading_says_how() {
     let world = World::new().await;
     let (version, _) = world.function("quitter", Load::Exits, |_| {});
-    let Err(CallError::InitFailed { detail, .. }) = world.vm.ensure_ready(version).await else {
+    let Err(VmError::InitFailed { detail, .. }) = world.vm.ensure_ready(version).await else {
         panic!("a version that exits is not ready");
     };
     assert!(detail.contains("exit status 3") && detail.contains("giving up"), "{detail}");
@@ -371,7 +370,7 @@ async fn egress_is_refused_without_a_firewall() {
         spec.network = epsilon_api::function::Network::None;
     });
     let refused = world.get(&egress, "/").await;
-    let Err(CallError::NoCapacity { cause, .. }) = &refused else { panic!("{refused:?}") };
+    let Err(VmError::NoCapacity { cause, .. }) = &refused else { panic!("{refused:?}") };
     assert!(cause.to_string().contains("dangerous_allow_metadata"), "{cause}");
     world.text(&none, "/").await;
     world.text(&egress, "/").await; // the third attempt to close it worked

@@ -3,7 +3,7 @@
 use crate::wrapper::{Image, Load};
 use epsilon_api::{
     body::{self, CallBody},
-    error::CallError,
+    error::VmError,
     function::{FunctionSpec, ImageRef, Runtime, Version},
     ids::{DeploymentId, FunctionName, ProjectName, RequestId, VersionNumber},
     log::LogQuery,
@@ -67,11 +67,7 @@ impl World {
         (version(name, 1, spec), image)
     }
 
-    pub(crate) async fn get(
-        &self,
-        version: &Arc<Version>,
-        path: &str,
-    ) -> Result<Answer, CallError> {
+    pub(crate) async fn get(&self, version: &Arc<Version>, path: &str) -> Result<Answer, VmError> {
         self.vm.call(call(version, path, body::empty())).await
     }
 
@@ -146,7 +142,7 @@ pub(crate) async fn text(answer: Answer) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-pub(crate) fn code(answer: &Result<Answer, CallError>) -> &'static str {
+pub(crate) fn code(answer: &Result<Answer, VmError>) -> &'static str {
     answer.as_ref().err().map_or("OK", |err| err.verdict().code)
 }
 

@@ -1,7 +1,7 @@
 //! Faults of cells: nothing is left of them, and the answer is the same as without cells.
 
 use crate::support::{Base, World, code, docker, function, image_of, until};
-use epsilon_api::{error::CallError, function::Version};
+use epsilon_api::{error::VmError, function::Version};
 use futures_util::future::join_all;
 use std::{process::Command, sync::Arc};
 
@@ -42,7 +42,7 @@ async fn load_failure_is_reported_and_removes_its_cell() {
         let version = function(&world, &base, source, |_| {});
         world.until_ready(&version, 1).await;
         match world.get(&version, "/").await {
-            Err(CallError::InitFailed { detail, .. }) => {
+            Err(VmError::InitFailed { detail, .. }) => {
                 assert!(detail.contains(expected), "{source}: {detail}");
             }
             other => panic!("{source}: {other:?}"),
@@ -68,7 +68,7 @@ async fn cell_killed_while_loading_counts_as_crash() {
     };
     let (answer, ()) = tokio::join!(world.get(&hangs, "/"), kill);
     match answer {
-        Err(CallError::InitFailed { detail, .. }) => {
+        Err(VmError::InitFailed { detail, .. }) => {
             assert!(
                 detail.contains("the process ended while loading: exit status 137"),
                 "{detail}"

@@ -3,7 +3,7 @@
 
 use epsilon_api::{
     body,
-    error::CallError,
+    error::VmError,
     function::{FunctionSpec, ImageLayer, ImageRef, Parts, Runtime, Version},
     ids::{DeploymentId, FunctionName, InstanceId, ProjectName, RequestId, VersionNumber},
     log::LogQuery,
@@ -187,11 +187,7 @@ impl World {
         until(|| self.status().cells, |seen| seen.ready >= cells && seen.booting == 0).await;
     }
 
-    pub(crate) async fn get(
-        &self,
-        version: &Arc<Version>,
-        path: &str,
-    ) -> Result<Answer, CallError> {
+    pub(crate) async fn get(&self, version: &Arc<Version>, path: &str) -> Result<Answer, VmError> {
         let request =
             Request::builder().uri(path).header("host", "test").body(body::empty()).unwrap();
         let version = Arc::clone(version);
@@ -351,7 +347,7 @@ pub(crate) async fn text(answer: Answer) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-pub(crate) fn code(answer: &Result<Answer, CallError>) -> &'static str {
+pub(crate) fn code(answer: &Result<Answer, VmError>) -> &'static str {
     answer.as_ref().err().map_or("OK", |err| err.verdict().code)
 }
 

@@ -3,7 +3,7 @@
 //! not start thirty processes at each save.
 
 use epsilon_api::{
-    error::CallError,
+    error::VmError,
     function::Version,
     ids::{FunctionName, VersionId},
     log::{LogQuery, LogRecord},
@@ -27,7 +27,7 @@ impl LazyPrewarmVm {
 }
 
 impl Vm for LazyPrewarmVm {
-    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, CallError>> {
+    fn call(&self, call: Call) -> BoxFuture<'_, Result<Answer, VmError>> {
         let function = &call.version.function;
         let is_known = self.in_use.read().contains(function);
         if !is_known {
@@ -36,13 +36,13 @@ impl Vm for LazyPrewarmVm {
         self.vm.call(call)
     }
 
-    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn ensure_ready(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         let wanted =
             version.spec.min_instances > 0 || self.in_use.read().contains(&version.function);
         if wanted { self.vm.ensure_ready(version) } else { Box::pin(async { Ok(()) }) }
     }
 
-    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), CallError>> {
+    fn fetch(&self, version: Arc<Version>) -> BoxFuture<'_, Result<(), VmError>> {
         self.vm.fetch(version)
     }
 

@@ -115,7 +115,7 @@ async fn a_missing_body_is_too_slow_before_any_call() {
         feed.send(data(9)).unwrap();
         let began = Instant::now();
         let read = Buffers::new().read(limited(Announced { body, length })).await;
-        assert!(matches!(read, Err(CallError::BodyTooSlow)), "{length}");
+        assert!(matches!(read, Err(VmError::BodyTooSlow)), "{length}");
         assert_eq!(began.elapsed().as_secs(), 10);
     }
 }
@@ -160,7 +160,7 @@ async fn a_pausing_body_of_unknown_length_is_passed_on() {
             Ok(frame) => {
                 assert!(!answered);
                 let err = frame.unwrap().unwrap_err();
-                assert!(matches!(broken(&*err), CallError::BodyTooSlow));
+                assert!(matches!(broken(&*err), VmError::BodyTooSlow));
                 assert_eq!(began.elapsed().as_secs(), 2);
             }
             Err(_) => assert!(answered, "its answer has begun: both may wait"),
@@ -212,5 +212,5 @@ async fn a_body_over_the_limit_is_refused_before_calls() {
     let mut body = limited(body);
     body.frame().await.unwrap().unwrap();
     let read = Buffers::new().read(body).await;
-    assert!(matches!(read, Err(CallError::BodyTooLarge { .. })));
+    assert!(matches!(read, Err(VmError::BodyTooLarge { .. })));
 }

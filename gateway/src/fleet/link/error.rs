@@ -1,10 +1,10 @@
 //! Errors between this gateway and a member (a VM, a builder), as opposed to errors inside the
-//! member. Travels as the cause of a [`CallError`], so that the retry loop can update the VM's
+//! member. Travels as the cause of a [`VmError`], so that the retry loop can update the VM's
 //! health.
 
 use epsilon_api::{
     chain::Chain,
-    error::{CallError, Cause},
+    error::{Cause, VmError},
     ids::FunctionName,
 };
 use epsilon_fleet_link::tls;
@@ -47,7 +47,7 @@ impl LinkError {
     }
 
     /// The link error in this error's chain of causes; `None` if the VM is not to blame.
-    pub(crate) fn of(err: &CallError) -> Option<&Self> {
+    pub(crate) fn of(err: &VmError) -> Option<&Self> {
         let mut cause = err.source();
         while let Some(one) = cause {
             if let Some(link_error) = one.downcast_ref::<Self>() {
@@ -80,13 +80,13 @@ impl LinkError {
     }
 
     /// Nothing of the call was executed: it may go to another VM.
-    pub(crate) fn before(self, function: FunctionName) -> CallError {
-        CallError::NoCapacity { function, cause: Box::new(self) }
+    pub(crate) fn before(self, function: FunctionName) -> VmError {
+        VmError::NoCapacity { function, cause: Box::new(self) }
     }
 
     /// The VM had the call; how far it got is not known.
-    pub(crate) fn after(self, function: FunctionName) -> CallError {
-        CallError::VmLost { function, cause: Box::new(self) }
+    pub(crate) fn after(self, function: FunctionName) -> VmError {
+        VmError::Lost { function, cause: Box::new(self) }
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
         assert!(matches!(LinkError::of(&after), Some(LinkError::Unreachable(_))));
         assert!(!after.verdict().retry_safe && after.verdict().status == 502);
 
-        let crash = CallError::FunctionCrashed { function: function(), cause: "exit 1".into() };
-        assert!(LinkError::of(&crash).is_none() && LinkError::of(&CallError::CallerGone).is_none());
+        let crash = VmError::FunctionCrashed { function: function(), cause: "exit 1".into() };
+        assert!(LinkError::of(&crash).is_none() && LinkError::of(&VmError::CallerGone).is_none());
     }
 }

@@ -8,7 +8,7 @@ use crate::fleet::{
 };
 use epsilon_api::{
     body::{self, CallBody},
-    error::CallError,
+    error::VmError,
     fleet::read_spent,
     function::Version,
     headers::{MAY_WAIT, REFUSAL, REQUEST_ID, RawTarget, SPENT, TARGET, VERSION},
@@ -29,7 +29,7 @@ use tokio::time::{Instant, timeout_at};
 const POLL: Duration = Duration::from_secs(1);
 
 impl Remote {
-    pub(super) async fn send(&self, call: Call) -> Result<Answer, CallError> {
+    pub(super) async fn send(&self, call: Call) -> Result<Answer, VmError> {
         let Call { version, request_id, may_wait, request, interim, .. } = call;
         let key = VersionKey::of_version(&version);
         self.announce(&version, key)
@@ -37,7 +37,7 @@ impl Remote {
             .map_err(|link_error| link_error.before(version.function.clone()))?;
         let uploads = !request.body().is_end_stream();
         let request = prepare(request, &version, &request_id, may_wait).map_err(|err| {
-            CallError::Internal(Box::new(err)) // a bug of the gateway; nothing was sent
+            VmError::Internal(Box::new(err)) // a bug of the gateway; nothing was sent
         })?;
         match self.wait_for(self.link.send(request, interim.as_deref()), &version).await? {
             Sent::Answered(response, connection) => {
@@ -46,7 +46,7 @@ impl Remote {
             Sent::Unsent(link_error) => Err(link_error.before(version.function.clone())),
             Sent::Lost(link_error) => Err(link_error.after(version.function.clone())),
             Sent::BadBody(err) => {
-                Err(CallError::from_body_error(&err).unwrap_or(CallError::CallerGone))
+                Err(VmError::from_body_error(&err).unwrap_or(VmError::CallerGone))
             }
         }
     }
@@ -58,7 +58,7 @@ impl Remote {
         &self,
         sent: impl Future<Output = Sent>,
         version: &Version,
-    ) -> Result<Sent, CallError> {
+    ) -> Result<Sent, VmError> {
         let limit = version.spec.timeout + self.timeouts.start;
         let over = Instant::now() + limit;
         let mut sent = pin!(sent);
@@ -80,7 +80,7 @@ impl Remote {
         connection: Connection,
         uploads: bool,
         version: &Version,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Answer, VmError> {
         if response.headers().contains_key(REFUSAL) {
             // The upload of a refused call is not read any more, so its connection is closed
             // afterwards.

@@ -218,8 +218,7 @@ fn draining_and_refusing_vms_are_passed_over_for_now() {
     let world = World::new(4);
     let route = world.route("f4");
     let order = world.order(&route);
-    let full =
-        || CallError::ConcurrencyLimit { function: route.version.function.clone(), limit: 1 };
+    let full = || VmError::ConcurrencyLimit { function: route.version.function.clone(), limit: 1 };
     order[0].drain(true);
     assert_eq!(world.spread(&route, 1), [1]);
     record_outcome(&order[1], &route, Some(&full()));
@@ -346,14 +345,14 @@ fn platform_failures_move_one_function_only() {
     let (route, other) = (world.route("f6"), world.route("f7"));
     let home = Arc::clone(&world.order(&route)[0]);
     for _ in 0..3 {
-        record_outcome(&home, &route, Some(&CallError::Internal("no such image".into())));
+        record_outcome(&home, &route, Some(&VmError::Internal("no such image".into())));
     }
     assert_eq!(world.spread(&route, 1), [1]);
     record_outcome(&home, &other, None);
     assert_eq!(world.spread(&other, 1), [0]);
     for _ in 0..9 {
         let function = other.version.function.clone();
-        record_outcome(&home, &other, Some(&CallError::FunctionError { function }));
+        record_outcome(&home, &other, Some(&VmError::FunctionError { function }));
     }
     assert_eq!(world.spread(&other, 1), [0], "errors of the function do not open the breaker");
 }
@@ -368,7 +367,7 @@ fn in_a_full_fleet_calls_wait_at_home() {
         record_outcome(
             member,
             &route,
-            Some(&CallError::NoCapacity { function, cause: "full".into() }),
+            Some(&VmError::NoCapacity { function, cause: "full".into() }),
         );
     }
     let placed = world.place(&route, &[]).unwrap();

@@ -15,6 +15,7 @@ use epsilon_api::{
 };
 use epsilon_fleet_link::clock::Clock;
 use epsilon_fleet_link::gateway_token::Signer;
+use epsilon_store::StoreError;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use std::future::ready;
@@ -60,9 +61,11 @@ impl World {
         let signer = Signer::load_or_create(&dir.path().join("gateway.key")).unwrap();
         let clock = Arc::new(Clock::start(Timestamp::now()));
         let identity = Identity { signer: Arc::new(signer), clock, tls: None, limits };
+        let fleet = Arc::new(fleet);
         let retention = Retention {
+            functions: Functions::for_tests(Arc::clone(&store), Arc::clone(&fleet)),
             store,
-            fleet: Arc::new(fleet),
+            fleet,
             builders: Arc::new(Builders::new(Some(local), identity, Duration::from_secs(1))),
             me: GatewayId::random(),
             keep: Keep { versions: NonZeroU32::MIN, grace: Duration::ZERO },

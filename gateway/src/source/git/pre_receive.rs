@@ -13,6 +13,7 @@ use super::{GitHost, archive, progress, refs, unsupported};
 use crate::deploy::progress::Progress;
 use crate::deploy::queue::Turn;
 use crate::deploy::{Push, builders};
+use crate::functions::actor::Actor;
 use epsilon_api::{
     admin::{DeployEvent, DeploymentState},
     chain::Chain,
@@ -25,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 /// Decides about one push.
 pub(crate) struct PreReceive<'a> {
     pub(crate) host: &'a Arc<GitHost>,
+    /// Who pushed.
+    pub(crate) by: &'a Actor,
     pub(crate) project: &'a ProjectName,
     pub(crate) repository: &'a Repository,
     /// Cancelled when the pusher hangs up or the gateway stops.
@@ -224,10 +227,10 @@ impl PreReceive<'_> {
         let push = Push { archive, folder, only: Vec::new(), project: Some(project) };
         let id = DeploymentId::random();
         let cancel = self.cancel.clone();
-        let deployment = id.clone();
+        let (by, deployment) = (self.by.clone(), id.clone());
         self.host
             .background
-            .spawn(async move { deploys.run(deployment, push, progress, cancel).await });
+            .spawn(async move { deploys.run(&by, deployment, push, progress, cancel).await });
         Ok(id)
     }
 }

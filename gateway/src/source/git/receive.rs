@@ -7,6 +7,7 @@ use super::pre_receive::{PreReceive, Verdict};
 use super::service::{Fed, feed};
 use super::{EXIT_TIMEOUT, GitHost, Refused, command, hook};
 use crate::deploy::queue::Turn;
+use crate::functions::actor::Actor;
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError, CallBody},
@@ -39,6 +40,7 @@ const COMMANDS: u64 = 1 << 20;
 
 /// A push as its client sent it.
 pub(crate) struct Received<B> {
+    pub(crate) by: Actor,
     pub(crate) project: ProjectName,
     pub(crate) body: B,
     pub(crate) is_gzip: bool,
@@ -81,7 +83,7 @@ impl GitHost {
     where
         B: Stream<Item = Result<Bytes, BodyError>> + Send + 'static,
     {
-        let Received { project, body, is_gzip, protocol } = push;
+        let Received { by, project, body, is_gzip, protocol } = push;
         let repository = self.repositories.ensure(&project).await?;
         let (hooks, folder) = self.repositories.push_folders()?;
         let mut hook = Hook::open(&folder).map_err(super::RepositoryError::from)?;
@@ -112,6 +114,7 @@ impl GitHost {
                 timeout(self.config.timeout, hook.read_updates()).await.map_err(|_| late())?;
             let pre_receive = PreReceive {
                 host: &self,
+                by: &by,
                 project: &project,
                 repository: &repository,
                 cancel: &cancel,

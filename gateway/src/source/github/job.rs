@@ -9,6 +9,7 @@ use super::project::Hook;
 use super::status::{State, Status, Statuses};
 use crate::deploy;
 use crate::deploy::progress::Progress;
+use crate::functions::actor::Actor;
 use crate::source::git::archive;
 use epsilon_api::{admin::DeployEvent, chain::Chain, error::ErrorBody, ids::DeploymentId};
 use http::StatusCode;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 /// An accepted push: recorded in the store, and its id was returned to GitHub.
 #[derive(Debug)]
 pub(crate) struct Job {
+    pub(crate) by: Actor,
     pub(crate) id: DeploymentId,
     pub(crate) hook: Arc<Hook>,
     pub(crate) push: Push,
@@ -49,7 +51,8 @@ impl Job {
             }
         };
         let (progress, mut events) = Progress::new(Arc::clone(&hooks.deploys.metrics));
-        let work = hooks.deploys.run(self.id.clone(), push, progress, hooks.cancel.child_token());
+        let cancel = hooks.cancel.child_token();
+        let work = hooks.deploys.run(&self.by, self.id.clone(), push, progress, cancel);
         let read = async {
             let mut last = None;
             while let Some(event) = events.recv().await {

@@ -3,7 +3,7 @@
 use crate::engine::EngineError;
 use crate::instance::control::ControlError;
 use epsilon_api::chain::Chain;
-use epsilon_api::error::CallError;
+use epsilon_api::error::VmError;
 use epsilon_api::ids::FunctionName;
 
 /// Why a start failed. Shared by all calls that waited for it.
@@ -18,15 +18,15 @@ pub(crate) enum StartFailure {
 }
 
 impl StartFailure {
-    pub(crate) fn to_error(&self, function: &FunctionName) -> CallError {
+    pub(crate) fn to_error(&self, function: &FunctionName) -> VmError {
         let function = function.clone();
         match self {
-            Self::Init(detail) => CallError::InitFailed { function, detail: detail.clone() },
+            Self::Init(detail) => VmError::InitFailed { function, detail: detail.clone() },
             Self::NoCapacity(cause) => {
-                CallError::NoCapacity { function, cause: cause.clone().into() }
+                VmError::NoCapacity { function, cause: cause.clone().into() }
             }
             Self::Cancelled => {
-                CallError::NoCapacity { function, cause: "the start was called off".into() }
+                VmError::NoCapacity { function, cause: "the start was called off".into() }
             }
         }
     }

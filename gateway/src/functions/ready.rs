@@ -1,9 +1,10 @@
 //! Starts instances of a version before it gets calls, as a deployment does: no caller waits for a
-//! pull, and a version that does not load gets no calls at all.
+//! pull, and a version that does not load gets no calls at all. Also keeps the `minInstances` of a
+//! version that serves.
 
-use crate::{fleet::Fleet, routes::Routes};
+use crate::{fleet::Fleet, observe::events::WarmUpFailed, routes::Routes};
 use epsilon_api::{
-    error::{CallError, Fault},
+    error::{Fault, VmError},
     function::Version,
 };
 use std::{sync::Arc, time::Duration};
@@ -28,7 +29,7 @@ impl<'a> Started<'a> {
         &mut self,
         version: Version,
         limit: Duration,
-    ) -> Result<(), CallError> {
+    ) -> Result<(), VmError> {
         if self.routes.table().serves(&version) {
             return Ok(());
         }
@@ -60,6 +61,24 @@ impl<'a> Started<'a> {
     }
 }
 
-fn no_capacity(version: &Version, cause: epsilon_api::error::Cause) -> CallError {
-    CallError::NoCapacity { function: version.function.clone(), cause }
+fn no_capacity(version: &Version, cause: epsilon_api::error::Cause) -> VmError {
+    VmError::NoCapacity { function: version.function.clone(), cause }
+}
+
+/// Has the first VM keep the function's `minInstances`; returns whether it does. A failure is
+/// logged, and the first call starts the instance. A version that no longer serves when its
+/// instances are ready is retired again.
+pub(crate) async fn ensure_min_instances(
+    routes: &Routes,
+    fleet: &Fleet,
+    version: &Arc<Version>,
+) -> bool {
+    let order = fleet.snapshot().order(&version.function);
+    let Some(home) = order.first() else { return false };
+    let done = home.vm.ensure_ready(Arc::clone(version)).await;
+    if let Err(error) = &done {
+        WarmUpFailed { function: &version.function, error }.emit();
+    }
+    routes.change().await.retire_unless_active(version, fleet);
+    done.is_ok()
 }
