@@ -151,11 +151,14 @@ part wrapper 40m env EPSILON_BIN="$programs/epsilon" infra/test-wrapper.sh
 rust=(--workspace --exclude epsilon-e2e --locked --no-fail-fast)
 e2e=(--package epsilon-e2e --locked --no-fail-fast)
 part compile 30m bash -euc "cargo test ${rust[*]} --no-run; cargo test ${e2e[*]} --no-run"
-# Both mostly wait: for engines, for npm, for time to pass. Neither needs the whole machine.
-beside fleets 60m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --test fleet --test own
+# Two at a time of those that mostly wait: for engines, for npm, for time to pass. None needs the whole machine.
+beside fleet 40m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --test fleet
 part rust 40m cargo test "${rust[@]}"
-join fleets
-part e2e 40m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --lib --bins --test platform --test under_attack --test with_engine_restarted
+join fleet
+beside own 30m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --test own
+part platform 40m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --lib --bins --test platform
+join own
+part alone 15m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --test under_attack --test with_engine_restarted
 part e2e-doc 5m cargo test "${e2e[@]}" --doc
 part engine 15m env EPSILON_BIN="$programs/epsilon" infra/newer-engine/test.sh
 part demo 10m env DEMO_EXIT=1 EPSILON_BIN="$programs/epsilon" infra/demo.sh
