@@ -183,7 +183,7 @@ await_base() {
     stop_base
 }
 
-# It removes its containers when it is told to end.
+# On SIGTERM it removes its containers.
 stop_base() {
     [ -n "$base" ] || return 0
     local waited=0
