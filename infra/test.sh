@@ -5,9 +5,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=infra/engine.sh
 . infra/engine.sh
+# shellcheck source=infra/programs.sh
+. infra/programs.sh
 
 logs=$(mktemp -d "${TMPDIR:-/tmp}/epsilon-test.XXXXXX")
-trap 'rm -rf "$logs"' EXIT
+stop_beside() {
+    local pid
+    for pid in "$logs"/*.pid; do
+        # `timeout` passes the signal on to all that it runs.
+        if [ -e "$pid" ]; then kill -TERM "$(cat "$pid")" 2>/dev/null || true; fi
+    done
+}
+trap 'stop_beside; rm -rf "$logs"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
@@ -32,6 +41,15 @@ bc_or_zero() {
     echo $((${sum:-0}))
 }
 
+# record NAME STATUS SECONDS LOG: a row of the table.
+record() {
+    local word=ok
+    [ "$2" -ne 124 ] || echo "=== $1 did not end within its limit"
+    count "$4" "$2"
+    [ "$2" -eq 0 ] || word=FAILED
+    rows+=("$(printf '%-10s %-7s %6s s   %s' "$1" "$word" "$3" "$counted")")
+}
+
 # part NAME LIMIT COMMAND…: runs one part with a time limit and remembers how it went.
 part() {
     local name=$1 limit=$2 status=0 began=$SECONDS
@@ -39,12 +57,32 @@ part() {
     printf '\n=== %s: %s\n' "$name" "$*"
     # In the foreground, so that Ctrl-C reaches it.
     timeout --foreground --kill-after=60 "$limit" "$@" 2>&1 | tee "$logs/part" || status=$?
-    [ "$status" -ne 124 ] || echo "=== $name did not end within $limit"
-    count "$logs/part" "$status"
-    local word=ok
-    [ "$status" -eq 0 ] || word=FAILED
-    rows+=("$(printf '%-10s %-7s %6s s   %s' "$name" "$word" $((SECONDS - began)) "$counted")")
-    return 0
+    record "$name" "$status" $((SECONDS - began)) "$logs/part"
+}
+
+# beside NAME LIMIT COMMAND…: the same beside the parts that follow, until `join NAME`, which shows its output.
+declare -A running=()
+beside() {
+    local name=$1 limit=$2
+    shift 2
+    printf '\n=== %s, beside the next: %s\n' "$name" "$*"
+    {
+        began=$SECONDS status=0
+        timeout --kill-after=60 "$limit" "$@" >"$logs/$name" 2>&1 </dev/null &
+        echo "$!" >"$logs/$name.pid"
+        wait "$!" || status=$?
+        echo "$status $((SECONDS - began))" >"$logs/$name.end"
+    } &
+    running[$name]=$!
+}
+join() {
+    local name=$1 status took
+    printf '\n=== %s, which began earlier\n' "$name"
+    wait "${running[$name]}" || true
+    rm -f "$logs/$name.pid"
+    read -r status took <"$logs/$name.end"
+    cat "$logs/$name"
+    record "$name" "$status" "$took" "$logs/$name"
 }
 
 # Names and states of what has this label.
@@ -95,8 +133,8 @@ while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(EPSI
 part tools 15m infra/ensure-tools.sh
 part docker 10m infra/ensure-docker.sh
 engine_platforms >"$logs/before" || true # none, or no engine: then the parts that need it fail
-target=$(cargo metadata --format-version 1 --no-deps --offline | grep -o '"target_directory":"[^"]*"' | cut -d'"' -f4)
-noted=$target/tmp/left-behind
+programs=$(programs_folder)
+noted=${programs%/*}/tmp/left-behind
 rm -f "$noted"
 mounts >"$logs/mounts"
 part format 2m cargo fmt --all --check
@@ -104,13 +142,26 @@ mapfile -t scripts < <(git ls-files .ci/run 'infra/*.sh')
 part scripts 2m shellcheck --external-sources "${scripts[@]}"
 part infra 10m infra/test-infra.sh
 part lints 30m cargo clippy --workspace --all-targets --locked -- --deny warnings
-part build 30m cargo build --release --locked --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder --bins
+# `make demo` has programs without AWS.
+part no-aws 10m cargo clippy --locked --no-default-features --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder -- --deny warnings
+part build 30m bash -euc '. infra/programs.sh; build_programs --bins'
 # Makes the runtime base, which the tests of builder and vm-agent use.
-part wrapper 40m env EPSILON_BIN="$target/release/epsilon" infra/test-wrapper.sh
-part rust 40m cargo test --workspace --exclude epsilon-e2e --locked --no-fail-fast
-part e2e 60m env EPSILON_BIN="$target/release/epsilon" cargo test --package epsilon-e2e --locked --no-fail-fast
-part engine 15m env EPSILON_BIN="$target/release/epsilon" infra/newer-engine/test.sh
-part demo 40m env DEMO_EXIT=1 infra/demo.sh
+part wrapper 40m env EPSILON_BIN="$programs/epsilon" infra/test-wrapper.sh
+# By themselves: what tests need of the parts must not get into the programs.
+rust=(--workspace --exclude epsilon-e2e --locked --no-fail-fast)
+e2e=(--package epsilon-e2e --locked --no-fail-fast)
+part compile 30m bash -euc "cargo test ${rust[*]} --no-run; cargo test ${e2e[*]} --no-run"
+# Two at a time of those that mostly wait: for engines, for npm, for time to pass. None needs the whole machine.
+beside fleet 40m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --test fleet
+part rust 40m cargo test "${rust[@]}"
+join fleet
+beside own 30m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --test own
+part platform 40m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --lib --bins --test platform
+join own
+part alone 15m env EPSILON_BIN="$programs/epsilon" cargo test "${e2e[@]}" --test under_attack --test with_engine_restarted
+part e2e-doc 5m cargo test "${e2e[@]}" --doc
+part engine 15m env EPSILON_BIN="$programs/epsilon" infra/newer-engine/test.sh
+part demo 10m env DEMO_EXIT=1 EPSILON_BIN="$programs/epsilon" infra/demo.sh
 
 printf '\n=== leftovers\n'
 status=0

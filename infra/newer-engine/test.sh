@@ -12,39 +12,39 @@ cd "$(dirname "$0")/../.."
 # Of vm-agent/tests/cells.
 cells=(
     closed::it_is_hardened_as_an_instance_from_an_image
-    closed::nobody_sees_anothers_code
-    faults::a_cell_that_dies_while_it_waits_is_replaced
-    faults::an_engine_that_does_not_see_mounts_serves_from_images
-    faults::code_that_cannot_be_loaded_says_why_and_its_cell_is_thrown_away
+    closed::cells_do_not_see_other_code
+    faults::ready_cell_that_dies_is_replaced
+    faults::engine_that_does_not_see_mounts_starts_from_images
+    faults::load_failure_is_reported_and_removes_its_cell
     isolation::calls_that_no_function_needs_are_refused
-    isolation::each_instance_is_a_user_of_its_own_with_a_name
-    isolation::nothing_of_the_machine_is_reached_but_names
+    isolation::each_instance_has_its_own_named_user
+    isolation::only_dns_of_the_machine_is_reached
     isolation::the_socket_directory_is_small_and_closed_to_code
-    restart::what_served_goes_on_with_its_mount_and_the_dead_are_cleared_away
+    restart::adopted_cells_serve_on_and_dead_are_removed
     serve::a_first_call_finds_a_booted_container
     serve::limits_of_the_function_are_set_beside_the_load
 )
 # Of tests/e2e/tests/platform.
 platform=(
-    calls::a_crash_is_502_and_the_next_call_is_fine
+    calls::crash_is_502_and_next_call_succeeds
     calls::a_timeout_is_504_and_the_instance_is_killed
-    cold::a_cell_serves_one_version_and_is_never_handed_on
+    cold::cell_serves_one_version_and_is_never_reused
     cold::a_platform_that_ends_leaves_nothing_of_its_cells
     cold::without_cells_functions_come_from_their_images
     command_line::init_deploy_invoke_logs_change_deploy_again
     containers::a_folder_with_a_dockerfile_is_built_and_served
     images::docker_run_serves_the_function_on_8080
-    images_own::a_volume_is_bounded_memory_and_a_check_does_not_run
-    isolation::an_instance_reaches_neither_another_instance_nor_the_control_api
+    images_own::volume_is_bounded_memory_and_healthcheck_never_runs
+    isolation::instance_cannot_reach_instances_or_control_api
     isolation::memory_over_the_limit_kills_only_the_instance
     isolation::network_none_has_nothing_but_loopback
     isolation::the_container_is_hardened
-    lifecycle::an_idle_instance_is_removed_and_the_next_call_starts_one
-    logs::each_level_and_stream_is_a_record_of_its_call
+    lifecycle::idle_instance_is_removed_next_call_starts_one
+    logs::each_level_and_stream_becomes_a_record
     logs::logs_follow_shows_lines_as_they_come
-    versions::a_deleted_function_is_gone_with_its_instances_and_its_numbers_are_not_used_again
-    versions::a_deployment_loses_no_call_and_the_next_one_is_new
-    versions::rollback_goes_to_the_version_before_and_to_any_other
+    versions::deleted_function_never_reuses_version_numbers
+    versions::deployment_loses_no_call_and_switches_at_once
+    versions::rollback_goes_to_previous_or_named_version
 )
 
 # run_all LIMIT TEST-BINARY CARGO-FLAG… -- [NAME…]: with the flags of the part that compiled them, so that nothing is

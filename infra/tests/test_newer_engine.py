@@ -1,6 +1,8 @@
-"""Where the newer engine of the tests comes from: the mirror of the machine's own apt, in either of apt's formats."""
+"""The newer engine of the tests: where it comes from (the mirror of the machine's own apt, in either of apt's formats), and
+that the tests that are run on it exist."""
 
 import pathlib
+import re
 import subprocess
 import tempfile
 import unittest
@@ -75,3 +77,17 @@ class Sources(unittest.TestCase):
 
     def test_without_a_mirror_there_is_none(self):
         self.assertEqual(sources('ID=debian\nVERSION_CODENAME=bookworm\n', "sources.list", "deb cdrom:[x]/ bookworm main\n"), [])
+
+
+class Chosen(unittest.TestCase):
+    """A test that was renamed would fail only at the end of `make test`."""
+
+    def test_each_named_test_exists(self):
+        script = (world.INFRA / "newer-engine" / "test.sh").read_text()
+        for array, folder in [("cells", "vm-agent/tests/cells"), ("platform", "tests/e2e/tests/platform")]:
+            names = re.search(rf"^{array}=\(\n(.*?)^\)", script, re.DOTALL | re.MULTILINE).group(1).split()
+            self.assertGreater(len(names), 10)
+            for name in names:
+                module, test = name.split("::")
+                text = (world.ROOT / folder / f"{module}.rs").read_text()
+                self.assertIn(f"fn {test}(", text, f"infra/newer-engine/test.sh names {name}")

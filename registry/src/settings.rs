@@ -3,7 +3,7 @@
 //! checked here.
 
 use crate::sources::OwnCredentials;
-use crate::{Access, Host, access::Sources};
+use crate::{Access, EcrHost, Host, access::Sources};
 use epsilon_api::redacted::Secret;
 use std::path::PathBuf;
 
@@ -48,6 +48,11 @@ fn is_registry(name: &str) -> bool {
         && (host.contains('.') || host.contains(':') || host == "localhost")
 }
 
+/// Whether a program with or without AWS's SDK can log in to this registry: to ECR only with it.
+fn is_within_build(name: &str, aws: bool) -> bool {
+    aws || EcrHost::parse(Host::of_registry(name).as_str()).is_none()
+}
+
 impl RegistrySettings {
     /// Checks the settings. Returns the registry's name without a trailing `/`, and the
     /// credentials.
@@ -59,6 +64,11 @@ impl RegistrySettings {
         let name = self.registry.map(|name| name.trim_end_matches('/').to_owned());
         if let Some(name) = name.as_deref().filter(|name| !is_registry(name)) {
             let rule = "write it as `host[:port][/prefix]`, in lower case, without `https://`";
+            return invalid("registry", name, rule);
+        }
+        let aws = cfg!(feature = "aws");
+        if let Some(name) = name.as_deref().filter(|name| !is_within_build(name, aws)) {
+            let rule = "this program was built without AWS (the cargo feature `aws`) and cannot log in to ECR; release packages and `make build` have it";
             return invalid("registry", name, rule);
         }
         let together = "user and password go together";
@@ -138,6 +148,19 @@ mod tests {
                 RegistrySettings { registry: some(name), ..RegistrySettings::default() }.check();
             let read = read.map(|(name, _)| name.unwrap()).ok();
             assert_eq!(read.as_deref(), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn ecr_is_refused_without_aws() {
+        let ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/shop";
+        for (name, aws, want) in [
+            (ecr, true, true),
+            (ecr, false, false),
+            ("registry.example:5000/shop", false, true),
+            ("amazonaws.com.example/shop", false, true),
+        ] {
+            assert_eq!(is_within_build(name, aws), want, "{name}, AWS: {aws}");
         }
     }
 

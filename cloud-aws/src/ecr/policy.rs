@@ -1,5 +1,6 @@
 //! How long images stay in a repository that Epsilon created. Pure.
 
+#[cfg(feature = "sdk")]
 use serde_json::json;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ pub struct Retention {
     pub untagged: Duration,
 }
 
+#[cfg(feature = "sdk")]
 impl Retention {
     /// The policy as JSON for ECR, which counts in whole days.
     pub(super) fn policy(&self) -> String {
@@ -44,7 +46,7 @@ impl Retention {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sdk"))]
 mod tests {
     use super::*;
 

@@ -1,4 +1,4 @@
-//! The cached token of one region, and its renewal. Knows nothing of AWS; `ecr.rs` passes how one
+//! The cached token of one region, and its renewal. Knows nothing of AWS; `client.rs` passes how one
 //! is fetched.
 
 use super::{EcrError, Token};

@@ -281,7 +281,11 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
     let named = settings.group.as_deref().is_some_and(|name| !name.trim().is_empty());
     let aws = settings.driver == DriverKind::AwsAsg;
     rule(!aws || named, "autoscale.group", "the driver `aws-asg` needs the group's name")?;
-    rule(!aws || cfg!(feature = "aws"), "autoscale.driver", "this program was built without AWS")?;
+    rule(
+        !aws || cfg!(feature = "aws"),
+        "autoscale.driver",
+        "this program was built without AWS (the cargo feature `aws`); release packages and `make build` have it",
+    )?;
     rule(
         settings.driver != DriverKind::Exec || !settings.command.is_empty(),
         "autoscale.command",

@@ -6,6 +6,7 @@ use crate::guard::Guard;
 use std::{
     net::{IpAddr, Ipv4Addr},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// `$1`: prefix of all names; `$2`: number of namespaces.
@@ -32,10 +33,13 @@ impl Network {
     /// # Panics
     /// When the machine does not allow it.
     pub fn start(namespaces: u8) -> Self {
-        let pid = std::process::id();
-        // Unique per process; one network at a time in each.
-        let name = format!("e2e{pid}");
-        let [low, middle, ..] = pid.to_le_bytes();
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Unique per network of a process; at most 15 characters with what follows.
+        let letter = char::from(b'a' + (count % 26) as u8);
+        let name = format!("e2e{pid}{letter}");
+        // Far from those of the processes that start just before and after.
+        let [low, middle, ..] = pid.wrapping_add(count.wrapping_mul(0x1357)).to_le_bytes();
         let subnet = [10, 128 | middle, low];
         let guard = Guard::new(GUARD, [&name, &namespaces.to_string()]);
         let network = Self { name, subnet, _guard: guard };

@@ -1,12 +1,9 @@
-//! The second half: the load decides how many VMs there are. moto simulates EC2 Auto Scaling and
-//! has no machines; this simulates them: an agent for each instance of the group.
+//! The second half: the load decides how many VMs there are. The gateway runs a command of the
+//! operator (the driver `exec`), which here only writes its orders down; this carries them out: an
+//! agent for each ordered VM.
 
 use crate::{note, title};
 use epsilon_api::autoscaler::{AutoscalerDecision, AutoscalerInfo};
-use epsilon_cloud_aws::{
-    moto::Moto,
-    scale_group::{ScaleGroup, in_moto},
-};
 use epsilon_e2e::{
     fleet::{Fleet, Plan},
     load::Loads,
@@ -15,56 +12,94 @@ use epsilon_e2e::{
     wait::within,
 };
 use std::{
-    collections::BTreeSet,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
     time::{Duration, Instant},
 };
+use tempfile::TempDir;
 
 const FUNCTIONS: usize = 6;
 const CALLERS: usize = 4;
-const MOST: i32 = 4;
-/// Interval between two reads of the group.
+const MOST: usize = 4;
+/// The command: one line for each order, `COUNT` or `COUNT VM` (terminate it).
+const COMMAND: &str = "#!/bin/sh\necho \"$1 $EPSILON_TERMINATE\" >>\"${0%/*}/orders\"\n";
+/// Interval between two reads of the orders.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Longest wait for the group to follow the load: it takes half a minute to shrink on an idle
 /// machine.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(180);
 
-/// moto, the group in it, and which decisions of the autoscaler were shown.
+/// What a cloud would have: the ordered VMs. And which decisions of the autoscaler were shown.
 pub(crate) struct Cloud {
-    group: ScaleGroup,
+    orders: Orders,
     began: Instant,
     shown: Option<AutoscalerDecision>,
-    _moto: Moto,
+}
+
+/// The command's folder, and what its orders come to.
+struct Orders {
+    folder: TempDir,
+    /// How many of its lines were carried out.
+    done: usize,
+    vms: Vec<String>,
+    /// Number of the next VM.
+    next: usize,
+}
+
+impl Orders {
+    fn new() -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let this = Self { folder, done: 0, vms: Vec::new(), next: 1 };
+        fs::write(this.command(), COMMAND).unwrap();
+        fs::set_permissions(this.command(), fs::Permissions::from_mode(0o700)).unwrap();
+        this
+    }
+
+    fn command(&self) -> PathBuf {
+        self.folder.path().join("scale")
+    }
+
+    /// The VMs that there have to be by all orders until now.
+    fn vms(&mut self) -> &[String] {
+        let text = fs::read_to_string(self.folder.path().join("orders")).unwrap_or_default();
+        // The end of a line that is being written comes with the next read.
+        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+        for order in whole.lines().skip(self.done) {
+            let (count, terminate) = order.split_once(' ').expect("the command writes two fields");
+            self.vms.retain(|vm| vm != terminate);
+            while self.vms.len() < count.parse().expect("the first is a count") {
+                self.vms.push(format!("vm-{}", self.next));
+                self.next += 1;
+            }
+            self.done += 1;
+        }
+        &self.vms
+    }
 }
 
 /// A fleet that starts with the group's one VM.
 pub(crate) async fn start() -> (Fleet, Cloud) {
     title("The load decides how many VMs there are");
     note(
-        "moto simulates EC2 Auto Scaling, seconds stand for minutes; a VM has room for four instances",
+        "A command of the operator's orders VMs (on AWS, an Auto Scaling group has them). Seconds stand for minutes; a VM has \
+         room for four instances.",
     );
-    let moto = Moto::start().await;
-    let group = in_moto::group(&moto, 1, MOST, 1).await;
+    let orders = Orders::new();
     let settings = format!(
-        "{{ driver: aws-asg, group: vms, endpoint: '{}', max: {MOST}, place: 128MiB, headroom: 1, every: 1s, lease: 3s, \
+        "{{ driver: exec, command: ['{}'], max: {MOST}, place: 128MiB, headroom: 1, every: 1s, lease: 3s, \
            stable_window: 4s, panic_window: 1s, scale_in_after: 4s, boot_time: 1s, trend_limit: 1 }}",
-        moto.endpoint()
+        orders.command().display()
     );
     note(&format!("EPSILON_GATEWAY_AUTOSCALE=\"{settings}\""));
-    let gateway_env = [
-        ("EPSILON_GATEWAY_AUTOSCALE", settings.as_str()),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_REGION", "eu-central-1"),
-    ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()));
     let fleet = Fleet::start(Plan {
         agents: 0,
         config: Some("vm_agent: { memory: 512MiB }".into()),
-        gateway_env: gateway_env.to_vec(),
+        gateway_env: vec![("EPSILON_GATEWAY_AUTOSCALE".into(), settings)],
         ..Plan::default()
     })
     .await;
-    (fleet, Cloud { group, began: Instant::now(), shown: None, _moto: moto })
+    (fleet, Cloud { orders, began: Instant::now(), shown: None })
 }
 
 impl Cloud {
@@ -89,7 +124,7 @@ impl Cloud {
         tally.lost() == 0
     }
 
-    /// Keeps simulating EC2 until interrupted.
+    /// Keeps carrying out orders until interrupted.
     pub(crate) async fn stay(&mut self, fleet: &mut Fleet) -> ! {
         let gateway = &fleet.gateways[0];
         title("Running until Ctrl-C");
@@ -120,7 +155,7 @@ impl Cloud {
         .await;
     }
 
-    /// Shows new decisions, and does what EC2 would.
+    /// Shows new decisions, and does what a cloud would.
     async fn look(&mut self, fleet: &mut Fleet) {
         let info = fleet.gateways[0].admin("/v1/autoscaler").await;
         let info: AutoscalerInfo = serde_json::from_value(info).unwrap();
@@ -131,18 +166,18 @@ impl Cloud {
         }
         self.shown = newest;
 
-        let group = self.group.describe().await.expect("moto answers");
-        let there: BTreeSet<_> = group.instances.into_iter().map(|instance| instance.id).collect();
-        for id in &there {
+        let vms = self.orders.vms().to_vec();
+        for id in &vms {
             if fleet.agents.iter().all(|agent| agent.id() != id) {
-                self.say(&format!("EC2 boots {id}"));
+                self.say(&format!("the cloud boots {id}"));
                 let variable = ("EPSILON_VM_AGENT_ID".to_owned(), id.clone());
                 fleet.add_agent_with(|launch| launch.env.push(variable)).await;
             }
         }
-        while let Some(at) = fleet.agents.iter().position(|agent| !there.contains(agent.id())) {
+        while let Some(at) = fleet.agents.iter().position(|agent| !vms.contains(&agent.id().into()))
+        {
             let mut agent = fleet.agents.remove(at);
-            self.say(&format!("EC2 ends {}", agent.id()));
+            self.say(&format!("the cloud ends {}", agent.id()));
             agent.program.terminate().await;
         }
     }

@@ -1,6 +1,6 @@
 //! The second part of the demo: a gateway, a builder and three agents on this machine; functions
-//! that stay on their VMs; one agent killed under load; and an autoscaler that orders VMs from
-//! moto. `infra/demo-fleet.sh` builds and runs it.
+//! that stay on their VMs; one agent killed under load; and an autoscaler that orders VMs by a
+//! command. `infra/demo-fleet.sh` builds and runs it.
 //!
 //! Prints each step, then runs until Ctrl-C; with `DEMO_EXIT=1` it ends by itself. In any case it
 //! removes everything and checks that. Exit status 1 when a count is not as promised.

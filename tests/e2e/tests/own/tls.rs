@@ -1,8 +1,6 @@
 //! Follows docs/tls.md exactly: its settings, and its fenced blocks marked `sh run` in order, from
 //! another network namespace than the gateway's. A block that fails fails this test.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_e2e::{
     cli::run,
     network::Network,

@@ -1,8 +1,6 @@
 //! Images in a registry instead of this machine's engine, with the real one that Debian ships as
 //! `docker-registry`.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_api::ids::DeploymentId;
 use epsilon_e2e::{
     engine::{ask, containers_of, docker},

@@ -1,8 +1,6 @@
 //! The platform ends, gracefully or killed, while calls and deployments run; and starts again on
 //! the same data. Each test has a platform of its own.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_e2e::{
     engine::ask,
     http::Call,

@@ -2,8 +2,6 @@
 //! make certificates in a folder per machine, with a fake `aws` that stores secrets in files, and
 //! the parts run with these settings. All connections use TLS then.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_e2e::{
     cli::{Outcome, run},
     network::Network,

@@ -1,8 +1,6 @@
 //! The data folder's disk is full while a project is deployed: the developer gets a clear error,
 //! serving versions continue, and a project that fits can be deployed afterwards.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_e2e::{
     project,
     up::{Epsilon, Settings},

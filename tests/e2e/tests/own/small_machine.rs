@@ -1,8 +1,6 @@
 //! A VM with room for two instances: idle ones are evicted for the next start, least recently used
 //! first; busy ones never are, and a call that finds no room gets an error.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_e2e::{
     http::Call,
     project,

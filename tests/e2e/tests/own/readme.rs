@@ -1,8 +1,6 @@
 //! The README's own commands: every fenced block marked `sh run` is executed, in order, in one new
 //! folder, on a running platform. A block that fails fails this test.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_e2e::{
     cli::run,
     up::{Epsilon, binary},

@@ -1,8 +1,6 @@
 //! `epsilon backup` beside a running platform, and `epsilon restore` on a machine without its
 //! images: a second engine, without any image, is that machine. Needs root.
 
-#![allow(clippy::unwrap_used, reason = "these are tests")]
-
 use epsilon_e2e::{
     cli::{self, Outcome},
     dockerd::Dockerd,
