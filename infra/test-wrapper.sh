@@ -49,4 +49,4 @@ run_tests() { # image, folder of the tests here, folder of the program there
         --test --test-reporter=spec 'test/**/*.test.js'
 }
 run_tests "$IMAGE" wrapper-image/node/test /epsilon/wrapper
-run_tests epsilon/inspector-node:current builder/graph/test /epsilon/graph
+run_tests epsilon/inspector-node:current builder/src/language/node/graph/test /epsilon/graph

@@ -17,6 +17,7 @@ use crate::{
     engine::{Engine, EngineError, EngineImage, Part, files},
     error::{self, Hint},
     image::archive::{Listed, header, padding},
+    language,
     publish::blob::Blob,
     runtime,
 };
@@ -250,7 +251,10 @@ impl Images {
     /// # Errors
     /// `ENGINE_FAILED`.
     pub async fn of_platform(&self, config: &Config) -> Result<Vec<String>, BuildError> {
-        let mut found = runtime::found(&self.engine, config).await?;
+        let mut found = Vec::new();
+        for language in language::ALL {
+            found.extend(runtime::found(language.recipe(), &self.engine, config).await?);
+        }
         // An image that the operator names by its digest has no name in the engine; its registry
         // has it.
         found.retain(|name| !name.contains('@'));

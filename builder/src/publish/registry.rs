@@ -237,7 +237,7 @@ impl Remote {
 
 /// Name of the base in a registry.
 fn base_name(base: &Base) -> Name {
-    Name::runtime(base.reference.rsplit(':').next().unwrap_or_default())
+    Name::in_engine(&base.reference)
 }
 
 /// Target of an image, and repositories that may already have some of its blobs.
