@@ -17,7 +17,7 @@
 //! | `publish` | images into this machine's engine or a registry |
 //! | [`images`] | exports the engine's images into a backup, and loads them from one |
 //! | [`member`], [`serve`] | belonging to a fleet; the listener where its gateways come in |
-//! | `engine` | the container engine; the only file that names bollard |
+//! | `engine` | the container engine; the only module that names bollard |
 //! | `cache`, `folder_size`, `egress_env`, `network`, `blocking`, `text` | the folder on disk, and how large one is; proxies and authorities for what reaches out; work that blocks; quoting what developers wrote |
 //! | [`error`] | why a build ended without images |
 

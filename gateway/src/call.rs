@@ -1,12 +1,21 @@
 //! One call, from its head to the last byte of its answer. [`Calls::handle`] names the phases in
-//! the order in which they run; each has a file in `call/`, but the last but one: `invoke.rs`
-//! chooses the VM and calls it.
+//! the order in which they run:
 //!
 //! ```text
 //! accept → caller_address → http_rules → lookup → version → buffer → invoke → reply
-//!                                          │                    place ⇄ attempt, retry: may it go to another VM?
-//!                                          which one, if the function's calls are split
 //! ```
+//!
+//! | phase | what it decides |
+//! |---|---|
+//! | `accept` | whether the connection, and a head that can be read, are taken at all |
+//! | `caller_address` | who calls, through trusted proxies |
+//! | `http_rules` | whether the request is one; its declared length is judged after the lookup |
+//! | `lookup` | which function, or which version by its address |
+//! | `version` | which version, if the function's calls are split |
+//! | `buffer` | reads the first bytes of the body; `relay/headers.rs` has cleaned the head before |
+//! | `invoke` | `invoke.rs`: place ⇄ attempt, and whether another VM may be tried |
+//! | `reply` | the answer, and the record of the call, which begins with its address |
+//!
 //! A call has no task of its own: it runs inside its connection's future. When the caller hangs up,
 //! that future is dropped and releases the lease, the body and the record; no other cleanup is
 //! needed.

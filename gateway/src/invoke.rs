@@ -1,7 +1,7 @@
 //! One invocation of a function: which VM, the attempt there, and whether another VM may be tried.
-//! [`Invoker::invoke`] is the only place that sends calls to VMs, and holds the only retry loop of the
-//! program. It knows nothing of connections or listeners: the public listener (`call.rs`) is its first
-//! user.
+//! [`Invoker::invoke`] is the only place that sends calls to VMs, and holds the only retry loop of
+//! the program. It knows nothing of connections or listeners: the public listener (`call.rs`) is
+//! its first user.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -113,8 +113,8 @@ impl Invoker {
                 }
                 Err(err) => err,
             };
-            // The call stops counting on this VM before the error is recorded there: `record_outcome` judges
-            // the VM by the load of its other calls.
+            // The call stops counting on this VM before the error is recorded there:
+            // `record_outcome` judges the VM by the load of its other calls.
             drop(in_flight);
             place::record_outcome(&member, route, Some(&err));
             // A VM that could have queued the call has already done so; another one would only

@@ -1,15 +1,16 @@
 //! The gateway: accepts calls, finds a VM for each and streams both ways; and the control API.
 //!
-//! Life of a call: [`call`] is the path, with its files in the order in which a call meets them. It
-//! reads [`routes`] (which version serves a name) and [`fleet`] (which VMs there are), both in
-//! memory; no call waits for the store. Everything else changes these two: [`deploy`] and
-//! [`control`].
+//! Life of a call: [`call`] is the path and names its phases in their order; [`invoke`] sends the
+//! call to a VM. Both read [`routes`] (which version serves a name) and [`fleet`] (which VMs there
+//! are), both in memory; no call waits for the store. Everything else changes these two: [`deploy`]
+//! and [`control`].
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`app`] | builds, starts and stops the parts |
 //! | [`config`] | settings and limits |
 //! | `call` | the public listener and the path of a call |
+//! | `invoke` | one call on one VM after the other, until one answers |
 //! | `routes` | names → versions, in memory |
 //! | `fleet` | the VMs |
 //! | [`autoscale`] | how many VMs there should be, and which ones leave |

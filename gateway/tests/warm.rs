@@ -47,7 +47,7 @@ const CALLS: u64 = 500;
 const WARMING: u64 = 100;
 
 /// Maximum allocations of one call. A call makes 15 to 17, most of them hyper's
-/// (`docs/decisions/0026-the-warm-path.md`); the rest allows for background work during the
+/// (`docs/decisions/0023-warm-path.md`); the rest allows for background work during the
 /// measurement.
 const MOST: u64 = 28;
 

@@ -5,19 +5,19 @@
 //! # Life of a call
 //!
 //! ```text
-//! gateway ─▶ vm ─▶ call ─▶ call/lease ─▶ call/relay ═▶ calls.sock ═▶ wrapper ─▶ user code
-//!            which  the     a slot in      streams to                   │
-//!            pool   phases  an instance    the instance                 │
-//!                              │ none free: wait, perhaps start one     │
-//!                              └─▶ instance/pool ─▶ runner ─▶ start ─▶ engine
-//! gateway ◀══ call/reply ◀══════════════════════════════════════════════┘
+//! gateway ─▶ service ─▶ call ─▶ instance/lease ─▶ call/relay ═▶ calls.sock ═▶ wrapper ─▶ user code
+//!            trait     the     a slot in          streams to                   │
+//!            `Vm`      phases  an instance        the instance                 │
+//!                                 │ none free: wait, perhaps start one         │
+//!                                 └─▶ instance/pool ─▶ runner ─▶ start ─▶ engine
+//! gateway ◀══ call/reply ◀═════════════════════════════════════════════════════┘
 //!             the body carries the lease, which ends with the last byte
 //! ```
 //!
 //! 1. [`vm`](mod@vm): finds the version's pool; a draining VM refuses the call.
-//! 2. `instance/lease.rs`: takes a free slot in the instance used last, else waits for a bounded time;
-//!    `instance/pool.rs` starts as many instances as the waiting calls need, within the limits of
-//!    function, version and VM.
+//! 2. `instance/lease.rs`: takes a free slot in the instance used last, else waits for a bounded
+//!    time; `instance/pool.rs` starts as many instances as the waiting calls need, within the
+//!    limits of function, version and VM.
 //! 3. `call/relay.rs`: sends the request over a pooled connection, with the deadline that follows
 //!    from `timeout`.
 //! 4. `call/reply.rs`: turns the head of the answer into a response and puts the lease into its

@@ -167,7 +167,8 @@ mod tests {
         assert!(dangling.contains("dangling"), "{dangling}");
     }
 
-    /// Only root can mount: `make test` runs as root, and fails where that may not; others leave this out.
+    /// Only root can mount: `make test` runs as root, and fails where that may not; others leave
+    /// this out.
     #[test]
     fn a_bind_mount_is_a_mount() {
         let dir = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@
 //! | `reload.rs` | saved files → a deployment |
 //! | `terminal.rs`, `events.rs` | output for the developer |
 //!
-//! Reasons: `docs/decisions/0022-dev-is-the-platform-on-processes.md`.
+//! Reasons: `docs/decisions/0019-epsilon-dev.md`.
 
 mod builder;
 mod engine;

@@ -3,10 +3,11 @@
 //! | file | what it does |
 //! |---|---|
 //! | `settings.rs` | file, environment and flags → the parts' settings |
-//! | `lock.rs` | one `up` per data folder |
-//! | `tracing.rs` | what is logged, and how |
 //! | `progress.rs` | shows the progress of making the runtime base |
 //! | `compose.rs` | creates, starts and shuts down the parts |
+//!
+//! One `up` per data folder (`epsilon_bootstrap::lock`); what is logged, and how, is
+//! `epsilon_bootstrap::log`.
 //!
 //! On SIGTERM or SIGINT, running calls finish within `gateway.drain_grace`, then everything that
 //! this process created on the engine is removed. A second signal ends the waiting.

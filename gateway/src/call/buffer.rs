@@ -1,7 +1,8 @@
-//! Fourth phase: reads the first bytes of a body before the call takes a concurrency slot of its
-//! function, so that a slow caller does not occupy one. A body whose declared length is at most
-//! [`MAX_BUFFERED`] is read completely. Of any other body, the first [`MAX_BUFFERED`] bytes are
-//! read, or less if its length is unknown and the sender pauses: it may be waiting for an answer.
+//! After the version is known: reads the first bytes of a body before the call takes a concurrency
+//! slot of its function, so that a slow caller does not occupy one. A body whose declared length is
+//! at most [`MAX_BUFFERED`] is read completely. Of any other body, the first [`MAX_BUFFERED`] bytes
+//! are read, or less if its length is unknown and the sender pauses: it may be waiting for an
+//! answer.
 //!
 //! The memory of all buffers together is limited to [`MAX_TOTAL`]. Beyond it bodies are passed on
 //! as they arrive, under the rules of `relay/pace.rs`. A small body that arrived with its head is

@@ -1,5 +1,5 @@
-//! Third phase: whether the request may continue. The rules of HTTP that hyper leaves to a proxy,
-//! and the operator's limit on bodies. Pure.
+//! After the caller's address, before the lookup: whether the request may continue. The rules of
+//! HTTP that hyper leaves to a proxy, and the operator's limit on bodies. Pure.
 //!
 //! hyper has already refused folded headers, spaces before colons, conflicting or invalid lengths
 //! and unknown transfer codings. With both `Content-Length` and `Transfer-Encoding` it drops the

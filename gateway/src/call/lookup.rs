@@ -1,5 +1,5 @@
-//! Second phase: which function, or which of its versions (`/name@3`, `name--v3.domain`), the
-//! request is for. Pure. A name is compared as it was sent, without decoding or folding, so
+//! After the HTTP rules: which function, or which of its versions (`/name@3`, `name--v3.domain`),
+//! the request is for. Pure. A name is compared as it was sent, without decoding or folding, so
 //! `%2e%2e`, `__proto__` and the like simply match nothing. `version_cache` caches versions that
 //! are called only by their own address; `negative_lookup` reads functions from the store that this
 //! gateway does not know yet.

@@ -1,5 +1,5 @@
-//! What passes between the caller and the VM, in either direction: headers, the body within its limits,
-//! and the bytes of an upgraded connection. The VM is chosen and called by `invoke.rs`.
+//! What passes between the caller and the VM, in either direction: headers, the body within its
+//! limits, and the bytes of an upgraded connection. The VM is chosen and called by `invoke.rs`.
 //!
 //! | file | what it does |
 //! |---|---|

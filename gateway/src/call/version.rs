@@ -1,4 +1,4 @@
-//! Between lookup and permit, for functions whose calls are split: which version a call goes to.
+//! After the lookup, for functions whose calls are split: which version a call goes to.
 //! Pure, except for the counter that assigns callers without a slot of their own.
 //!
 //! The slot of a caller, one of a hundred, comes from its cookie, from a header's hash, or from the

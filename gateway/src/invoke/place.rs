@@ -1,4 +1,4 @@
-//! Fourth phase: which VM. Only a choice: reads the state of the fleet and sends nothing.
+//! Of an invocation, the choice: which VM. Reads the state of the fleet and sends nothing.
 //!
 //! A function has a home VM on a consistent-hash ring and a fixed order of VMs from there. Its
 //! calls stay at home as long as that VM carries no more than its share, and spread along the order

@@ -1,5 +1,5 @@
-//! Which calls may be sent to a second VM: rules without I/O. [`super::Invoker::invoke`] is the only
-//! loop that applies them.
+//! Which calls may be sent to a second VM: rules without I/O. [`super::Invoker::invoke`] is the
+//! only loop that applies them.
 //!
 //! | what happened | what was executed | retried |
 //! |---|---|---|

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Gives this machine a certificate of the stack's own authority, at each start of its unit. Sourced by secrets.sh, which
-# has `fetch`, `put`, `put_public` and `say`. Environment: /etc/epsilon/aws.env. docs/decisions/0038 says why it is so.
+# has `fetch`, `put`, `put_public` and `say`. Environment: /etc/epsilon/aws.env. docs/decisions/0035-aws-certificates.md says why it is so.
 #
 # Two authorities: one signs gateways, the other VMs and builders. The private key of each *is* a secret's 64 hexadecimal
 # digits, made by Secrets Manager: no one has to create it, and machines that start at once get the same. A

@@ -8,7 +8,7 @@ const { until } = require('./http.js');
 
 /** Connects as the agent does. @returns the ids reported so far */
 async function watch(t, f) {
-  const told = [];
+  const reported = [];
   const socket = net.connect(path.join(f.sockets, 'control.sock'));
   t.after(() => socket.destroy());
   socket.write('GET /unsettled HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: unsettled\r\n\r\n');
@@ -16,19 +16,19 @@ async function watch(t, f) {
   socket.on('data', (bytes) => {
     text += bytes;
     const [head, lines = ''] = text.split('\r\n\r\n');
-    told.head = head;
-    told.splice(0, Infinity, ...lines.split('\n').slice(0, -1));
+    reported.head = head;
+    reported.splice(0, Infinity, ...lines.split('\n').slice(0, -1));
   });
-  await until(() => told.head, 'the answer to the handshake');
-  assert.match(told.head, /^HTTP\/1\.1 101 /);
-  return told;
+  await until(() => reported.head, 'the answer to the handshake');
+  assert.match(reported.head, /^HTTP\/1\.1 101 /);
+  return reported;
 }
 
 /** Calls with an id; returns the ids that were reported when the last byte arrived. */
-async function toldBy(f, told, id, options = {}) {
+async function reportedBy(f, reported, id, options = {}) {
   const answer = await f.call({ ...options, headers: { 'x-epsilon-request-id': id, ...options.headers } });
   await new Promise(setImmediate); // both sockets have something to read; either may be read first
-  return { answer, told: [...told] };
+  return { answer, reported: [...reported] };
 }
 
-module.exports = { watch, toldBy };
+module.exports = { watch, reportedBy };

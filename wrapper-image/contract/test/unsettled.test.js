@@ -4,23 +4,23 @@
 const assert = require('node:assert/strict');
 const { ready, testIf, waiting } = require('../support/fixtures.js');
 const { until } = require('../support/http.js');
-const { toldBy, watch } = require('../support/unsettled.js');
+const { reportedBy, watch } = require('../support/unsettled.js');
 
 const test = testIf('work after the answer');
 const over = (f) => until(async () => (await f.health()).active === 0, 'the end of the call');
 
 test('a handler that settles with its answer is not reported', async (t) => {
   const f = await ready(t, 'unsettled');
-  const told = await watch(t, f);
-  assert.deepEqual((await toldBy(f, told, 'settles-1')).told, []);
+  const reported = await watch(t, f);
+  assert.deepEqual((await reportedBy(f, reported, 'settles-1')).reported, []);
   const { active, calls } = await f.health();
   assert.deepEqual([active, calls], [0, []]);
 });
 
 test('a handler that goes on after its answer is reported, and its call lasts', async (t) => {
   const f = await ready(t, 'unsettled');
-  const told = await watch(t, f);
-  assert.deepEqual((await toldBy(f, told, 'goes-on-1', { path: '/goes-on' })).told, ['goes-on-1']);
+  const reported = await watch(t, f);
+  assert.deepEqual((await reportedBy(f, reported, 'goes-on-1', { path: '/goes-on' })).reported, ['goes-on-1']);
   const { active, calls } = await f.health();
   assert.deepEqual([active, calls], [1, ['goes-on-1']]);
   await f.call({ path: '/open' });
@@ -31,15 +31,15 @@ test('a later connection takes over', async (t) => {
   const f = await ready(t, 'unsettled');
   const first = await watch(t, f);
   const second = await watch(t, f);
-  assert.deepEqual((await toldBy(f, second, 'takes-over', { path: '/a-moment' })).told, ['takes-over']);
+  assert.deepEqual((await reportedBy(f, second, 'takes-over', { path: '/a-moment' })).reported, ['takes-over']);
   assert.deepEqual([...first], []);
 });
 
 test('unsettled works before init; other upgrades are unknown', async (t) => {
   const f = await waiting(t, 'unsettled');
-  const told = await watch(t, f);
+  const reported = await watch(t, f);
   await f.init({ export: 'f' });
-  assert.deepEqual((await toldBy(f, told, 'watched-1', { path: '/a-moment' })).told, ['watched-1']);
+  assert.deepEqual((await reportedBy(f, reported, 'watched-1', { path: '/a-moment' })).reported, ['watched-1']);
   for (const [path, upgrade] of [['/unsettled', 'websocket'], ['/health', 'unsettled']]) {
     const answer = await f.control({ path, headers: { connection: 'Upgrade', upgrade } }).catch((err) => err);
     assert.ok(answer instanceof Error || answer.status === 404); // an answer without JSON

@@ -5,7 +5,7 @@ const assert = require('node:assert/strict');
 const http = require('node:http');
 const { test } = require('node:test');
 const { until } = require('./support/http.js');
-const { toldBy, watch } = require('../../contract/support/unsettled.js');
+const { reportedBy, watch } = require('../../contract/support/unsettled.js');
 const { ready } = require('./support/process.js');
 
 const over = (f) => until(async () => (await f.health()).active === 0, 'the end of the call');
@@ -41,14 +41,14 @@ for (const [what, [source, isPending, options]] of Object.entries(EXPRESS)) {
       let open; const gate = new Promise((resolve) => (open = resolve));
       const handler = ${source};
       exports.f = (req, res) => { if (req.path !== '/open') return handler(req, res); open(); res.send(''); };`);
-    const told = await watch(t, f);
-    const { told: before } = await toldBy(f, told, 'unsettled-1', options);
+    const reported = await watch(t, f);
+    const { reported: before } = await reportedBy(f, reported, 'unsettled-1', options);
     assert.deepEqual(before, isPending ? ['unsettled-1'] : []);
     const { active, calls } = await f.health();
     assert.deepEqual([active, calls], isPending ? [1, ['unsettled-1']] : [0, []]);
     await f.call({ path: '/open' });
     await over(f);
-    assert.deepEqual(told.filter((id) => id !== 'unsettled-1'), []);
+    assert.deepEqual(reported.filter((id) => id !== 'unsettled-1'), []);
   });
 }
 
@@ -68,8 +68,8 @@ for (const [what, source, isPending] of [
       let open; const gate = new Promise((resolve) => (open = resolve));
       const answer = (request) => { if (new URL(request.url).pathname === '/open') open(); return new Response('done'); };
       ${source}`, { export: 'f', env: { EXPRESS: require.resolve('express') } });
-    const told = await watch(t, f);
-    const { told: before } = await toldBy(f, told, 'unsettled-2');
+    const reported = await watch(t, f);
+    const { reported: before } = await reportedBy(f, reported, 'unsettled-2');
     assert.deepEqual(before, isPending ? ['unsettled-2'] : []);
     assert.equal((await f.health()).active, isPending ? 1 : 0);
   });
@@ -85,7 +85,7 @@ test('an upgraded connection that ends before its handler is reported', async (t
         if (req.url === '/goes-on') await gate;
       },
     };`);
-  const told = await watch(t, f);
+  const reported = await watch(t, f);
   const upgrade = (path, id) => new Promise((resolve, reject) => {
     http.get({ socketPath: f.callsSocket, path, headers: { connection: 'Upgrade', upgrade: 'x', 'x-epsilon-request-id': id } })
       .on('upgrade', (res, socket) => socket.resume().on('end', () => resolve(socket.end())))
@@ -94,8 +94,8 @@ test('an upgraded connection that ends before its handler is reported', async (t
   await upgrade('/settles', 'upgrade-01');
   await over(f);
   await upgrade('/goes-on', 'upgrade-02');
-  await until(() => told.length > 0, 'the line');
-  assert.equal(told.at(-1), 'upgrade-02');
+  await until(() => reported.length > 0, 'the line');
+  assert.equal(reported.at(-1), 'upgrade-02');
   assert.equal((await f.health()).active, 1);
   await f.call();
   await over(f);
@@ -107,8 +107,8 @@ test('a complete response without end is reported', async (t) => {
     res.write('done');
     setTimeout(() => res.end(), 50);
   };`);
-  const told = await watch(t, f);
-  assert.deepEqual((await toldBy(f, told, 'no-end-yet')).told, ['no-end-yet']);
+  const reported = await watch(t, f);
+  assert.deepEqual((await reportedBy(f, reported, 'no-end-yet')).reported, ['no-end-yet']);
   await over(f);
 });
 
@@ -118,13 +118,13 @@ test('with many calls only continuing ones are reported', async (t) => {
     res.send('done');
     if (req.query.n % 3 === 0) await new Promise((resolve) => setTimeout(resolve, 30));
   };`);
-  const told = await watch(t, f);
+  const reported = await watch(t, f);
   await Promise.all(Array.from({ length: 60 }, async (_, n) => {
-    const { told: before } = await toldBy(f, told, `at-once-${n}`, { path: `/?n=${n}` });
+    const { reported: before } = await reportedBy(f, reported, `at-once-${n}`, { path: `/?n=${n}` });
     assert.equal(before.includes(`at-once-${n}`), n % 3 === 0, n);
   }));
   await over(f);
-  assert.equal(told.length, 20);
+  assert.equal(reported.length, 20);
 });
 
 test('a finished response is sent although the code exits', async (t) => {

@@ -167,7 +167,10 @@ async fn a_build_that_cannot_be_says_what_is_wrong() {
     let data = ["--data-dir", data.path().to_str().unwrap()];
     for (to, says) in [
         (&["--to", "nowhere"][..], "`engine`, `registry REF` or `oci:FILE`"),
-        (&["--to", "oci:/no/such/folder/x.tar"], "no file `/no/such/folder/x.tar` can be made"),
+        (
+            &["--to", "oci:/no/such/folder/x.tar"],
+            "the file `/no/such/folder/x.tar` cannot be created",
+        ),
         (&["--to", "registry", "not a name"], "builder.registry"),
         (&["--only", "missing"], "the project has no function `missing`"),
     ] {

@@ -2,7 +2,7 @@
 //! image can turn off.
 //!
 //! The seccomp profile is `seccomp.json` beside this file: Moby's default for containers without
-//! capabilities, less what docs/decisions/0033 lists.
+//! capabilities, less what docs/decisions/0030-isolation-of-instances.md lists.
 
 use crate::engine::limits::Seccomp;
 use crate::engine::{Attachment, ContainerSpec, SOCKETS};
