@@ -1,7 +1,7 @@
 //! Embeds the JavaScript that builds need into the binary, so that a builder needs no other files:
 //! generates a table of the files of the Node wrapper (`wrapper-image/node`) and of the module
-//! graph reader (`graph`), without their tests and installed packages, for `src/wrapper.rs` and
-//! `src/runtime/layer.rs`.
+//! graph reader (`src/language/node/graph`), without their tests and installed packages, for
+//! `wrapper.rs` and `program.rs` in `src/language/node`.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ use std::{
 
 /// Generated tables and their source folders.
 const TABLES: [(&str, &str); 2] =
-    [("wrapper_files.rs", "../wrapper-image/node"), ("graph_files.rs", "graph")];
+    [("wrapper_files.rs", "../wrapper-image/node"), ("graph_files.rs", "src/language/node/graph")];
 
 /// Files and folders that an image does not need.
 const LEFT_OUT: [&str; 4] = ["node_modules", "test", "bench.js", "bench-start.js"];

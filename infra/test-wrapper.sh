@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the Node wrapper's tests where the wrapper runs: in a container of the runtime base, with the Node
-# and the Express of that image, as the user that functions run as; and the tests of the builder's module graphs
+# and the Express of that image, as the user that functions run as: those of the contract that every language's wrapper
+# keeps (wrapper-image/contract), and Node's own. Then the tests of the builder's module graphs
 # in the inspector's image, with the esbuild of that one. The base is made as every start of
 # Epsilon makes it: by `epsilon up` (EPSILON_BIN, default: the one that `make test` builds).
 set -euo pipefail
@@ -42,11 +43,17 @@ done
 stop
 
 # Only the tests come from this checkout; what they test is what the image ships.
-run_tests() { # image, folder of the tests here, folder of the program there
+run_tests() { # image, working folder, then further arguments of docker
+    local image=$1 folder=$2
+    shift 2
     docker run --rm --init --name "$container" --network none --read-only --tmpfs /tmp:exec,mode=1777 --cap-drop ALL \
         --user 65532:65532 --env HOME=/tmp --env NODE_ENV=production \
-        --volume "$PWD/$2:$3/test:ro" --workdir "$3" --entrypoint node "$1" \
+        "$@" --workdir "$folder" --entrypoint node "$image" \
         --test --test-reporter=spec 'test/**/*.test.js'
 }
-run_tests "$IMAGE" wrapper-image/node/test /epsilon/wrapper
-run_tests epsilon/inspector-node:current builder/graph/test /epsilon/graph
+contract=(--volume "$PWD/wrapper-image/contract:/epsilon/contract:ro")
+run_tests "$IMAGE" /epsilon/contract "${contract[@]}" \
+    --env EPSILON_LANGUAGE=node --env 'EPSILON_WRAPPER=["node","/epsilon/wrapper/main.js"]'
+run_tests "$IMAGE" /epsilon/wrapper "${contract[@]}" --volume "$PWD/wrapper-image/node/test:/epsilon/wrapper/test:ro"
+run_tests epsilon/inspector-node:current /epsilon/graph \
+    --volume "$PWD/builder/src/language/node/graph/test:/epsilon/graph/test:ro"

@@ -1,24 +1,21 @@
 //! The builder as a whole: created once from its settings, then runs builds. `epsilon up` composes
 //! it with gateway and agent; the `epsilon-builder` program runs it alone.
 
-use crate::build_command::Commands;
 use crate::cache::{Cache, Opened};
 use crate::config::Config;
-use crate::dependencies::Dependencies;
 use crate::dockerfile::Dockerfiles;
 use crate::egress_env::EgressEnv;
 use crate::engine::{Engine, EngineError};
 use crate::error;
 use crate::error::Hint;
-use crate::inspect::Inspector;
 use crate::job::BuildContext;
+use crate::language::{Toolchains, toolchain::Parts};
 use crate::network::Network;
 use crate::publish::{Destination, Exports, LayerCache, Layout, Local, Remote};
-use crate::runtime::Runtimes;
 use epsilon_api::{
     build::{BuildError, BuildJob, BuildLog, Builder, Built},
     chain::Chain,
-    function::ImageRef,
+    function::{ImageRef, Runtime},
     ids::VmId,
 };
 use futures_util::future::BoxFuture;
@@ -139,29 +136,16 @@ impl App {
                 Destination::Registry(Box::new(Remote::new(registry, cache.clone(), exports)))
             }
         };
-        let runtimes =
-            Runtimes::new(&config, engine.clone(), cache.clone(), egress_env.clone(), local);
-        let dependencies = Dependencies {
-            engine: engine.clone(),
-            cache: cache.clone(),
-            egress_env: egress_env.clone(),
-            network: Arc::clone(&network),
-            limits: config.install,
-            size: config.install_size,
+        let parts = Parts {
+            config: &config,
+            engine: &engine,
+            cache: &cache,
+            egress_env: &egress_env,
+            network: &network,
+            local: &local,
         };
         let build_context = BuildContext {
-            runtimes: Arc::new(runtimes),
-            commands: Commands {
-                cache: cache.clone(),
-                dependencies: dependencies.clone(),
-                source: config.source.clone(),
-            },
-            dependencies,
-            inspector: Inspector {
-                engine: engine.clone(),
-                cache: cache.clone(),
-                limits: config.inspect,
-            },
+            toolchains: Toolchains::new(parts),
             dockerfiles: Dockerfiles::new(&config, engine, egress_env, Arc::clone(&network)),
             destination,
             cache,
@@ -190,7 +174,10 @@ impl App {
     /// # Errors
     /// `RUNTIME_FAILED`, `ENGINE_FAILED`, `DISK_FULL`.
     pub async fn ensure_runtime(&self, log: &dyn BuildLog) -> Result<String, BuildError> {
-        Ok(self.jobs.build_context.runtimes.ensure(log).await?.reference)
+        let toolchains = &self.jobs.build_context.toolchains;
+        let node = toolchains.of(Runtime::Node);
+        let node = node.ok_or_else(|| error::internal("there are no tools for Node"))?;
+        Ok(node.base(log).await?.reference)
     }
 
     /// Waits until containers and folders of ended builds are removed, at most `grace`. Running

@@ -9,7 +9,7 @@ pub use member::MemberConfig;
 pub(crate) use registry::Registry;
 pub use settings::{ImageTransfer, Settings};
 
-use crate::{engine::container::Limits, manifest::Ceilings, source::SourceLimits};
+use crate::{ceilings::Ceilings, engine::container::Limits, source::SourceLimits};
 use epsilon_api::units::Bytes;
 use std::{
     env,

@@ -33,8 +33,6 @@ use user::USER;
 
 /// Path of the code in an image.
 pub(crate) const APP: &str = "/app";
-/// Path of the wrapper's start file in the runtime base.
-pub(crate) const MAIN: &str = "/epsilon/wrapper/main.js";
 /// The one time in images, so that the same source gives the same image.
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 /// The default of engines.
@@ -49,6 +47,14 @@ pub(crate) struct Layer {
     pub(crate) bytes: u64,
     /// Holds the tar in the cache, if it is there.
     pub(crate) held: Held,
+}
+
+/// How the containers of a language's images start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Launch {
+    pub(crate) entrypoint: &'static [&'static str],
+    /// `NAME=value`.
+    pub(crate) env: &'static [&'static str],
 }
 
 /// An image whose layers may be stored anywhere.
@@ -66,15 +72,21 @@ impl Image {
         format!("sha256:{}", ContentDigest::of(&self.config))
     }
 
-    /// The runtime: a base that has Node, and the wrapper's layer.
-    pub(crate) fn runtime(base: &EngineImage, wrapper: &Layer) -> Result<Self, BuildError> {
-        let env = merged(&base.env, ["NODE_ENV=production".to_owned(), "PORT=8080".to_owned()]);
-        compose(base, [wrapper.diff_id.clone()], env, "runtime")
+    /// The runtime: a base that has the language, and the wrapper's layer.
+    pub(crate) fn runtime(
+        base: &EngineImage,
+        wrapper: &Layer,
+        launch: Launch,
+    ) -> Result<Self, BuildError> {
+        let env = launch.env.iter().copied().chain(["PORT=8080"]).map(str::to_owned);
+        let env = merged(&base.env, env);
+        compose(base, [wrapper.diff_id.clone()], env, launch, "runtime")
     }
 
     /// The image of one function: the runtime, its dependencies if any, its code.
     pub(crate) fn function(
         runtime: &EngineImage,
+        launch: Launch,
         layers: impl IntoIterator<Item = String>,
         name: &FunctionName,
         spec: &FunctionSpec,
@@ -83,7 +95,7 @@ impl Image {
         let function = serde_json::to_string(&WrapperSpec::new(name, spec))
             .map_err(|err| error::broken("describing a function to its runtime", &err))?;
         let env = merged(&runtime.env, own.chain([format!("EPSILON_FUNCTION={function}")]));
-        compose(runtime, layers, env, "function")
+        compose(runtime, layers, env, launch, "function")
     }
 }
 
@@ -120,6 +132,7 @@ fn compose(
     below: &EngineImage,
     above: impl IntoIterator<Item = String>,
     env: Vec<String>,
+    launch: Launch,
     kind: &str,
 ) -> Result<Image, BuildError> {
     let broken = |err: &oci_spec::OciSpecError| error::broken("composing an image", err);
@@ -128,7 +141,7 @@ fn compose(
         .user(format!("{USER}:{USER}"))
         .exposed_ports(["8080/tcp".to_owned()])
         .env(env)
-        .entrypoint(["node".to_owned(), MAIN.to_owned()])
+        .entrypoint(launch.entrypoint.iter().map(|&word| word.to_owned()).collect::<Vec<_>>())
         .working_dir(APP)
         .labels(HashMap::from([(IMAGE_LABEL.to_owned(), kind.to_owned())]))
         .build()
@@ -186,6 +199,8 @@ mod tests {
     use super::*;
     use epsilon_api::function::Runtime;
 
+    const LAUNCH: Launch = Launch { entrypoint: &["node", "/epsilon/wrapper/main.js"], env: &[] };
+
     fn runtime() -> EngineImage {
         EngineImage {
             id: "sha256:aa".into(),
@@ -210,14 +225,16 @@ mod tests {
     #[test]
     fn function_image_has_all_that_docker_run_needs() {
         let image =
-            Image::function(&runtime(), ["sha256:02".to_owned()], &hello(), &spec()).unwrap();
+            Image::function(&runtime(), LAUNCH, ["sha256:02".to_owned()], &hello(), &spec())
+                .unwrap();
         let config: Value = serde_json::from_slice(&image.config).unwrap();
         insta::assert_json_snapshot!(config);
     }
 
     #[test]
     fn the_same_parts_give_the_same_bytes() {
-        let make = || Image::function(&runtime(), ["sha256:02".to_owned()], &hello(), &spec());
+        let make =
+            || Image::function(&runtime(), LAUNCH, ["sha256:02".to_owned()], &hello(), &spec());
         let first = make().unwrap();
         for _ in 0..20 {
             assert_eq!(make().unwrap(), first);

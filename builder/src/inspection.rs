@@ -1,14 +1,12 @@
-//! The code's exports, as reported by the runtime's `inspect.js` from a container without network.
+//! The code's exports, as reported by a language's inspector from a container without network.
 //!
 //! The report is written by a process that ran the developer's code, so it is untrusted: the file
 //! is opened without following links, its size is capped, unknown fields are refused, and every
 //! name in it is parsed again before it is used. A forged report can only harm its own project.
 
-mod typescript;
-
 use crate::{
     error::{self, Hint},
-    manifest::Node,
+    value_tree::Node,
 };
 use epsilon_api::{build::BuildError, function::Signature, units::Bytes};
 use rustix::{
@@ -110,7 +108,7 @@ pub struct Dynamic {
 }
 
 impl Inspection {
-    /// Reads the file that `inspect.js` wrote. Blocking, but short: the size is capped.
+    /// Reads the file that the inspector wrote. Blocking, but short: the size is capped.
     ///
     /// # Errors
     /// `LOAD_FAILED` when the file is missing (the code ended the process) or invalid.
@@ -148,18 +146,23 @@ impl Inspection {
             .map_err(|cause| invalid_report(&printable(&cause.to_string(), 300)))
     }
 
-    /// The entry with this path, if it was loaded.
+    /// The entry with this path, if it was loaded. `hint` has one for the text of the error that
+    /// the code threw, in its language.
     ///
     /// # Errors
-    /// `LOAD_FAILED` with the error that the code threw.
-    pub fn found(&self, path: &str) -> Result<&Entry, BuildError> {
+    /// `LOAD_FAILED` with that error.
+    pub(crate) fn found(
+        &self,
+        path: &str,
+        hint: impl FnOnce(&str) -> Option<String>,
+    ) -> Result<&Entry, BuildError> {
         let entry = self.entries.iter().find(|entry| entry.entry == path);
         let entry = entry.ok_or_else(|| invalid_report(&format!("nothing of `{path}`")))?;
         match &entry.error {
             Some(why) => {
                 let error_text = why.error_text();
                 let err = error::load_failed(format!("`{path}` could not be loaded: {error_text}"));
-                Err(match hint(&error_text, path) {
+                Err(match hint(&error_text) {
                     Some(hint) => err.hint(hint),
                     None => err,
                 })
@@ -208,56 +211,6 @@ impl LoadError {
     }
 }
 
-/// A hint for the error that the code of this entry threw, if its text matches a known cause.
-fn hint(error_text: &str, entry: &str) -> Option<String> {
-    let says = |words: &[&str]| words.iter().any(|word| error_text.contains(word));
-    if let Some(hint) = typescript::hint(error_text, entry) {
-        return Some(hint.to_owned());
-    }
-    if says(&["EROFS"]) {
-        return Some("the project's folder is read-only: write below `/tmp`".into());
-    }
-    if says(&["MODULE_NOT_FOUND"]) {
-        let missing = missing_module(error_text);
-        if missing.is_some_and(typescript::is_alias) {
-            return Some(typescript::ALIASES.into());
-        }
-        return missing.map(|name| {
-            if name.starts_with(['.', '/']) {
-                "is the file there, and pushed (`.gitignore` and `.epsilonignore` leave files out)? ES \
-                 modules name a file with its ending, `./lib.js` or `./lib.ts`"
-                    .into()
-            } else {
-                format!(
-                    "add `{name}` to the `dependencies` of package.json: `npm install {name}`; \
-                     `devDependencies` are not installed"
-                )
-            }
-        });
-    }
-    if says(&["ENOTFOUND", "EAI_AGAIN", "ENETUNREACH", "ECONNREFUSED"]) {
-        return Some(
-            "there is no network while code is loaded for inspection: connect in a call".into(),
-        );
-    }
-    if says(&["SyntaxError"]) {
-        return None;
-    }
-    Some(
-        "code is loaded once while it is deployed: without network, and with no variables but those of `env` \
-         in `epsilon.yaml`"
-            .into(),
-    )
-}
-
-/// The module that Node did not find, as the code names it.
-pub(crate) fn missing_module(error_text: &str) -> Option<&str> {
-    let (_, rest) = error_text
-        .split_once("Cannot find ")
-        .filter(|_| error_text.contains("MODULE_NOT_FOUND"))?;
-    rest.split('\'').nth(1)
-}
-
 /// Without what could steer a terminal, and not longer than this.
 fn printable(text: &str, max: usize) -> String {
     text.chars().filter(|c| !c.is_control() || *c == '\n' || *c == '\t').take(max).collect()
@@ -277,52 +230,6 @@ fn invalid_report(why: &str) -> BuildError {
 mod tests {
     use super::*;
     use std::{fs, os::unix::fs::symlink};
-
-    #[test]
-    fn a_failure_to_load_says_what_to_do() {
-        for (error_text, wanted) in [
-            ("SyntaxError [ERR_UNSUPPORTED_TYPESCRIPT_SYNTAX]: TypeScript enum …", "compile"),
-            (
-                "Error: Cannot find module 'lodash'\n  code: 'MODULE_NOT_FOUND'",
-                "npm install lodash",
-            ),
-            (
-                "Error [ERR_MODULE_NOT_FOUND]: Cannot find package '@a/b' imported from /app/x.js",
-                "npm install @a/b",
-            ),
-            (
-                "Error [ERR_MODULE_NOT_FOUND]: Cannot find module '/app/types' imported from /app/i.ts",
-                "./lib.ts",
-            ),
-            (
-                "Error [ERR_MODULE_NOT_FOUND]: Cannot find package '@/lib' imported from /app/i.ts",
-                "tsconfig",
-            ),
-            ("Error: Cannot find module '~/lib'\n  code: 'MODULE_NOT_FOUND'", "tsconfig"),
-            (
-                "TypeError [ERR_UNKNOWN_FILE_EXTENSION]: Unknown file extension \".tsx\" for /app/c.tsx",
-                "esbuild",
-            ),
-            ("SyntaxError [ERR_INVALID_TYPESCRIPT_SYNTAX]: Unterminated regexp literal", "JSX"),
-            ("SyntaxError: Invalid or unexpected token", "decorators"),
-            (
-                "SyntaxError: The requested module './t.ts' does not provide an export named 'Foo'",
-                "import type",
-            ),
-            ("Error [ERR_UNSUPPORTED_NODE_MODULES_TYPE_STRIPPING]: …", "--bundle"),
-            ("Error: EROFS: read-only file system, mkdir 'uploads'", "`/tmp`"),
-            ("Error: getaddrinfo EAI_AGAIN db.internal", "in a call"),
-            ("Error: API_KEY missing", "`env`"),
-        ] {
-            assert!(
-                hint(error_text, "i.ts").is_some_and(|hint| hint.contains(wanted)),
-                "{error_text}: {:?}",
-                hint(error_text, "i.ts")
-            );
-        }
-        assert_eq!(hint("SyntaxError: Unexpected end of input", "i.ts"), None);
-        assert_eq!(hint("SyntaxError: Invalid or unexpected token", "i.js"), None);
-    }
 
     #[test]
     fn the_answer_is_read_without_following_or_waiting() {
@@ -353,12 +260,12 @@ mod tests {
     fn a_real_answer_is_read_whole() {
         let real = r#"{"entries":[{"entry":"index.js","error":null,"exports":[{"name":"hello","signature":"express","config":{"timeout":10000,"env":{"A":1.5}},"reach":{"files":["index.js"],"code":"96d8"}},{"name":"default","signature":"fetch","config":null}],"files":["index.js","lib/a.js"],"together":"no","dynamic":[{"file":"index.js","line":3,"text":"require(n);"}]},{"entry":"broken.js","error":{"message":"boom","stack":"Error: boom\n    at Object.<anonymous> (/app/broken.js:1:7)"},"exports":[],"files":["broken.js"],"dynamic":[]}]}"#;
         let inspection = Inspection::parse(real.as_bytes()).unwrap();
-        let index = inspection.found("index.js").unwrap();
+        let index = inspection.found("index.js", |_| None).unwrap();
         assert_eq!(index.exports[1].signature, Signature::Fetch);
         assert_eq!((index.files.len(), index.dynamic[0].line), (2, 3));
         assert_eq!(index.exports[0].reach.as_ref().unwrap().files, ["index.js"]);
         assert!(index.unknown().unwrap().contains("is loaded at index.js:3: require(n);"));
-        let broken = inspection.found("broken.js").unwrap_err();
+        let broken = inspection.found("broken.js", |_| None).unwrap_err();
         assert_eq!(
             broken.message,
             "`broken.js` could not be loaded: Error: boom\n    at Object.<anonymous> (/app/broken.js:1:7)"

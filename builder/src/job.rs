@@ -2,7 +2,7 @@
 //! them.
 //!
 //! ```text
-//! Source ─▶ Runtime ─▶ Dependencies ─▶ Inspect ─▶ Image ─▶ Ship        runtime: node
+//! Source ─▶ Runtime ─▶ Dependencies ─▶ Inspect ─▶ Image ─▶ Ship        code
 //!                      and `build:`
 //! Source ────────────────────────────────────────▶ Image ─▶ Ship       runtime: container
 //! ```
@@ -11,27 +11,30 @@
 //! containers, folders and half-written results belong to handles that clean up when they are
 //! dropped.
 
-use crate::build_command::{BuildResult as CommandMade, Commands};
-use crate::cache::{Cache, WorkDir};
-use crate::config::Config;
-use crate::dependencies::{Dependencies, Installed};
-use crate::dockerfile::Dockerfiles;
-use crate::image::name::Name;
-use crate::image::{Image, tree};
-use crate::inspect::Inspector;
-use crate::inspection::Inspection;
-use crate::manifest::origin::Origin;
-use crate::manifest::{Build as Ahead, Manifest, short};
-use crate::plan::{FunctionPlan, Plan};
-use crate::publish::{Base, Destination, ImageSet, Published};
-use crate::rebuild_reasons::Snapshot;
-use crate::runtime::{Runtime, Runtimes};
-use crate::source::{Hasher, Source};
-use crate::{blocking, error, plan, rebuild_reasons, source};
+use crate::{
+    blocking,
+    cache::{Cache, WorkDir},
+    config::Config,
+    dockerfile::Dockerfiles,
+    error,
+    image::{Image, name::Name, tree},
+    inspection::Inspection,
+    language::{
+        self, Language, Toolchains,
+        toolchain::{BuildCommand, CommandResult, Inspect, Installed, Project, Toolchain},
+    },
+    manifest::{Build as Ahead, Manifest, origin::Origin},
+    plan::{self, FunctionPlan, Plan},
+    publish::{Base, Destination, ImageSet, Published},
+    rebuild_reasons::{self, Snapshot},
+    runtime::Runtime,
+    source::{self, Hasher, Source},
+    text::short,
+};
 use epsilon_api::{
     admin::Step,
     build::{BuildError, BuildEvent, BuildJob, BuildLog, Built, BuiltFunction},
-    function::{ImageRef, Parts, Runtime as Kind},
+    function::{ImageRef, Parts},
     units::Bytes,
 };
 use serde::{Deserialize, Serialize};
@@ -47,10 +50,7 @@ const VERSION: &[u8] = b"2";
 pub(crate) struct BuildContext {
     pub(crate) config: Config,
     pub(crate) cache: Cache,
-    pub(crate) runtimes: Arc<Runtimes>,
-    pub(crate) dependencies: Dependencies,
-    pub(crate) commands: Commands,
-    pub(crate) inspector: Inspector,
+    pub(crate) toolchains: Toolchains,
     pub(crate) dockerfiles: Dockerfiles,
     pub(crate) destination: Destination,
     /// Each image is composed anew, so that it follows from the source alone: a cached one may hold
@@ -95,7 +95,8 @@ impl BuildContext {
         let (ahead, source) = self.source(job, &work).await?;
         let (source, made) = match ahead {
             Some(ahead) => {
-                let (source, made) = self.command(&ahead, &source, &work, log).await?;
+                let tools = self.toolchains.of(ahead.runtime).ok_or_else(no_code)?;
+                let (source, made) = command(tools, &ahead, &source, &work, log).await?;
                 (source, Some(made))
             }
             None => (source, None),
@@ -106,9 +107,10 @@ impl BuildContext {
             Manifest::read(&from, folder.as_deref(), &ceilings).map(Arc::new)
         })
         .await?;
-        let functions = match manifest.runtime {
-            Kind::Node => self.node(&manifest, &source, made, &only, &work, log).await?,
-            Kind::Container => self.containers(&manifest, &source, &only, &work, log).await?,
+        let code = language::of(manifest.runtime).zip(self.toolchains.of(manifest.runtime));
+        let functions = match code {
+            Some(code) => self.code(code, &manifest, &source, made, &only, &work, log).await?,
+            None => self.containers(&manifest, &source, &only, &work, log).await?,
         };
         self.destination.finish().await?;
         Ok(Built { project: manifest.project.clone(), functions })
@@ -142,31 +144,10 @@ impl BuildContext {
         Ok((ahead, source))
     }
 
-    /// Runs the project's `build` command, with the packages that it needs.
-    async fn command(
+    #[expect(clippy::too_many_arguments, reason = "all results of the steps before")]
+    async fn code(
         &self,
-        ahead: &Ahead,
-        source: &Arc<Source>,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
-    ) -> Result<(Arc<Source>, (Runtime, Option<Installed>)), BuildError> {
-        let runtime = self.runtimes.ensure(log).await?;
-        let timer = StepTimer::begin(log, Step::Dependencies, "with those of development");
-        let installed =
-            self.dependencies.ensure(&ahead.project, true, source, &runtime, work, log).await?;
-        timer.done(installed_as(installed.as_ref()));
-        let Ahead { command, file, .. } = ahead;
-        let timer = StepTimer::begin(log, Step::Dependencies, format!("build: {}", short(command)));
-        let made =
-            self.commands.run(command, *file, source, installed.as_ref(), &runtime, work, log);
-        let CommandMade { source, packages, cached } = made.await?;
-        let cached = if cached { ", cached" } else { "" };
-        timer.done(format!("built, {}{cached}", counted(source.files.len(), "file")));
-        Ok((source, (runtime, packages)))
-    }
-
-    async fn node(
-        &self,
+        (language, tools): (&'static dyn Language, &dyn Toolchain),
         manifest: &Arc<Manifest>,
         source: &Arc<Source>,
         made: Option<(Runtime, Option<Installed>)>,
@@ -176,32 +157,24 @@ impl BuildContext {
     ) -> Result<Vec<BuiltFunction>, BuildError> {
         let (runtime, packages) = match made {
             Some(made) => made,
-            None => self.packages(manifest, source, work, log).await?,
+            None => install(tools, manifest, source, work, log).await?,
         };
 
-        let timer = StepTimer::begin(log, Step::Inspect, manifest.entries().join(", "));
-        let seen = self.inspector.inspect(manifest, source, &runtime, packages.as_ref(), work, log);
-        let seen = seen.await?;
+        let inspect = Inspect {
+            entries: manifest.entries(),
+            environment: manifest.environment(),
+            manifest: manifest.file(),
+        };
+        let timer = StepTimer::begin(log, Step::Inspect, inspect.entries.join(", "));
+        let packages_of = packages.as_ref();
+        let project = Project { source, runtime: &runtime, packages: packages_of, work, log };
+        let seen = tools.inspect(project, inspect).await?;
         let plan = self.plan(manifest, source, seen.inspection, only, log).await?;
         let cached = if seen.cached { ", cached" } else { "" };
         timer.done(counted(plan.functions.len(), "function") + cached);
 
-        self.compose(manifest, source, plan, only.is_empty(), runtime, packages, work, log).await
-    }
-
-    async fn packages(
-        &self,
-        manifest: &Manifest,
-        source: &Arc<Source>,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
-    ) -> Result<(Runtime, Option<Installed>), BuildError> {
-        let runtime = self.runtimes.ensure(log).await?;
-        let timer = StepTimer::begin(log, Step::Dependencies, "");
-        let packages =
-            self.dependencies.ensure(&manifest.project, false, source, &runtime, work, log).await?;
-        timer.done(installed_as(packages.as_ref()));
-        Ok((runtime, packages))
+        let is_all = only.is_empty();
+        self.compose(language, manifest, source, plan, is_all, runtime, packages, work, log).await
     }
 
     async fn plan(
@@ -228,6 +201,7 @@ impl BuildContext {
     #[expect(clippy::too_many_arguments, reason = "all results of the steps before")]
     async fn compose(
         &self,
+        language: &'static dyn Language,
         manifest: &Manifest,
         source: &Arc<Source>,
         plan: Plan,
@@ -254,7 +228,8 @@ impl BuildContext {
         let image_set = if changed.is_empty() {
             None
         } else {
-            Some(self.image_set(manifest, source, &changed, runtime, packages, work).await?)
+            let set = image_set(language, manifest, source, &changed, runtime, packages, work);
+            Some(set.await?)
         };
         timer.done(format!("{} composed, {unchanged} unchanged", changed.len()));
         let before = self.cache.load::<Snapshot>("projects", &project);
@@ -291,37 +266,6 @@ impl BuildContext {
                 })
             })
             .collect())
-    }
-
-    async fn image_set(
-        &self,
-        manifest: &Manifest,
-        source: &Arc<Source>,
-        changed: &[(&FunctionPlan, String)],
-        runtime: Runtime,
-        packages: Option<Installed>,
-        work: &Arc<WorkDir>,
-    ) -> Result<ImageSet, BuildError> {
-        let from = Arc::clone(source);
-        let to = work.path().join("code.tar");
-        let manifest_file = manifest.file().map(str::to_owned);
-        let code = blocking::run("writing the code layer", move || {
-            let is_left_out = |path: &str| {
-                manifest_file.as_deref() == Some(path) || path.rsplit('/').next() == Some(".npmrc")
-            };
-            tree::code(&from, |file| is_left_out(&file.path), &to)
-        })
-        .await?;
-        let layers: Vec<_> = packages.map(|p| p.layer).into_iter().chain([code]).collect();
-        let mut images = Vec::with_capacity(changed.len());
-        for (function, _) in changed {
-            let diff_ids = layers.iter().map(|layer| layer.diff_id.clone());
-            let image = Image::function(&runtime.image, diff_ids, &function.name, &function.spec)?;
-            let name = Name::function(&manifest.project, &function.name, &image.id());
-            images.push((image, name));
-        }
-        let base = Base { reference: runtime.reference, image: runtime.image };
-        Ok(ImageSet { base, layers, images })
     }
 
     async fn containers(
@@ -375,7 +319,7 @@ impl BuildContext {
             Origin::Image(reference) => self.dockerfiles.existing(reference, log).await?,
             Origin::Dockerfile(path) => self.dockerfiles.build(source, path, work, log).await?,
             Origin::Code => {
-                return Err(error::manifest_invalid("`runtime: container` runs no code"));
+                return Err(no_code());
             }
         };
         let image = &found.image;
@@ -426,6 +370,80 @@ impl BuildContext {
     fn store(&self, key: &str, made: &CachedImage) -> Result<(), BuildError> {
         if self.no_cache { Ok(()) } else { self.cache.store("images", key, made) }
     }
+}
+
+/// Runs the project's `build` command, with the packages that it needs.
+async fn command(
+    tools: &dyn Toolchain,
+    ahead: &Ahead,
+    source: &Arc<Source>,
+    work: &Arc<WorkDir>,
+    log: &dyn BuildLog,
+) -> Result<(Arc<Source>, (Runtime, Option<Installed>)), BuildError> {
+    let runtime = tools.base(log).await?;
+    let timer = StepTimer::begin(log, Step::Dependencies, "with those of development");
+    let project = Project { source, runtime: &runtime, packages: None, work, log };
+    let installed = tools.packages(project, &ahead.project, true).await?;
+    timer.done(installed_as(installed.as_ref()));
+    let Ahead { command, file, .. } = ahead;
+    let timer = StepTimer::begin(log, Step::Dependencies, format!("build: {}", short(command)));
+    let project = Project { packages: installed.as_ref(), ..project };
+    let made = tools.command(project, BuildCommand { command, manifest: *file });
+    let CommandResult { source, packages, cached } = made.await?;
+    let cached = if cached { ", cached" } else { "" };
+    timer.done(format!("built, {}{cached}", counted(source.files.len(), "file")));
+    Ok((source, (runtime, packages)))
+}
+
+async fn install(
+    tools: &dyn Toolchain,
+    manifest: &Manifest,
+    source: &Arc<Source>,
+    work: &Arc<WorkDir>,
+    log: &dyn BuildLog,
+) -> Result<(Runtime, Option<Installed>), BuildError> {
+    let runtime = tools.base(log).await?;
+    let timer = StepTimer::begin(log, Step::Dependencies, "");
+    let project = Project { source, runtime: &runtime, packages: None, work, log };
+    let packages = tools.packages(project, &manifest.project, false).await?;
+    timer.done(installed_as(packages.as_ref()));
+    Ok((runtime, packages))
+}
+
+async fn image_set(
+    language: &'static dyn Language,
+    manifest: &Manifest,
+    source: &Arc<Source>,
+    changed: &[(&FunctionPlan, String)],
+    runtime: Runtime,
+    packages: Option<Installed>,
+    work: &Arc<WorkDir>,
+) -> Result<ImageSet, BuildError> {
+    let from = Arc::clone(source);
+    let to = work.path().join("code.tar");
+    let manifest_file = manifest.file().map(str::to_owned);
+    let code = blocking::run("writing the code layer", move || {
+        let is_left_out =
+            |path: &str| manifest_file.as_deref() == Some(path) || language.is_left_out(path);
+        tree::code(&from, |file| is_left_out(&file.path), &to)
+    })
+    .await?;
+    let layers: Vec<_> = packages.map(|p| p.layer).into_iter().chain([code]).collect();
+    let launch = language.recipe().facts().launch;
+    let mut images = Vec::with_capacity(changed.len());
+    for (function, _) in changed {
+        let diff_ids = layers.iter().map(|layer| layer.diff_id.clone());
+        let image =
+            Image::function(&runtime.image, launch, diff_ids, &function.name, &function.spec)?;
+        let name = Name::function(&manifest.project, &function.name, &image.id());
+        images.push((image, name));
+    }
+    let base = Base { reference: runtime.reference, image: runtime.image };
+    Ok(ImageSet { base, layers, images })
+}
+
+fn no_code() -> BuildError {
+    error::manifest_invalid("`runtime: container` runs no code")
 }
 
 fn installed_as(packages: Option<&Installed>) -> String {

@@ -9,42 +9,38 @@
 //!
 //! Not here: what the code exports ([`crate::plan`] combines both), and anything about containers.
 
-mod ceilings;
 mod document;
 mod function;
 pub mod origin;
-mod package;
 mod section;
 #[cfg(test)]
 mod tests;
-mod text;
 pub(crate) mod values;
 
+pub use crate::ceilings::Ceilings;
 pub use crate::value_tree::Node;
-pub use ceilings::Ceilings;
 pub(crate) use function::FunctionKeys;
-pub(crate) use package::is_module;
-pub(crate) use text::decode;
-pub(crate) use values::short;
 
 use crate::error;
 use crate::error::Hint;
+use crate::language::{self, Language};
 use crate::source::Source;
 use document::Document;
 use epsilon_api::{
     build::BuildError,
     function::Runtime,
     ids::{FunctionName, ProjectName},
-    suggest,
 };
 use function::KeySource;
 use origin::Origin;
-use package::Package;
 use section::{Problem, Section};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// File names of a manifest.
 const FILES: [&str; 2] = ["epsilon.yaml", "epsilon.yml"];
+
+/// The runtime of a manifest that names none.
+const DEFAULT_RUNTIME: Runtime = Runtime::Node;
 
 /// Docker's default.
 const DOCKERFILE: &str = "Dockerfile";
@@ -65,6 +61,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Build {
     pub(crate) project: ProjectName,
+    pub(crate) runtime: Runtime,
     pub(crate) command: String,
     /// The manifest's own file.
     pub(crate) file: Option<&'static str>,
@@ -73,17 +70,17 @@ pub(crate) struct Build {
 /// The functions that a manifest declares.
 #[derive(Clone, Debug)]
 pub(crate) enum Functions {
-    /// Node: every export of this entry.
+    /// Code: every export of this entry.
     Exports(String),
-    /// Node: these functions, each with its entry.
+    /// Code: these functions, each with its entry.
     Named(BTreeMap<FunctionName, (String, FunctionKeys)>),
     /// Containers: these functions, each with the origin of its image.
     Containers(BTreeMap<FunctionName, (Origin, FunctionKeys)>),
 }
 
 impl Manifest {
-    /// Reads the manifest of a source; `folder` names the project when neither the manifest nor
-    /// `package.json` does. Blocking, but short: the sizes are capped.
+    /// Reads the manifest of a source; `folder` names the project when neither the manifest nor the
+    /// language's project file (`package.json`) does. Blocking, but short: the sizes are capped.
     ///
     /// # Errors
     /// `MANIFEST_INVALID`, `NO_FUNCTIONS`.
@@ -98,15 +95,14 @@ impl Manifest {
 
         let mut top = Section::open(Vec::new(), &node).map_err(problem)?;
         let written = Top::read(&mut top).map_err(problem)?;
-        let runtime = written.runtime.unwrap_or(Runtime::Node);
+        let runtime = written.runtime.unwrap_or(DEFAULT_RUNTIME);
         let named = written.functions(runtime, ceilings).map_err(problem)?;
         top.end().map_err(problem)?;
 
-        let package = Package::read(source)?;
-        let project = written.project_name(&package, folder)?;
-        let functions = match runtime {
-            Runtime::Node => node_functions(named, &package, source),
-            Runtime::Container => container_functions(named, &written, &project, source),
+        let project = written.project_name(source, folder)?;
+        let functions = match language::of(runtime) {
+            Some(language) => code_functions(named, language, source),
+            None => container_functions(named, &written, &project, source),
         };
         let functions = functions.map_err(|refusal| match refusal {
             Refusal::Problem(problem) => document.problem(&problem),
@@ -128,10 +124,11 @@ impl Manifest {
         let mut top = Section::open(Vec::new(), &node).map_err(problem)?;
         let written = Top::read(&mut top).map_err(problem)?;
         let Some(command) = written.build.clone() else { return Ok(None) };
-        written.functions(Runtime::Node, ceilings).map_err(problem)?;
+        let runtime = written.runtime.unwrap_or(DEFAULT_RUNTIME);
+        written.functions(runtime, ceilings).map_err(problem)?;
         top.end().map_err(problem)?;
-        let project = written.project_name(&Package::read(source)?, folder)?;
-        Ok(Some(Build { project, command, file }))
+        let project = written.project_name(source, folder)?;
+        Ok(Some(Build { project, runtime, command, file }))
     }
 
     fn document(source: &Source) -> Result<(Option<&'static str>, Document), BuildError> {
@@ -163,6 +160,16 @@ impl Manifest {
             Functions::Containers(_) => BTreeSet::new(),
         };
         entries.into_iter().cloned().collect()
+    }
+
+    /// The environment of the manifest's functions: code may need it to load at all. Entries are
+    /// loaded once for all functions, so they see the variables of all.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let Functions::Named(functions) = &self.functions else { return BTreeMap::new() };
+        let specs = functions.iter().filter_map(|(name, (entry, keys))| {
+            keys.clone().spec(self.runtime, entry, name.as_str()).ok()
+        });
+        specs.flat_map(|spec| spec.env).collect()
     }
 
     pub(crate) fn functions(&self) -> &Functions {
@@ -228,15 +235,12 @@ impl<'a> Top<'a> {
 
     fn project_name(
         &self,
-        package: &Package,
+        source: &Source,
         folder: Option<&str>,
     ) -> Result<ProjectName, BuildError> {
-        let loose = || {
-            [package.name.as_deref(), folder]
-                .into_iter()
-                .flatten()
-                .find_map(ProjectName::from_loose)
-        };
+        let stated = language::project_name(source)?;
+        let loose =
+            || [stated.as_deref(), folder].into_iter().flatten().find_map(ProjectName::from_loose);
         self.project.clone().or_else(loose).ok_or_else(|| {
             error::manifest_invalid("the project has no name")
                 .hint("write `project: NAME` into `epsilon.yaml`")
@@ -283,37 +287,28 @@ impl Refusal {
     }
 }
 
-fn node_functions(named: Named, package: &Package, source: &Source) -> Result<Functions, Refusal> {
+fn code_functions(
+    named: Named,
+    language: &dyn Language,
+    source: &Source,
+) -> Result<Functions, Refusal> {
     if named.is_empty() {
-        return package.entry(source).map(Functions::Exports).map_err(Refusal::Error);
+        return language.entry(source).map(Functions::Exports).map_err(Refusal::Error);
     }
     let mut functions = BTreeMap::new();
     for (name, keys) in named {
         let entry = match &keys.entry {
             Some(entry) => {
-                check_entry(entry, source).map_err(|why| Refusal::at(&name, "entry", why))?;
+                language
+                    .check_entry(entry, source)
+                    .map_err(|why| Refusal::at(&name, "entry", why))?;
                 entry.clone()
             }
-            None => package.entry(source).map_err(Refusal::Error)?,
+            None => language.entry(source).map_err(Refusal::Error)?,
         };
         functions.insert(name, (entry, keys));
     }
     Ok(Functions::Named(functions))
-}
-
-fn check_entry(entry: &str, source: &Source) -> Result<(), String> {
-    let known = source.files.iter().map(|file| file.path.as_str()).filter(|path| is_module(path));
-    match source.get(entry) {
-        Some(_) if is_module(entry) => Ok(()),
-        Some(_) => Err(match package::uncompiled(entry) {
-            Some((why, hint)) => format!("is `{entry}`: {why}; {hint}"),
-            None => format!("is `{entry}`, which is no JavaScript or TypeScript file"),
-        }),
-        None => Err(match suggest::nearest(entry, known) {
-            Some(near) => format!("is `{entry}`, which does not exist; did you mean `{near}`?"),
-            None => format!("is `{entry}`, which does not exist"),
-        }),
-    }
 }
 
 fn container_functions(

@@ -1,21 +1,21 @@
 //! Manifest, source and inspection → the functions to build: pure, the last step before images.
 //!
-//! The functions are those that `epsilon.yaml` names, else every export of the entry; a default
-//! export takes the project's name. An export that is left out (invalid as a function name, or not
+//! The functions are those that `epsilon.yaml` names, else those exports of the entry that the
+//! language takes. An export that is left out (invalid as a function name, or not
 //! named by the manifest) gets a note: a project may export helpers.
 
 mod code;
 mod content;
-mod missing;
 #[cfg(test)]
 mod tests;
 
-use crate::manifest::origin::Origin;
 use crate::{
     error::{self, Hint},
     inspection::{Entry, Inspection},
-    manifest::{Functions, Manifest, short},
+    language::{self, Language},
+    manifest::{Functions, Manifest, origin::Origin},
     source::{ContentDigest, Source},
+    text::listed,
 };
 use code::Chosen;
 pub use content::Counted;
@@ -64,12 +64,14 @@ pub fn plan(
     inspection: &Inspection,
     only: &[FunctionName],
 ) -> Result<Plan, BuildError> {
-    decide(manifest, source, inspection, only).map_err(|err| match missing::package(&err, source) {
-        Some(name) => err.hint(format!(
-            "`{name}` is in package.json and not installed: `npm install` in the project's folder"
-        )),
-        None => err,
-    })
+    let hint = |err: BuildError| {
+        let better = language::of(manifest.runtime).and_then(|of| of.plan_hint(&err, source));
+        match better {
+            Some(hint) => err.hint(hint),
+            None => err,
+        }
+    };
+    decide(manifest, source, inspection, only).map_err(hint)
 }
 
 fn decide(
@@ -81,18 +83,21 @@ fn decide(
     let mut notes = Vec::new();
     let functions = match manifest.functions() {
         Functions::Exports(entry) => {
-            let chosen = code::exported(manifest, inspection.found(entry)?, &mut notes)?;
-            code_plans(manifest, source, inspection, selected(chosen, only)?, &mut notes)
+            let language = language_of(manifest)?;
+            let chosen = code::exported(language, manifest, inspection, entry, &mut notes)?;
+            let chosen = selected(chosen, only)?;
+            code_plans(language, manifest, source, inspection, chosen, &mut notes)
         }
         Functions::Named(named) => {
             let wanted: Vec<_> =
                 named.iter().map(|(name, (entry, keys))| (name.clone(), (entry, keys))).collect();
             let wanted = selected(wanted, only)?;
-            let chosen = code::named(manifest, inspection, wanted)?;
+            let language = language_of(manifest)?;
+            let chosen = code::named(language, manifest, inspection, wanted)?;
             if only.is_empty() {
                 notes.extend(code::not_named(&chosen));
             }
-            code_plans(manifest, source, inspection, chosen, &mut notes)
+            code_plans(language, manifest, source, inspection, chosen, &mut notes)
         }
         Functions::Containers(containers) => {
             let all: Vec<_> = containers.iter().map(|(name, how)| (name.clone(), how)).collect();
@@ -121,7 +126,14 @@ fn decide(
     Ok(Plan { functions, notes, unknown })
 }
 
+/// The language of a manifest whose functions are code.
+fn language_of(manifest: &Manifest) -> Result<&'static dyn Language, BuildError> {
+    language::of(manifest.runtime)
+        .ok_or_else(|| error::manifest_invalid("`runtime: container` runs no code"))
+}
+
 fn code_plans(
+    language: &dyn Language,
     manifest: &Manifest,
     source: &Source,
     inspection: &Inspection,
@@ -131,7 +143,7 @@ fn code_plans(
     let others = content::reached(inspection);
     let plans = chosen.into_iter().map(|(name, chosen)| {
         let spec = chosen.spec(&name, manifest, notes)?;
-        let scope = Scope::of(chosen.entry, chosen.export, &others);
+        let scope = Scope::of(language, chosen.entry, chosen.export, &others);
         let (content, counted) =
             content::digest(manifest, source, &name, &spec, &Origin::Code, &scope);
         Ok(FunctionPlan { name, spec, origin: Origin::Code, content, counted })
@@ -156,14 +168,4 @@ fn selected<T>(
         all.retain(|(name, _)| only.contains(name));
     }
     Ok(all)
-}
-
-/// Names for a message: "`a`, `b`"; a long list is cut.
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    const MOST: usize = 20;
-    let quoted: Vec<_> = names.map(|name| format!("`{}`", short(name))).collect();
-    match quoted.get(MOST..) {
-        None | Some([]) => quoted.join(", "),
-        Some(rest) => format!("{} and {} more", quoted[..MOST].join(", "), rest.len()),
-    }
 }

@@ -6,7 +6,7 @@
 // Each entry is loaded in its own process, so that an entry that throws, exits or never finishes
 // loading is an error for that entry only. Output of the code goes to the log.
 //
-// The module named by `EPSILON_INSPECT_GRAPH` (builder/graph, not part of the runtime) determines
+// The module named by `EPSILON_INSPECT_GRAPH` (the builder's, not part of the runtime) determines
 // which files each export reaches.
 
 const { spawn } = require('node:child_process');

@@ -160,7 +160,7 @@ fn open(at: impl AsFd, name: impl rustix::path::Arg) -> rustix::io::Result<Owned
 
 /// The beginning of a path, enough to find it by.
 fn beginning(path: &[u8]) -> String {
-    crate::manifest::values::short(&String::from_utf8_lossy(path))
+    crate::text::short(&String::from_utf8_lossy(path))
 }
 
 #[cfg(test)]

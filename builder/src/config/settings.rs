@@ -1,6 +1,6 @@
 //! The builder's settings as an operator writes them. `config.rs` checks them.
 
-use crate::{manifest::Ceilings, source::SourceLimits};
+use crate::{ceilings::Ceilings, source::SourceLimits};
 use epsilon_api::redacted::Secret;
 use epsilon_api::serde_text;
 use epsilon_api::units::{Bytes, MilliCores};

@@ -94,7 +94,7 @@ mod tests {
             config: b"{}".to_vec(),
             diff_ids: vec!["sha256:09".into(), "sha256:0a".into()],
         };
-        let images = [(image, Name::runtime("1"))];
+        let images = [(image, Name::runtime("node", "1"))];
         let parts = parts(&images, &[layer.clone(), layer]).unwrap();
         let bytes: Vec<Bytes> = files(parts).try_collect().await.unwrap();
         let bytes = bytes.concat();

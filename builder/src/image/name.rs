@@ -15,14 +15,21 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// A runtime base.
-    pub(crate) fn runtime(tag: &str) -> Self {
-        Self { path: "runtime-node".into(), tag: tag.to_owned() }
+    /// The runtime base of a language.
+    pub(crate) fn runtime(language: &str, tag: &str) -> Self {
+        Self { path: format!("runtime-{language}"), tag: tag.to_owned() }
     }
 
     /// The image in which projects are inspected.
-    pub(crate) fn inspector(tag: &str) -> Self {
-        Self { path: "inspector-node".into(), tag: tag.to_owned() }
+    pub(crate) fn inspector(language: &str, tag: &str) -> Self {
+        Self { path: format!("inspector-{language}"), tag: tag.to_owned() }
+    }
+
+    /// The name that an image of ours has in an engine.
+    pub(crate) fn in_engine(reference: &str) -> Self {
+        let (repository, tag) = reference.rsplit_once(':').unwrap_or((reference, ""));
+        let path = repository.strip_prefix(NAMES).unwrap_or(repository);
+        Self { path: path.to_owned(), tag: tag.to_owned() }
     }
 
     /// A function's image; the tag is derived from its id.

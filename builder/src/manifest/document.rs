@@ -2,11 +2,11 @@
 //! when a later check fails.
 
 use super::section::Problem;
-use super::text::decode;
-use super::values::short;
-use crate::error;
-use crate::value_tree;
-use crate::value_tree::Node;
+use crate::{
+    error,
+    text::{decode, short},
+    value_tree::{self, Node},
+};
 use epsilon_api::{build::BuildError, units::Bytes};
 use serde::{
     Deserializer,

@@ -2,10 +2,10 @@
 //! the same keys, the same checks. The file takes precedence over the code; what neither sets has a
 //! documented default.
 
-use super::ceilings::Ceilings;
 use super::section::{Problem, Section};
 use super::values;
 use super::values::word;
+use crate::ceilings::Ceilings;
 use crate::value_tree::Node;
 use epsilon_api::{
     function::{

@@ -1,6 +1,6 @@
 //! Parsers of single values. Each error completes "`key` …" and names a valid value.
 
-use crate::value_tree::Node;
+use crate::{text::short, value_tree::Node};
 use epsilon_api::units::{Bytes, MilliCores};
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -221,15 +221,4 @@ pub(super) fn env(node: &Node) -> Result<BTreeMap<String, String>, String> {
         return Err(format!("has more than {} in all", Bytes(ENV_MAX as u64)));
     }
     Ok(env)
-}
-
-/// A developer's text, shortened for an error message.
-pub(crate) fn short(text: &str) -> String {
-    let clean = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    let mut short: String = clean.take(61).collect();
-    if short.chars().count() > 60 {
-        short.pop();
-        short.push('…');
-    }
-    short
 }

@@ -1,21 +1,14 @@
-//! Which exports of a project's code become functions, under which names, with which settings.
+//! Which exports of a project's code become functions, with which settings: those that the manifest
+//! names, else those that the language takes.
 
-use super::listed;
 use crate::{
     error::{self, Hint},
     inspection::{Entry, Export, Inspection},
-    manifest::{FunctionKeys, Manifest, short},
+    language::Language,
+    manifest::{FunctionKeys, Manifest},
+    text::{listed, short},
 };
-use epsilon_api::{
-    build::BuildError,
-    function::{FunctionSpec, Runtime},
-    ids::FunctionName,
-    suggest,
-};
-use std::collections::{BTreeMap, btree_map::Entry as Slot};
-
-/// The export name of a module's default export.
-const DEFAULT: &str = "default";
+use epsilon_api::{build::BuildError, function::FunctionSpec, ids::FunctionName, suggest};
 
 /// An export that becomes a function.
 #[derive(Clone, Copy, Debug)]
@@ -45,95 +38,49 @@ impl Chosen<'_> {
         })?;
         let keys = self.keys.cloned().unwrap_or_default().over(code);
         notes.extend(keys.remarks(name));
-        keys.spec(Runtime::Node, entry, export)
+        keys.spec(manifest.runtime, entry, export)
             .map_err(|why| error::manifest_invalid(format!("`{name}` {why}")))
     }
 }
 
-/// Every export of the entry, by name.
+/// The functions of an entry when the manifest names none.
 pub(super) fn exported<'a>(
+    language: &dyn Language,
     manifest: &Manifest,
-    entry: &'a Entry,
+    inspection: &'a Inspection,
+    path: &str,
     notes: &mut Vec<String>,
 ) -> Result<Vec<(FunctionName, Chosen<'a>)>, BuildError> {
-    let mut chosen = BTreeMap::new();
-    for export in entry.exports.iter().filter(|export| export.name != DEFAULT) {
-        match FunctionName::parse(&export.name) {
-            Ok(name) if name.is_reserved() => notes.push(format!(
-                "an export is not deployed: `{name}` is a path of the platform; to deploy it, name it in `epsilon.yaml`: \
-                 under `functions:`, another name with `export: {name}`"
-            )),
-            Ok(name) => {
-                chosen.insert(name, Chosen { entry, export, keys: None });
-            }
-            Err(invalid) => notes.push(format!("an export is not deployed: {invalid}")),
-        }
-    }
-    if let Some(export) = entry.exports.iter().find(|export| export.name == DEFAULT) {
-        let name = FunctionName::parse(manifest.project.as_str()).map_err(|invalid| {
-            let text = format!("the default export takes the project's name, but {invalid}");
-            error::manifest_invalid(text).hint(
-                "name it in `epsilon.yaml`: under `functions:`, a name with `export: default`",
-            )
-        })?;
-        match chosen.entry(name) {
-            Slot::Vacant(slot) => {
-                slot.insert(Chosen { entry, export, keys: None });
-            }
-            // Usually one function under both names, for both styles of import.
-            Slot::Occupied(slot) => notes.push(format!(
-                "the default export is not deployed: an export has the project's name `{}`",
-                slot.key()
-            )),
-        }
-    }
-    if chosen.is_empty() {
-        let path = &entry.entry;
-        let err = error::no_functions(format!("`{path}` exports nothing that can be called"));
-        return Err(err.hint(match notes.first() {
-            Some(note) => note.clone(),
-            None => "export a function, `exports.hello = (req, res) => res.send('hi')`, or an Express \
-                     application, `module.exports = app`; what only listens, or registers itself with a \
-                     framework, is not seen: a Dockerfile and `runtime: container` serve such a program"
-                .into(),
-        }));
-    }
-    notes.extend(helpers(chosen.values()));
-    Ok(chosen.into_iter().collect())
+    let entry = loaded(language, inspection, path)?;
+    let functions = language.functions(&manifest.project, entry, notes)?;
+    let chosen = |(name, export)| (name, Chosen { entry, export, keys: None });
+    Ok(functions.into_iter().map(chosen).collect())
 }
 
-/// A note on unnamed exports that look like helpers, if others look like handlers.
-fn helpers<'a>(chosen: impl Iterator<Item = &'a Chosen<'a>>) -> Option<String> {
-    let (helpers, handlers): (Vec<_>, Vec<_>) =
-        chosen.map(|one| one.export).partition(|export| export.helper.is_some());
-    if helpers.is_empty() || handlers.is_empty() {
-        return None;
-    }
-    let shown = |export: &Export| {
-        format!("{}{}", export.name, export.helper.as_deref().unwrap_or_default())
-    };
-    let shown: Vec<_> = helpers.into_iter().map(shown).collect();
-    let names = listed(shown.iter().map(String::as_str));
-    Some(format!(
-        "every exported function is a public address, also what looks like a helper: {names}. Move it into another file, or \
-         name the functions that are meant under `functions:` in `epsilon.yaml`"
-    ))
+fn loaded<'a>(
+    language: &dyn Language,
+    inspection: &'a Inspection,
+    path: &str,
+) -> Result<&'a Entry, BuildError> {
+    inspection.found(path, |error_text| language.load_hint(error_text, path))
 }
 
 /// The functions that the manifest names.
 pub(super) fn named<'a>(
+    language: &dyn Language,
     manifest: &Manifest,
     inspection: &'a Inspection,
     wanted: Vec<(FunctionName, (&String, &'a FunctionKeys))>,
 ) -> Result<Vec<(FunctionName, Chosen<'a>)>, BuildError> {
     let mut chosen = Vec::new();
     for (name, (path, keys)) in wanted {
-        let entry = inspection.found(path)?;
+        let entry = loaded(language, inspection, path)?;
         let export = match &keys.export {
             Some(export) => find(entry, export),
             // Without an `export` key, a default export has the project's name.
             None => find(entry, name.as_str()).or_else(|| {
-                find(entry, DEFAULT).filter(|_| name.as_str() == manifest.project.as_str())
+                find(entry, language.default_export())
+                    .filter(|_| name.as_str() == manifest.project.as_str())
             }),
         };
         let export = export.ok_or_else(|| missing(&name, keys.export.as_deref(), entry))?;

@@ -7,10 +7,10 @@
 //! and scripts that no module imports count for every function. An export reaches what its entry
 //! reaches, unless a bundler's module graph is more precise.
 
-use crate::manifest::origin::Origin;
 use crate::{
     inspection::{Entry, Export, Inspection, Reach},
-    manifest::{Manifest, is_module},
+    language::Language,
+    manifest::{Manifest, origin::Origin},
     source::{ContentDigest, FileKind, Hasher, Source, SourceFile},
 };
 use epsilon_api::{function::FunctionSpec, ids::FunctionName};
@@ -28,7 +28,12 @@ pub(super) enum Scope<'a> {
     /// All.
     Everything,
     /// All except modules that only others reach.
-    Reached { own: HashSet<&'a str>, others: &'a HashSet<&'a str>, code: &'a str },
+    Reached {
+        language: &'a dyn Language,
+        own: HashSet<&'a str>,
+        others: &'a HashSet<&'a str>,
+        code: &'a str,
+    },
 }
 
 /// All files that any export reaches.
@@ -56,7 +61,12 @@ impl Counted {
 
 impl<'a> Scope<'a> {
     /// The scope of a function. `others` are all files that any export reaches.
-    pub(super) fn of(entry: &'a Entry, export: &'a Export, others: &'a HashSet<&'a str>) -> Self {
+    pub(super) fn of(
+        language: &'a dyn Language,
+        entry: &'a Entry,
+        export: &'a Export,
+        others: &'a HashSet<&'a str>,
+    ) -> Self {
         if !entry.dynamic.is_empty() {
             return Self::Everything;
         }
@@ -65,16 +75,16 @@ impl<'a> Scope<'a> {
             None => (&entry.files, ""),
         };
         let own = files.iter().chain([&entry.entry]).map(String::as_str).collect();
-        Self::Reached { own, others, code }
+        Self::Reached { language, own, others, code }
     }
 
     fn has(&self, file: &SourceFile) -> bool {
         match self {
             Self::Nothing => false,
             Self::Everything => true,
-            Self::Reached { own, others, code: _ } => {
+            Self::Reached { language, own, others, code: _ } => {
                 let path = file.path.as_str();
-                let module = is_module(path) && file.kind == FileKind::File;
+                let module = language.is_module(path) && file.kind == FileKind::File;
                 !module || own.contains(path) || !others.contains(path)
             }
         }

@@ -13,13 +13,14 @@ use super::{Base, Exports, ImageSet, blob};
 use crate::image::name::Name;
 use crate::{blocking, cache::Cache, error, image::archive::Listed};
 use epsilon_api::{build::BuildError, function::ImageRef};
+use parking_lot::Mutex;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 use tar::{EntryType, Header};
 
@@ -88,7 +89,7 @@ impl Layout {
 
     /// Writes the file atomically.
     pub(crate) async fn write(&self) -> Result<(), BuildError> {
-        let images = std::mem::take(&mut *self.images());
+        let images = std::mem::take(&mut *self.images.lock());
         let file = self.file.clone();
         blocking::run(WRITING, move || {
             write(&images, &file).map_err(|err| {
@@ -113,12 +114,8 @@ impl Layout {
         let name = name.to_string();
         let reference = format!("oci-archive:{}:{name}", self.file.display());
         let image = ImageRef { reference, digest: config.digest.clone() };
-        self.images().push(Packed { name, manifest, config, layers });
+        self.images.lock().push(Packed { name, manifest, config, layers });
         Ok(image)
-    }
-
-    fn images(&self) -> std::sync::MutexGuard<'_, Vec<Packed>> {
-        self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

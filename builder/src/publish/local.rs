@@ -20,10 +20,8 @@ use crate::{
     source::{ContentDigest, Hasher},
 };
 use epsilon_api::{build::BuildError, function::ImageRef};
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-};
+use parking_lot::Mutex;
+use std::{collections::HashSet, sync::Arc};
 
 /// This machine's engine as a destination.
 #[derive(Debug)]
@@ -56,7 +54,7 @@ impl Local {
 
     /// Loads all images of a set into the engine.
     pub(crate) async fn put(&self, image_set: &ImageSet) -> Result<Vec<ImageRef>, BuildError> {
-        let first = self.state().transfer;
+        let first = self.state.lock().transfer;
         let mut failed = None;
         for transfer in [ImageTransfer::Lacking, ImageTransfer::Whole, ImageTransfer::Commit] {
             if transfer < first {
@@ -69,7 +67,7 @@ impl Local {
                             ?transfer,
                             "Engine accepts images only by this method; using it from now on."
                         );
-                        self.state().transfer = transfer;
+                        self.state.lock().transfer = transfer;
                     }
                     return Ok(images);
                 }
@@ -108,7 +106,7 @@ impl Local {
             ImageTransfer::Lacking => {
                 let chains = chains(image_set);
                 let lacking: Vec<Layer> = {
-                    let state = self.state();
+                    let state = self.state.lock();
                     let pairs = image_set.layers.iter().zip(&chains);
                     pairs
                         .filter(|(_, c)| !state.known.contains(c))
@@ -118,11 +116,11 @@ impl Local {
                 let mut loaded = self.load(image_set, &lacking).await;
                 if loaded.is_err() && lacking.len() < image_set.layers.len() {
                     // Images were removed; what this process knew is outdated.
-                    self.state().known.clear();
+                    self.state.lock().known.clear();
                     loaded = self.load(image_set, &image_set.layers).await;
                 }
                 let images = loaded?;
-                self.state().known.extend(chains);
+                self.state.lock().known.extend(chains);
                 Ok(images)
             }
             ImageTransfer::Whole => {
@@ -170,10 +168,6 @@ impl Local {
             }
         }
         Ok(images)
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -19,10 +19,11 @@ use epsilon_api::{
 use futures_util::TryStreamExt;
 use oci_client::{Reference, RegistryOperation, errors::OciDistributionError};
 use oci_spec::image::MediaType;
+use parking_lot::Mutex;
 use session::{Failure, RegistryClient, Session};
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, atomic::AtomicBool},
 };
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
@@ -130,7 +131,7 @@ impl Remote {
     /// Pushes the base with its own configuration, once per process.
     async fn push_base(&self, base: &Base, layers: &[Blob]) -> Result<ImageRef, BuildError> {
         let repository = self.base_repository(base);
-        let pushed = self.bases().get(&base.image.id).cloned();
+        let pushed = self.bases.lock().get(&base.image.id).cloned();
         if let Some(pushed) = pushed
             && layers.iter().all(|blob| self.knows(&repository, &blob.digest))
         {
@@ -138,16 +139,12 @@ impl Remote {
         }
         let config = self.exports.whole(base).await?.config;
         let pushed = self.push_image(&base_name(base), config, layers, &[]).await?;
-        self.bases().insert(base.image.id.clone(), pushed.clone());
+        self.bases.lock().insert(base.image.id.clone(), pushed.clone());
         Ok(pushed)
     }
 
     fn base_repository(&self, base: &Base) -> String {
         base_name(base).remote_repository(&self.name)
-    }
-
-    fn bases(&self) -> std::sync::MutexGuard<'_, HashMap<String, ImageRef>> {
-        self.bases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn push_image(
@@ -185,7 +182,7 @@ impl Remote {
         };
         if let Err(err) = send().await {
             // The known blobs may be gone: once more from the start.
-            let was_known = std::mem::take(&mut *self.known());
+            let was_known = std::mem::take(&mut *self.known.lock());
             if was_known.is_empty() {
                 return Err(err);
             }
@@ -205,7 +202,7 @@ impl Remote {
         {
             send(session, to.target, blob).await?;
         }
-        self.known().insert((to.repository.to_owned(), blob.digest.clone()));
+        self.known.lock().insert((to.repository.to_owned(), blob.digest.clone()));
         Ok(())
     }
 
@@ -227,17 +224,13 @@ impl Remote {
     }
 
     fn knows(&self, repository: &str, digest: &str) -> bool {
-        self.known().contains(&(repository.to_owned(), digest.to_owned()))
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, HashSet<(String, String)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().contains(&(repository.to_owned(), digest.to_owned()))
     }
 }
 
 /// Name of the base in a registry.
 fn base_name(base: &Base) -> Name {
-    Name::runtime(base.reference.rsplit(':').next().unwrap_or_default())
+    Name::in_engine(&base.reference)
 }
 
 /// Target of an image, and repositories that may already have some of its blobs.

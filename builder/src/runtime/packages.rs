@@ -1,9 +1,8 @@
 //! The runtime base without a registry: a small Debian or Ubuntu from the packages of this
-//! machine's own mirror, with Node's own binary.
+//! machine's own mirror, completed by the language's recipe.
 //!
 //! ```text
-//! debootstrap ─▶ root file system ─▶ seed image ─▶ container: pip fetches Node ─▶ folder
-//!                                        └───▶ container: base.sh installs it, updates, trims ─▶ base image
+//! debootstrap ─▶ root file system ─▶ seed image ─▶ Recipe::complete ─▶ base image
 //! ```
 //!
 //! Needs root (debootstrap creates devices and changes owners) and nothing else that a new machine
@@ -12,34 +11,18 @@
 use super::{
     RuntimeContext,
     mirror::{self, Mirror, Repository},
+    recipe::{Facts, Recipe},
+    seed::Seed,
     step::Needs,
 };
-use crate::cache::WorkDir;
-use crate::engine::SCRATCH;
-use crate::engine::container::{Bind, Container, Exit, Rights, Task};
-use crate::error::Hint;
-use crate::image::user::USER;
-use crate::{blocking, error};
-use epsilon_api::build::BuildError;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
+use crate::{
+    blocking,
+    cache::WorkDir,
+    engine::SCRATCH,
+    error::{self, Hint},
 };
-
-/// Major version of Node for functions.
-const NODE_MAJOR: u32 = 24;
-const FETCH_NODE: &str = include_str!("node.sh");
-const MAKE_BASE: &str = include_str!("base.sh");
-
-/// Hint where this is impossible.
-const OTHERWISE: &str = "run the builder once as root on Debian or Ubuntu, or set `builder.runtime_image` to an \
-                         image that has `sh`, `npm` and `node` 24";
-
-/// Text that identifies everything that decides the base.
-pub(super) fn recipe() -> String {
-    format!("packages {NODE_MAJOR}\n{FETCH_NODE}\n{MAKE_BASE}")
-}
+use epsilon_api::build::BuildError;
+use std::{fs, path::PathBuf, sync::Arc};
 
 /// The release of a base made on this machine: `bookworm`.
 pub(super) fn release() -> Option<String> {
@@ -48,6 +31,7 @@ pub(super) fn release() -> Option<String> {
 
 /// Makes the base and names it `name:tag`.
 pub(super) async fn make(
+    recipe: &dyn Recipe,
     context: &RuntimeContext<'_>,
     work: &Arc<WorkDir>,
     name: &str,
@@ -57,9 +41,11 @@ pub(super) async fn make(
         return Err(error::runtime_failed(
             "no public registry can be reached, and making the base from the distribution's packages needs root",
         )
-        .hint(OTHERWISE));
+        .hint(otherwise(recipe.facts())));
     }
-    let (release, mirror) = blocking::run("reading apt's settings", own_mirror).await?;
+    let facts = recipe.facts();
+    let (release, mirror) =
+        blocking::run("reading apt's settings", move || own_mirror(facts)).await?;
     let command = super::command::Commands { work, last_line: context.last_line };
 
     context.step("debootstrap", Needs::Mirror, command.ensure_debootstrap()).await?;
@@ -76,28 +62,32 @@ pub(super) async fn make(
         done.await
     };
     context.step("the root file system becomes an image", Needs::Machine, import).await?;
-    let node = work.folder("node", (0, 0))?;
-    let fetched = fetch_node(context, work, &seed, &node);
-    context.step("Node 24 and npm", Needs::PackageIndex, fetched).await?;
-    let base = finish(context, work, &seed, &node, &mirror);
-    let doing = "security updates, Node put in, the rest trimmed";
-    let finished = context.step(doing, Needs::Mirror, base).await?;
+    let seed = Seed { context, work, image: &seed, mirror: &mirror };
+    let finished = recipe.complete(seed).await?;
     let import = async { Ok(context.engine.import(finished.export(), name, tag).await?) };
     context.step("the base becomes an image", Needs::Machine, import).await
 }
 
-fn own_mirror() -> Result<(String, Mirror), BuildError> {
+/// What to do where this is impossible.
+fn otherwise(facts: &Facts) -> String {
+    let Facts { setting, needs, .. } = facts;
+    format!(
+        "run the builder once as root on Debian or Ubuntu, or set `{setting}` to an image that has {needs}"
+    )
+}
+
+fn own_mirror(facts: &Facts) -> Result<(String, Mirror), BuildError> {
     let release = release().ok_or_else(|| {
         error::runtime_failed(
             "no public registry can be reached, and this machine is neither Debian nor Ubuntu",
         )
-        .hint(OTHERWISE)
+        .hint(otherwise(facts))
     })?;
     let mirror = mirror::choose(&repositories(), &release).ok_or_else(|| {
         error::runtime_failed(format!(
             "no public registry can be reached, and apt's settings name no http mirror of `{release}`"
         ))
-        .hint(OTHERWISE)
+        .hint(otherwise(facts))
     })?;
     Ok((release, mirror))
 }
@@ -122,65 +112,4 @@ fn repositories() -> Vec<Repository> {
         })
         .flatten()
         .collect()
-}
-
-async fn fetch_node(
-    context: &RuntimeContext<'_>,
-    work: &Arc<WorkDir>,
-    seed: &str,
-    node: &Path,
-) -> Result<Container, BuildError> {
-    let mut mounts = context.egress_env.mounts();
-    mounts.push(Bind { host: node.to_owned(), inside: "/out", writable: true });
-    let env = vec![format!("NODE_MAJOR={NODE_MAJOR}")];
-    install(context, work, seed, FETCH_NODE, env, mounts).await
-}
-
-async fn finish(
-    context: &RuntimeContext<'_>,
-    work: &Arc<WorkDir>,
-    seed: &str,
-    node: &Path,
-    mirror: &Mirror,
-) -> Result<Container, BuildError> {
-    let sources = work.path().join("sources.list");
-    let text = mirror.lines.join("\n") + "\n";
-    fs::write(&sources, text).map_err(|err| error::file("writing the base's mirror", &err))?;
-    let mut mounts = context.egress_env.mounts();
-    mounts.push(Bind { host: node.to_owned(), inside: "/node", writable: false });
-    mounts.push(Bind { host: sources, inside: "/run/epsilon/sources.list", writable: false });
-    install(context, work, seed, MAKE_BASE, vec![format!("USER_ID={USER}")], mounts).await
-}
-
-async fn install(
-    context: &RuntimeContext<'_>,
-    work: &Arc<WorkDir>,
-    seed: &str,
-    script: &str,
-    mut env: Vec<String>,
-    mounts: Vec<Bind>,
-) -> Result<Container, BuildError> {
-    env.extend(context.egress_env.env());
-    let task = Task {
-        purpose: "base",
-        image: seed.to_owned(),
-        command: ["sh", "-euc", script].map(str::to_owned).to_vec(),
-        env,
-        mounts,
-        workdir: "/",
-        rights: Rights::Install,
-        network: context.egress_env.network(),
-        limits: context.limits,
-        largest_file: None,
-    };
-    let container = context.engine.create(&task, Some(Arc::clone(work) as _)).await?;
-    let ended = container.run(|line| context.last_line.set(line)).await?;
-    match ended.exit {
-        Exit::Code(0) => Ok(container),
-        Exit::Code(_) | Exit::OutOfMemory | Exit::TimedOut => {
-            let says = ended.tail.join("\n");
-            Err(error::runtime_failed(format!("the runtime base could not be made:\n{says}"))
-                .hint("the distribution's mirror and Python's package index must be reachable"))
-        }
-    }
 }

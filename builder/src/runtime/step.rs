@@ -2,16 +2,12 @@
 //! While it runs, it reports what it waits for; when its time is over it is cancelled, with the
 //! commands and containers that it runs.
 //!
-//! Called by `runtime`, `packages` and `layer`, through `RuntimeContext::step`.
+//! Called by `runtime`, `packages` and the recipes, through `RuntimeContext::step`.
 
 use crate::error::{self, Hint};
 use epsilon_api::build::{BuildError, BuildEvent, BuildLog};
-use std::{
-    future::Future,
-    pin::pin,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use parking_lot::Mutex;
+use std::{future::Future, pin::pin, time::Duration};
 use tokio::time::{Instant, interval_at, sleep_until};
 
 /// Interval of the progress lines of a step.
@@ -21,7 +17,7 @@ const LINE_MAX: usize = 200;
 
 /// What a step depends on, and so most likely waits for when it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Needs {
+pub(crate) enum Needs {
     /// A registry of images. Pulls have limits of their own, `hub_patience` and `pull_timeout`.
     Registry,
     /// The distribution's mirror: about 50 MB.
@@ -73,26 +69,26 @@ impl Needs {
 
 /// One step.
 #[derive(Clone, Debug)]
-pub(super) struct Step {
+pub(crate) struct Step {
     /// What it makes, for people: `the wrapper's packages`.
-    pub(super) doing: String,
-    pub(super) needs: Needs,
+    pub(crate) doing: String,
+    pub(crate) needs: Needs,
 }
 
 /// The time limit of all steps of one base.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Allowed {
+pub(crate) struct Allowed {
     whole: Duration,
     ends: Instant,
 }
 
 /// The last line that the program of a step printed.
 #[derive(Debug, Default)]
-pub(super) struct LastLine(Mutex<String>);
+pub(crate) struct LastLine(Mutex<String>);
 
 impl Allowed {
     /// From now on.
-    pub(super) fn new(whole: Duration) -> Self {
+    pub(crate) fn new(whole: Duration) -> Self {
         Self { whole, ends: Instant::now() + whole }
     }
 
@@ -102,20 +98,20 @@ impl Allowed {
 }
 
 impl LastLine {
-    pub(super) fn set(&self, line: &str) {
+    pub(crate) fn set(&self, line: &str) {
         let line: String = line.trim().chars().filter(|c| !c.is_control()).take(LINE_MAX).collect();
         if !line.is_empty() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = line;
+            *self.0.lock() = line;
         }
     }
 
     fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.lock().clear();
     }
 
     /// ` (last line: …)`; empty before the first line.
     fn in_brackets(&self) -> String {
-        match self.0.lock().unwrap_or_else(PoisonError::into_inner).as_str() {
+        match self.0.lock().as_str() {
             "" => String::new(),
             line => format!(" (last line: {line})"),
         }
@@ -127,7 +123,7 @@ impl Step {
     ///
     /// # Errors
     /// The work's own, or `RUNTIME_FAILED` when its time is over; the work is dropped then.
-    pub(super) async fn run<T>(
+    pub(crate) async fn run<T>(
         &self,
         allowed: Allowed,
         log: &dyn BuildLog,
@@ -182,7 +178,7 @@ mod tests {
     impl BuildLog for Lines {
         fn report(&self, event: BuildEvent) {
             if let BuildEvent::Line(line) = event {
-                self.0.lock().unwrap().push(line);
+                self.0.lock().push(line);
             }
         }
     }
@@ -216,7 +212,7 @@ mod tests {
         for word in ["npm's registry", "network", "proxy", "try again", "builder.runtime_timeout"] {
             assert!(hint.contains(word), "{word}: {hint}");
         }
-        let lines = lines.0.into_inner().unwrap();
+        let lines = lines.0.into_inner();
         assert_eq!(lines.len(), 12, "{lines:?}");
         assert_eq!(lines[0], "the wrapper's packages …");
         assert!(
@@ -247,7 +243,7 @@ mod tests {
         };
         let done = step(Needs::Machine).run(Allowed::new(WHOLE), &lines, &last_line, works).await;
         assert_eq!(done.unwrap(), 7);
-        let lines = lines.0.into_inner().unwrap();
+        let lines = lines.0.into_inner();
         assert_eq!(lines, ["the wrapper's packages …", "the wrapper's packages: 1.5 s"]);
     }
 }

@@ -1,5 +1,6 @@
 'use strict';
-// Failures of user code: the caller's response, the log line, and whether the instance stays.
+// Failures that Node and Express have: statuses of errors, second answers, rejections. What any language's code can
+// do wrong is in ../../contract/test/faults.test.js.
 
 const assert = require('node:assert/strict');
 const { test } = require('node:test');
@@ -17,13 +18,10 @@ const start = (t, body, spec) => ready(t, `exports.f = async (req, res) => {
 };`, { export: 'f', ...spec });
 
 for (const [what, body, shown] of [
-  ['throws', 'throw new Error("boom");', /boom\n {4}at .*index\.js:3/],
-  ['throws after it set headers', 'res.status(201).set("x-secret", "1").type("png"); throw new Error("boom");', /boom/],
   ['throws with a cause', 'throw new Error("outer", { cause: new Error("inner") });', /outer[^]*cause[^]*inner/],
   ['throws an error whose status is no error\'s', 'throw Object.assign(new Error("odd"), { status: 200, statusCode: "404" });', /odd/],
   ['throws null', 'throw null;', /null/],
   ['throws what cannot be shown', 'throw { get [Symbol.for("nodejs.util.inspect.custom")]() { throw 1 } };', /cannot be shown/],
-  ['rejects later', 'await new Promise((_, reject) => setTimeout(reject, 5, new Error("boom")));', /boom/],
   ['forgets to await what rejects', '(async () => { await null; throw new Error("forgotten"); })(); await new Promise(() => {});', /forgotten/],
 ]) {
   test(`a handler that ${what} gets its caller a 500 and stays`, async (t) => {
@@ -90,20 +88,6 @@ test('a handler that throws at once, without async', async (t) => {
   assert.equal((await f.call()).headers['x-epsilon-outcome'], 'threw');
 });
 
-test('an error after the head cuts the connection and the instance stays', async (t) => {
-  const f = await start(t, 'res.write("part"); await new Promise((resolve) => setTimeout(resolve, 5)); throw new Error("late");');
-  await assert.rejects(f.call({ headers: ID }), { code: 'ECONNRESET' });
-  assert.match((await f.record((r) => r.level === 'error')).message, /late/);
-  await stays(f);
-});
-
-test('an error after the response is only logged', async (t) => {
-  const f = await start(t, 'res.send("done"); throw new Error("afterwards");');
-  assert.equal((await f.call({ headers: ID })).body, 'done');
-  assert.match((await f.record((r) => r.level === 'error' && r.request_id === 'fault-0001')).message, /afterwards/);
-  await stays(f);
-});
-
 for (const [what, body] of [
   ['in the handler', 'res.send("one"); res.send("two");'],
   ['in a timer', 'res.send("one"); setTimeout(() => res.send("two"), 5);'],
@@ -122,36 +106,6 @@ for (const [what, body] of [
   });
 }
 
-test('a handler that ends without a response is logged', async (t) => {
-  const f = await start(t, 'return;');
-  const open = f.call({ headers: { ...ID, 'x-epsilon-deadline-ms': '100' } });
-  const record = await f.record((r) => r.level === 'warn' && r.request_id === 'fault-0001');
-  assert.match(record.message, /ended without an answer/);
-  assert.equal((await f.health()).active, 1);
-  f.child.kill('SIGKILL');
-  await assert.rejects(open);
-});
-
-test('process.exit() in a handler', async (t) => {
-  const f = await start(t, 'console.log("before"); process.stdout.write("unfinished"); process.exit(0);');
-  await assert.rejects(f.call({ headers: ID }), { code: 'ECONNRESET' });
-  assert.deepEqual(await f.exit, { code: 0, signal: null });
-  assert.deepEqual(f.records().map((r) => [r.level, r.request_id, r.message]), [
-    ['info', 'fault-0001', 'before'],
-    ['info', 'fault-0001', 'unfinished'],
-    ['error', 'fault-0001', 'The code ended the process with exit code 0.'],
-  ]);
-});
-
-test('an uncaught exception is logged with its call and ends the process', async (t) => {
-  const f = await start(t, 'setTimeout(() => { throw new Error("uncaught"); }, 1); await new Promise(() => {});');
-  await assert.rejects(f.call({ headers: ID }), { code: 'ECONNRESET' });
-  assert.deepEqual(await f.exit, { code: 1, signal: null });
-  const [record] = f.records();
-  assert.match(record.message, /uncaught\n {4}at .*index\.js/);
-  assert.deepEqual([record.level, record.request_id], ['error', 'fault-0001']);
-});
-
 test('a rejection outside of calls ends the process', async (t) => {
   const f = await ready(t, 'setTimeout(() => Promise.reject(new Error("lost connection")), 200); exports.f = (req, res) => res.send("x");');
   assert.deepEqual(await f.exit, { code: 1, signal: null });
@@ -164,28 +118,4 @@ test('a rejection after the answer is logged and the instance stays', async (t) 
   assert.equal((await f.call({ headers: ID })).body, 'x');
   assert.equal((await f.record((r) => r.level === 'error')).request_id, 'fault-0001');
   await stays(f);
-});
-
-test('a failing call does not affect others', async (t) => {
-  const f = await start(t, 'await new Promise((r) => setTimeout(r, 50)); if (req.query.n % 2) throw new Error(req.query.n); res.send(req.query.n);');
-  const answers = await Promise.all(Array.from({ length: 10 }, (_, n) => f.call({ path: `/?n=${n}` })));
-  assert.deepEqual(answers.map((a) => a.status), answers.map((_, n) => (n % 2 ? 500 : 200)));
-  await stays(f);
-});
-
-test('SIGTERM: no new connection, running calls end, exit 0', async (t) => {
-  const f = await start(t, 'res.write("a"); globalThis.finish = () => res.end("b"); process.once("SIGTERM", () => setTimeout(finish, 50));');
-  const open = f.call();
-  await until(async () => (await f.health()).active === 1, 'the call');
-  f.child.kill('SIGTERM');
-  assert.equal((await open).body, 'ab');
-  assert.deepEqual(await f.exit, { code: 0, signal: null });
-  assert.deepEqual(f.records(), []);
-});
-
-test('SIGTERM while waiting for init ends at once', async (t) => {
-  const { waiting } = require('./support/process.js');
-  const f = await waiting(t);
-  f.child.kill('SIGTERM');
-  assert.deepEqual(await f.exit, { code: 0, signal: null });
 });

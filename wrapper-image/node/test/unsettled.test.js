@@ -3,36 +3,10 @@
 
 const assert = require('node:assert/strict');
 const http = require('node:http');
-const net = require('node:net');
-const path = require('node:path');
 const { test } = require('node:test');
 const { until } = require('./support/http.js');
-const { ready, waiting } = require('./support/process.js');
-
-/** Connects as the agent does. @returns the ids reported so far */
-async function watch(t, f) {
-  const reported = [];
-  const socket = net.connect(path.join(f.sockets, 'control.sock'));
-  t.after(() => socket.destroy());
-  socket.write('GET /unsettled HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: unsettled\r\n\r\n');
-  let text = '';
-  socket.on('data', (bytes) => {
-    text += bytes;
-    const [head, lines = ''] = text.split('\r\n\r\n');
-    reported.head = head;
-    reported.splice(0, Infinity, ...lines.split('\n').slice(0, -1));
-  });
-  await until(() => reported.head, 'the answer to the handshake');
-  assert.match(reported.head, /^HTTP\/1\.1 101 /);
-  return reported;
-}
-
-/** Calls with an id; returns the ids that were reported when the last byte arrived. */
-async function reportedBy(f, reported, id, options = {}) {
-  const answer = await f.call({ ...options, headers: { 'x-epsilon-request-id': id, ...options.headers } });
-  await new Promise(setImmediate); // both sockets have something to read; either may be read first
-  return { answer, reported: [...reported] };
-}
+const { reportedBy, watch } = require('../../contract/support/unsettled.js');
+const { ready } = require('./support/process.js');
 
 const over = (f) => until(async () => (await f.health()).active === 0, 'the end of the call');
 const TICK = 'await new Promise((resolve) => setTimeout(resolve, 5));';
@@ -158,24 +132,4 @@ test('a finished response is sent although the code exits', async (t) => {
   await watch(t, f);
   assert.equal((await f.call()).body, 'last words');
   assert.deepEqual(await f.exit, { code: 0, signal: null });
-});
-
-test('a later connection takes over', async (t) => {
-  const f = await ready(t, 'exports.f = async (req, res) => { res.send("x"); await new Promise((resolve) => setTimeout(resolve, 5)); };');
-  const first = await watch(t, f);
-  const second = await watch(t, f);
-  assert.deepEqual((await reportedBy(f, second, 'takes-over')).reported, ['takes-over']);
-  assert.deepEqual([...first], []);
-});
-
-test('unsettled works before init; other upgrades are unknown', async (t) => {
-  const f = await waiting(t, { 'index.js': 'exports.f = async (req, res) => { res.send("x"); await new Promise((resolve) => setTimeout(resolve, 5)); };' });
-  const reported = await watch(t, f);
-  await f.init({ export: 'f' });
-  assert.deepEqual((await reportedBy(f, reported, 'watched-1')).reported, ['watched-1']);
-  for (const [path, upgrade] of [['/unsettled', 'websocket'], ['/health', 'unsettled']]) {
-    const answer = await f.control({ path, headers: { connection: 'Upgrade', upgrade } }).catch((err) => err);
-    assert.ok(answer instanceof Error || answer.status === 404); // an answer without JSON
-  }
-  assert.equal((await f.control({ path: '/unsettled' })).status, 404);
 });

@@ -13,11 +13,8 @@ use oci_client::{
     errors::{OciDistributionError, OciErrorCode},
     secrets::RegistryAuth,
 };
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use parking_lot::Mutex;
+use std::{collections::HashSet, time::Duration};
 
 /// A registry client: creates sessions.
 pub(crate) struct RegistryClient {
@@ -87,7 +84,7 @@ impl RegistryClient {
     /// Ensures that a repository exists, for registries that do not create it with the first push.
     /// Without the permission to check, the push reports it.
     pub(crate) async fn ensure_repository(&self, repository: &str) -> Result<(), BuildError> {
-        if lock(&self.known_repositories).contains(repository) {
+        if self.known_repositories.lock().contains(repository) {
             return Ok(());
         }
         let path = repository.split_once('/').map_or("", |(_, path)| path);
@@ -98,12 +95,12 @@ impl RegistryClient {
             }
             Err(err) => return Err(self.no_login(&err)),
         }
-        lock(&self.known_repositories).insert(repository.to_owned());
+        self.known_repositories.lock().insert(repository.to_owned());
         Ok(())
     }
 
     fn session(&self, login: Option<Login>) -> Result<Session, Failure> {
-        let mut last = lock(&self.last);
+        let mut last = self.last.lock();
         if let Some((known, session)) = &*last
             && *known == login
         {
@@ -249,8 +246,4 @@ fn plain_client(settings: &Registry) -> Result<reqwest::Client, reqwest::Error> 
             )
         })?;
     builder.connect_timeout(settings.timeout).timeout(settings.timeout).build()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

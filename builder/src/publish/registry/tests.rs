@@ -108,7 +108,7 @@ async fn push(remote: &Remote) -> Result<ImageRef, BuildError> {
     let layer = Layer { diff_id: "sha256:0a".into(), tar, bytes: 16, held: Held::default() };
     let layers = blob::all(vec![layer], &remote.cache).await?;
     let config = br#"{"architecture":"amd64","os":"linux"}"#.to_vec();
-    remote.push_image(&Name::runtime("0123456789ab"), config, &layers, &[]).await
+    remote.push_image(&Name::runtime("node", "0123456789ab"), config, &layers, &[]).await
 }
 
 #[tokio::test]
@@ -154,13 +154,13 @@ async fn aws_and_registry_errors_are_distinguished() {
     let (ecr, aws) = (LikeEcr::start(MOTO_TOKEN).await, Aws::scripted().await);
     aws.answers("GetAuthorizationToken", 400, r#"{"__type":"AccessDeniedException"}"#);
     let (remote, _folder) = ecr.remote(aws.endpoint());
-    let err = remote.check_push_access(&Name::runtime("1")).await.unwrap_err();
+    let err = remote.check_push_access(&Name::runtime("node", "1")).await.unwrap_err();
     assert_eq!(err.code, "REGISTRY_FAILED");
     assert!(err.message.contains("no login"), "{err}");
 
     aws.gives_tokens();
     aws.answers("GetAuthorizationToken", 200, "{}");
-    let err = remote.check_push_access(&Name::runtime("1")).await.unwrap_err();
+    let err = remote.check_push_access(&Name::runtime("node", "1")).await.unwrap_err();
     assert!(err.message.contains("no login"), "{err}");
 }
 

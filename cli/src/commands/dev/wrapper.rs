@@ -7,7 +7,8 @@
 
 use super::node::Node;
 use crate::failure::Failure;
-use epsilon_builder::{source::Hasher, wrapper::FILES};
+use epsilon_builder::language::node::wrapper::FILES;
+use epsilon_builder::source::Hasher;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
     fs, io,

@@ -1,14 +1,12 @@
 //! What a project requests from npm: the parts of `package.json` that decide what is installed, and
 //! the files beside it. Reads only, runs nothing.
 
-use super::{
-    local,
-    npmrc::{self, Operator},
-};
+use super::local;
 use crate::{
     error::{self, Hint},
-    manifest::{decode, short},
+    language::node::npmrc::{self, Operator},
     source::{ContentDigest, Hasher, Source},
+    text::{decode, short},
 };
 use epsilon_api::{build::BuildError, ids::ProjectName, units::Bytes};
 use serde_json::{Map, Value};

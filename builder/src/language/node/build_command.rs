@@ -4,23 +4,25 @@
 //! patched packages.
 //!
 //! ```text
-//! source + packages + command ─▶ key ─▶ cached? ─yes─────────────────────────────────────▶ BuildResult
+//! source + packages + command ─▶ key ─▶ cached? ─yes─────────────────────────────────────▶ CommandResult
 //!   └─no─▶ container: command, dev packages removed ─▶ checked like an upload ─▶ stored ─────▲
 //! ```
 //!
 //! Called by `job`, before the code is inspected.
 
+use super::dependencies::{self, Dependencies};
 use crate::{
     blocking,
     cache::{Cache, WorkDir, container_user, upkeep},
-    dependencies::{self, Dependencies, Installed, size},
     engine::container::{Bind, Ended, Exit, Rights, Task},
     error::{self, Hint},
+    folder_size,
     image::APP,
-    runtime::Runtime,
+    language::toolchain::{BuildCommand, CommandResult, Project},
     source::{self, ContentDigest, Hasher, Source, SourceLimits},
+    text::short,
 };
-use epsilon_api::build::{BuildError, BuildEvent, BuildLog};
+use epsilon_api::build::{BuildError, BuildEvent};
 use serde::{Deserialize, Serialize};
 use std::{fs, io, path::Path, sync::Arc};
 
@@ -50,15 +52,6 @@ for (const name of inside(modules))
   if (name.startsWith("@") && inside(modules + "/" + name).length === 0) fs.rmSync(modules + "/" + name, { recursive: true, force: true });
 "#;
 
-/// The result of a command.
-#[derive(Debug)]
-pub(crate) struct BuildResult {
-    pub(crate) source: Arc<Source>,
-    pub(crate) packages: Option<Installed>,
-    /// It came from the cache.
-    pub(crate) cached: bool,
-}
-
 /// Metadata stored beside a cached project.
 #[derive(Debug, Deserialize, Serialize)]
 struct CachedBuild {
@@ -68,26 +61,21 @@ struct CachedBuild {
 
 /// Runs build commands of projects.
 #[derive(Clone, Debug)]
-pub(crate) struct Commands {
-    pub(crate) cache: Cache,
+pub(super) struct Commands {
+    pub(super) cache: Cache,
     /// Commands run with the limits and network of installs.
-    pub(crate) dependencies: Dependencies,
-    pub(crate) source: SourceLimits,
+    pub(super) dependencies: Dependencies,
+    pub(super) source: SourceLimits,
 }
 
 impl Commands {
-    /// Runs `command` in a project. `manifest` is the file that it must not change.
-    #[expect(clippy::too_many_arguments, reason = "called once")]
-    pub(crate) async fn run(
+    /// Runs a command in a project.
+    pub(super) async fn run(
         &self,
-        command: &str,
-        manifest: Option<&str>,
-        source: &Arc<Source>,
-        installed: Option<&Installed>,
-        runtime: &Runtime,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
-    ) -> Result<BuildResult, BuildError> {
+        project: Project<'_>,
+        BuildCommand { command, manifest }: BuildCommand<'_>,
+    ) -> Result<CommandResult, BuildError> {
+        let Project { source, runtime, packages: installed, work, .. } = project;
         let key = Hasher::default()
             .part(VERSION)
             .part(runtime.image.id.as_bytes())
@@ -106,7 +94,7 @@ impl Commands {
                 .map_err(|err| error::file("preparing a build", &err))
         })
         .await?;
-        let ended = self.run_in_container(command, &folder, installed, runtime, work, log).await?;
+        let ended = self.run_in_container(command, &folder, project).await?;
         if ended.exit != Exit::Code(0) {
             return Err(self.failed(command, &ended));
         }
@@ -140,14 +128,14 @@ impl Commands {
                 .map_err(|err| error::file("storing what a build made", &err))
         })
         .await?;
-        Ok(BuildResult { source: made, packages, cached: false })
+        Ok(CommandResult { source: made, packages, cached: false })
     }
 
     async fn cached(
         &self,
         key: ContentDigest,
         work: &Arc<WorkDir>,
-    ) -> Result<Option<BuildResult>, BuildError> {
+    ) -> Result<Option<CommandResult>, BuildError> {
         let Some((home, held)) = self.cache.hold(KIND, &key.to_string()) else { return Ok(None) };
         let text = fs::read(home.join("made.json")).unwrap_or_default();
         let Ok(entry) = serde_json::from_slice::<CachedBuild>(&text) else { return Ok(None) };
@@ -164,19 +152,18 @@ impl Commands {
             let _held = held;
             source::adopt(&home.join("project"), &limits, work.path())
         });
-        Ok(Some(BuildResult { source: Arc::new(source.await?), packages, cached: true }))
+        Ok(Some(CommandResult { source: Arc::new(source.await?), packages, cached: true }))
     }
 
     async fn run_in_container(
         &self,
         command: &str,
         folder: &Path,
-        installed: Option<&Installed>,
-        runtime: &Runtime,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
+        project: Project<'_>,
     ) -> Result<Ended, BuildError> {
-        let Dependencies { engine, egress_env, network, limits, size, .. } = &self.dependencies;
+        let Project { runtime, packages: installed, work, log, .. } = project;
+        let Dependencies { engine, npm_env, network, limits, size, .. } = &self.dependencies;
+        let egress_env = npm_env.egress();
         let owner @ (uid, gid) = container_user();
         let leaving = work.file("leaving.json", owner)?;
         let packages = installed.map(|installed| installed.dev.as_slice()).unwrap_or_default();
@@ -210,7 +197,7 @@ impl Commands {
         let watched = [(folder.to_owned(), *size)];
         tokio::select! {
             ended = container.run(|line| log.report(BuildEvent::Line(line.to_owned()))) => Ok(ended?),
-            too_large = size::exceeds_limit(&watched) => Err(BuildError {
+            too_large = folder_size::exceeds_limit(&watched) => Err(BuildError {
                 code: error::build_failed("").code,
                 message: format!("`build` leaves too much: {}", too_large.message),
                 ..too_large
@@ -235,7 +222,7 @@ impl Commands {
                 "it runs in the project's folder, with `node_modules/.bin` first in PATH",
             ),
         };
-        let command = crate::manifest::values::short(command);
+        let command = short(command);
         error::build_failed(format!("`{command}` {why}\n{}", ended.tail.join("\n"))).hint(hint)
     }
 }

@@ -2,7 +2,7 @@
 //! from the text of Node's error.
 
 /// `paths` of `tsconfig.json`.
-pub(super) const ALIASES: &str = "Node does not read `paths` of tsconfig.json: name the file (`./lib/x.ts`), or write `imports` into \
+pub(crate) const ALIASES: &str = "Node does not read `paths` of tsconfig.json: name the file (`./lib/x.ts`), or write `imports` into \
                                   package.json (`\"#lib/*\": \"./lib/*\"`), or have `build: esbuild … --bundle` resolve them";
 
 /// Parts of Node's errors, and hints. The first match counts.
@@ -33,7 +33,7 @@ const HINTS: [(&[&str], &str); 5] = [
     ),
 ];
 
-pub(super) fn hint(error: &str, entry: &str) -> Option<&'static str> {
+pub(crate) fn hint(error: &str, entry: &str) -> Option<&'static str> {
     let fits = |parts: &[&str]| parts.iter().all(|part| error.contains(part));
     let found = HINTS.iter().find(|(parts, _)| fits(parts)).map(|(_, hint)| *hint);
     // Node's error for a decorator, which has no position. In JavaScript they are not expected to
@@ -47,6 +47,6 @@ pub(super) fn hint(error: &str, entry: &str) -> Option<&'static str> {
 }
 
 /// Whether a module name that was not found is probably an alias of `tsconfig.json`.
-pub(super) fn is_alias(name: &str) -> bool {
+pub(crate) fn is_alias(name: &str) -> bool {
     ["@/", "~/", "src/"].iter().any(|start| name.starts_with(start)) || name == "~"
 }

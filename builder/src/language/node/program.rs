@@ -2,25 +2,25 @@
 //! for the runtime, and the module graph reader for the inspector's image. A layer is the same for
 //! every base.
 
-use super::RuntimeContext;
+use super::{npm_env::NpmEnv, wrapper};
 use crate::{
     blocking,
     cache::{WorkDir, container_user, set_owner},
     engine::container::{Bind, Exit, Rights, Task},
     error::{self, Hint},
     image::{Layer, tree},
+    runtime::{RuntimeContext, recipe::Program},
     source::{ContentDigest, Hasher},
-    wrapper,
 };
 use epsilon_api::build::BuildError;
 use std::{fs, io, path::Path, sync::Arc};
 
 /// Checks the base and installs the packages; their install scripts are not run.
-const INSTALL: &str = include_str!("layer.sh");
+const INSTALL: &str = include_str!("program.sh");
 
-/// An embedded program.
+/// The files of an embedded program.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Program {
+pub(super) struct Files {
     name: &'static str,
     /// Paths and contents, sorted by path.
     files: &'static [(&'static str, &'static [u8])],
@@ -31,8 +31,7 @@ pub(super) struct Program {
     folders: &'static [&'static str],
 }
 
-/// Serves calls around a developer's code: part of every function's image.
-pub(super) const WRAPPER: Program = Program {
+const WRAPPER: Files = Files {
     name: "wrapper",
     files: wrapper::FILES,
     path: "epsilon/wrapper",
@@ -40,9 +39,8 @@ pub(super) const WRAPPER: Program = Program {
     folders: &["app"],
 };
 
-/// Determines which files each export reaches (`builder/graph`): part of the inspector's image
-/// alone.
-pub(super) const GRAPH: Program = Program {
+/// Determines which files each export reaches.
+const GRAPH: Files = Files {
     name: "graph",
     files: include!(concat!(env!("OUT_DIR"), "/graph_files.rs")),
     path: "epsilon/graph",
@@ -50,8 +48,16 @@ pub(super) const GRAPH: Program = Program {
     folders: &[],
 };
 
-impl Program {
-    /// Digest of its files and folders.
+/// The files of a program.
+pub(super) fn files(program: Program) -> Files {
+    match program {
+        Program::Wrapper => WRAPPER,
+        Program::Inspector => GRAPH,
+    }
+}
+
+impl Files {
+    /// Digest of the files and of how their packages are installed.
     pub(super) fn digest(self) -> ContentDigest {
         let part = |hasher: Hasher, (name, content): &(&str, &[u8])| {
             hasher.part(name.as_bytes()).part(content)
@@ -61,8 +67,8 @@ impl Program {
 }
 
 /// Makes the layer in a container of `base`.
-pub(super) async fn make(
-    program: Program,
+pub(super) async fn layer(
+    program: Files,
     context: &RuntimeContext<'_>,
     base: &str,
     work: &Arc<WorkDir>,
@@ -70,11 +76,11 @@ pub(super) async fn make(
     let owner @ (uid, gid) = container_user();
     let folder = work.folder(program.name, owner)?;
     write(program, &folder, owner).map_err(|err| error::file("unpacking a program", &err))?;
-    let operator = context.egress_env.operator()?;
-    let mut env = context.egress_env.env();
-    env.extend(context.egress_env.npm_env(&operator));
-    let mut mounts = context.egress_env.mounts();
-    mounts.extend(context.egress_env.npmrc(work)?);
+    let npm_env = NpmEnv::new(context.egress_env.clone(), context.config.npmrc.clone());
+    let mut env = npm_env.egress().env();
+    env.extend(npm_env.env(&npm_env.operator()?));
+    let mut mounts = npm_env.egress().mounts();
+    mounts.extend(npm_env.npmrc(work)?);
     let cache = context.cache.npm(ContentDigest::of(b"runtime"))?;
     env.extend(["HOME=/tmp".to_owned(), "npm_config_cache=/npm".to_owned()]);
     mounts.push(Bind { host: folder.clone(), inside: program.inside, writable: true });
@@ -105,7 +111,7 @@ pub(super) async fn make(
     .await
 }
 
-fn write(program: Program, folder: &Path, owner: (u32, u32)) -> io::Result<()> {
+fn write(program: Files, folder: &Path, owner: (u32, u32)) -> io::Result<()> {
     for (name, content) in program.files {
         let path = folder.join(name);
         let mut parent = folder.to_owned();

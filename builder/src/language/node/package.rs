@@ -3,8 +3,9 @@
 use crate::{
     error::{self, Hint},
     source::Source,
+    text::{decode, short},
 };
-use epsilon_api::{build::BuildError, units::Bytes};
+use epsilon_api::{build::BuildError, suggest, units::Bytes};
 use serde_json::Value;
 
 /// Its name at the root of a project.
@@ -17,27 +18,43 @@ const MAX_BYTES: Bytes = Bytes(1 << 20);
 const MODULES: [&str; 6] = ["js", "mjs", "cjs", "ts", "mts", "cts"];
 
 /// Whether Node loads this path as code.
-pub(crate) fn is_module(path: &str) -> bool {
+pub(super) fn is_module(path: &str) -> bool {
     path.rsplit_once('.').is_some_and(|(_, ending)| MODULES.contains(&ending))
 }
 
 /// For a file that Node loads only after compilation: what it is, and a hint.
-pub(super) fn uncompiled(path: &str) -> Option<(&'static str, String)> {
+fn uncompiled(path: &str) -> Option<(&'static str, String)> {
     let (stem, ending) = path.rsplit_once('.')?;
     let plain = match ending {
         "tsx" => "ts",
         "jsx" => "js",
         _ => return None,
     };
-    let path = super::short(path);
+    let path = short(path);
     let name = stem.rsplit('/').next().unwrap_or(stem);
     let hint = format!(
         "compile it: `build: esbuild {path} --bundle --packages=external --platform=node --format=cjs \
          --outfile=dist/{name}.cjs` in `epsilon.yaml` makes `dist/{name}.cjs`, to be named in its place; `esbuild` \
          belongs into the `devDependencies`. Without JSX in it, call it `{}.{plain}`",
-        super::short(stem)
+        short(stem)
     );
     Some(("JSX, which Node does not run", hint))
+}
+
+/// Checks an entry that the manifest names.
+pub(super) fn check_entry(entry: &str, source: &Source) -> Result<(), String> {
+    let known = source.files.iter().map(|file| file.path.as_str()).filter(|path| is_module(path));
+    match source.get(entry) {
+        Some(_) if is_module(entry) => Ok(()),
+        Some(_) => Err(match uncompiled(entry) {
+            Some((why, hint)) => format!("is `{entry}`: {why}; {hint}"),
+            None => format!("is `{entry}`, which is no JavaScript or TypeScript file"),
+        }),
+        None => Err(match suggest::nearest(entry, known) {
+            Some(near) => format!("is `{entry}`, which does not exist; did you mean `{near}`?"),
+            None => format!("is `{entry}`, which does not exist"),
+        }),
+    }
 }
 
 /// The relevant keys of `package.json`. Absent keys and unexpected types are ignored: npm reports
@@ -51,7 +68,7 @@ pub(super) struct Package {
 impl Package {
     pub(super) fn read(source: &Source) -> Result<Self, BuildError> {
         let Some(bytes) = source.read(FILE, MAX_BYTES)? else { return Ok(Self::default()) };
-        let json: Value = serde_json::from_str(&super::decode(FILE, bytes)?)
+        let json: Value = serde_json::from_str(&decode(FILE, bytes)?)
             .map_err(|cause| error::manifest_invalid(format!("{FILE}: {cause}")))?;
         let text = |key: &str| Some(json.get(key)?.as_str()?.to_owned());
         Ok(Self { name: text("name"), main: text("main") })
@@ -78,10 +95,10 @@ impl Package {
         if let Some(main) = &self.main {
             let path = main.trim_start_matches("./");
             if let Some((why, hint)) = uncompiled(path).filter(|_| has(path)) {
-                let text = format!("`main` of {FILE} is `{}`: {why}", super::short(path));
+                let text = format!("`main` of {FILE} is `{}`: {why}", short(path));
                 return error::no_functions(text).hint(hint);
             }
-            let main = super::short(main);
+            let main = short(main);
             return error::no_functions(format!(
                 "`main` of {FILE} is `{main}`, which does not exist"
             ))

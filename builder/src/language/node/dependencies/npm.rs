@@ -1,13 +1,17 @@
 //! Runs npm: one container fetches and unpacks, a second one runs the packages' install scripts.
 //! The second has the packages and nothing else: no npm cache, no settings, nothing of the project.
 
-use super::manifest::Manifest;
-use super::npm_output::NpmOutput;
-use super::{Dependencies, Operator, manifest, npm_output, size};
+use super::{
+    Dependencies,
+    manifest::{self, Manifest},
+    npm_output::{self, NpmOutput},
+};
 use crate::{
     cache::{NpmCache, WorkDir, container_user, set_owner},
     engine::container::{Bind, Exit, Rights, Task},
+    folder_size,
     image::APP,
+    language::node::npmrc::Operator,
     runtime::Runtime,
     source::{FileKind, Source},
 };
@@ -51,7 +55,7 @@ impl Npm<'_> {
         command.extend(QUIET);
         let cached = cache.folder();
         let mut mounts = vec![Bind { host: cached.clone(), inside: "/npm", writable: true }];
-        mounts.extend(self.dependencies.egress_env.npmrc(self.work)?);
+        mounts.extend(self.dependencies.npm_env.npmrc(self.work)?);
         // The cache's size before, plus the limit.
         let limit = Bytes(self.dependencies.size.get().saturating_mul(2));
         self.run(&command, folder, "/npm", mounts, vec![(cached, limit)]).await
@@ -74,12 +78,12 @@ impl Npm<'_> {
         mut mounts: Vec<Bind>,
         mut watched: Vec<(PathBuf, Bytes)>,
     ) -> Result<(), BuildError> {
-        let Dependencies { engine, egress_env, network, limits, size, .. } = self.dependencies;
+        let Dependencies { engine, npm_env, network, limits, size, .. } = self.dependencies;
         let (uid, gid) = container_user();
-        let mut env = egress_env.env();
-        env.extend(egress_env.npm_env(self.operator));
+        let mut env = npm_env.egress().env();
+        env.extend(npm_env.env(self.operator));
         env.extend([format!("npm_config_cache={cache}"), "HOME=/tmp".to_owned()]);
-        mounts.extend(egress_env.mounts());
+        mounts.extend(npm_env.egress().mounts());
         mounts.push(Bind { host: folder.to_owned(), inside: APP, writable: true });
         let task = Task {
             purpose: "npm",
@@ -102,7 +106,7 @@ impl Npm<'_> {
                     self.log.report(BuildEvent::Line(line.to_owned()));
                 }
             }) => ended?,
-            too_large = size::exceeds_limit(&watched) => return Err(too_large),
+            too_large = folder_size::exceeds_limit(&watched) => return Err(too_large),
         };
         match ended.exit {
             Exit::Code(0) => Ok(()),

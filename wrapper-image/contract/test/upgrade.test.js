@@ -1,28 +1,13 @@
 'use strict';
-// Upgrades: the handshake reaches `upgrade(req, socket, head)` beside `func`, and the socket is the call.
+// Upgrades: the handshake reaches the code, and the socket is the call.
 
 const assert = require('node:assert/strict');
 const { createHash } = require('node:crypto');
 const http = require('node:http');
-const { test } = require('node:test');
-const { until } = require('./support/http.js');
-const { ready } = require('./support/process.js');
+const { ready, testIf } = require('../support/fixtures.js');
+const { until } = require('../support/http.js');
 
-/** The handshake of RFC 6455 and an echo of raw bytes, as a library would do it. */
-const ECHO = `
-  const { createHash } = require('node:crypto');
-  const GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
-  exports.f = {
-    func: (req, res) => res.send('plain'),
-    upgrade(req, socket, head) {
-      if (req.url === '/throws') throw new Error('refused');
-      if (req.url === '/throws-late') { socket.write('HTTP/1.1 101 X\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\\r\\n'); throw new Error('late'); }
-      const accept = createHash('sha1').update(req.headers['sec-websocket-key'] + GUID).digest('base64');
-      socket.write('HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\nSec-WebSocket-Accept: ' + accept + '\\r\\n\\r\\n');
-      socket.write(head);
-      socket.on('data', (data) => { console.log('echo ' + data); socket.write(data); });
-    },
-  };`;
+const test = testIf('upgrade');
 
 function handshake(f, path = '/') {
   const key = Buffer.from('0123456789abcdef').toString('base64');
@@ -39,7 +24,7 @@ function handshake(f, path = '/') {
 }
 
 test('an upgraded socket is one call in both directions', async (t) => {
-  const f = await ready(t, ECHO);
+  const f = await ready(t, 'upgrade');
   const { res, socket, key } = await handshake(f);
   const accept = createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
   assert.deepEqual([res.statusCode, res.headers['sec-websocket-accept']], [101, accept]);
@@ -52,7 +37,7 @@ test('an upgraded socket is one call in both directions', async (t) => {
 });
 
 test('a reset by the caller keeps the instance', async (t) => {
-  const f = await ready(t, ECHO);
+  const f = await ready(t, 'upgrade');
   const { socket } = await handshake(f);
   socket.write('x');
   socket.destroy();
@@ -61,7 +46,7 @@ test('a reset by the caller keeps the instance', async (t) => {
 });
 
 test('an upgrade that throws before its response fails', async (t) => {
-  const f = await ready(t, ECHO);
+  const f = await ready(t, 'upgrade');
   const { res } = await handshake(f, '/throws');
   assert.deepEqual([res.statusCode, res.headers['x-epsilon-outcome']], [500, 'threw']);
   assert.equal((await f.record((r) => r.level === 'error')).request_id, 'upgrade-01');
@@ -69,7 +54,7 @@ test('an upgrade that throws before its response fails', async (t) => {
 });
 
 test('an upgrade that throws after its response is cut', async (t) => {
-  const f = await ready(t, ECHO);
+  const f = await ready(t, 'upgrade');
   const { socket } = await handshake(f, '/throws-late');
   socket.resume();
   await new Promise((resolve) => socket.on('close', resolve));
@@ -77,7 +62,7 @@ test('an upgrade that throws after its response is cut', async (t) => {
 });
 
 test('without `upgrade` the handshake is an ordinary request', async (t) => {
-  const f = await ready(t, 'exports.f = (req, res) => res.status(426).send(req.get("upgrade"));');
+  const f = await ready(t, 'upgrade-none');
   const { res } = await handshake(f);
   assert.equal(res.statusCode, 426);
 });

@@ -8,7 +8,7 @@
 //!                                            of the operator       with neither
 //! ```
 //!
-//! npm gets the operator's settings and, of the project's, what [`npmrc`] allows. Packages' install
+//! npm gets the operator's settings and, of the project's, what [`npmrc`](super::npmrc) allows. Packages' install
 //! scripts run in a second container: they never see the npm cache, nor the settings of operator or
 //! project, which may hold tokens. The project's own scripts never run here.
 
@@ -16,63 +16,43 @@ mod local;
 mod manifest;
 mod npm;
 mod npm_output;
-pub(crate) mod npmrc;
-pub(crate) mod size;
 
-pub(crate) use npmrc::Operator;
-
-use crate::cache::{Cache, WorkDir, container_user, upkeep};
-use crate::egress_env::EgressEnv;
-use crate::engine::Engine;
-use crate::engine::container::Limits;
-use crate::error::Hint;
-use crate::image::{Layer, tree};
-use crate::manifest::values::short;
-use crate::network::Network;
-use crate::runtime::Runtime;
-use crate::source::{ContentDigest, Hasher, Source};
-use crate::{blocking, error};
+use super::npm_env::NpmEnv;
+use crate::{
+    blocking,
+    cache::{Cache, WorkDir, container_user, upkeep},
+    engine::{Engine, container::Limits},
+    error::{self, Hint},
+    folder_size,
+    image::{Layer, tree},
+    language::toolchain::{Installed, Project},
+    network::Network,
+    source::{ContentDigest, Hasher, Source},
+    text::short,
+};
 use epsilon_api::{
-    build::{BuildError, BuildLog},
+    build::BuildError,
     ids::{InstanceId, ProjectName},
     units::Bytes,
 };
 use manifest::Manifest;
 use npm::{Lock, Npm};
 use serde::{Deserialize, Serialize};
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io, path::Path, sync::Arc};
 
 /// Version of the procedure; part of the cache key. Raised when installs are done differently.
 const VERSION: &[u8] = b"4";
 
 /// Installs packages.
 #[derive(Clone, Debug)]
-pub(crate) struct Dependencies {
-    pub(crate) engine: Engine,
-    pub(crate) cache: Cache,
-    pub(crate) egress_env: EgressEnv,
-    pub(crate) network: Arc<Network>,
-    pub(crate) limits: Limits,
+pub(super) struct Dependencies {
+    pub(super) engine: Engine,
+    pub(super) cache: Cache,
+    pub(super) npm_env: NpmEnv,
+    pub(super) network: Arc<Network>,
+    pub(super) limits: Limits,
     /// Disk space of one install.
-    pub(crate) size: Bytes,
-}
-
-/// Installed packages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Installed {
-    /// Cache key: the same request has the same packages.
-    pub(crate) key: ContentDigest,
-    /// The `node_modules` folder on this machine. Cached; must not be written to.
-    pub(crate) folder: PathBuf,
-    pub(crate) layer: Layer,
-    /// Paths of the packages that are needed for development only.
-    pub(crate) dev: Vec<String>,
-    /// It came from the cache.
-    pub(crate) cached: bool,
+    pub(super) size: Bytes,
 }
 
 /// Metadata stored beside a cached layer.
@@ -87,19 +67,17 @@ struct CachedMeta {
 impl Dependencies {
     /// The packages that a project needs, optionally with those for development; `None` when it
     /// needs none.
-    pub(crate) async fn ensure(
+    pub(super) async fn ensure(
         &self,
-        project: &ProjectName,
+        project: Project<'_>,
+        name: &ProjectName,
         with_dev: bool,
-        source: &Arc<Source>,
-        runtime: &Runtime,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
     ) -> Result<Option<Installed>, BuildError> {
+        let Project { source, runtime, work, log, .. } = project;
         let from = Arc::clone(source);
-        let egress_env = self.egress_env.clone();
+        let npm_env = self.npm_env.clone();
         let read = blocking::run("reading package.json", move || {
-            let operator = egress_env.operator()?;
+            let operator = npm_env.operator()?;
             let manifest = Manifest::read(&from, &operator, with_dev)?;
             Ok(manifest.map(|manifest| (manifest.key(&from), manifest, operator)))
         });
@@ -125,7 +103,7 @@ impl Dependencies {
                 .map_err(|err| error::file("preparing an install", &err))
         })
         .await?;
-        let cache = self.cache.npm(manifest.cache_key(project))?;
+        let cache = self.cache.npm(manifest.cache_key(name))?;
         let npm = Npm { dependencies: self, runtime, operator: &operator, work, log };
         let installed = npm.install(&folder, &manifest, &cache).await;
         let most = self.size;
@@ -173,7 +151,7 @@ impl Dependencies {
 
     /// Stores the packages after a `build` command, which may have changed them, by the digest of
     /// their layer.
-    pub(crate) async fn store_built(
+    pub(super) async fn store_built(
         &self,
         folder: &Path,
         work: &Arc<WorkDir>,
@@ -191,7 +169,7 @@ impl Dependencies {
     }
 
     /// Packages stored by [`Self::store_built`], by the digest of their layer.
-    pub(crate) fn made(&self, diff_id: &str) -> Option<Installed> {
+    pub(super) fn made(&self, diff_id: &str) -> Option<Installed> {
         self.cached(built_key(diff_id))
     }
 
@@ -250,7 +228,7 @@ fn lost() -> BuildError {
 
 /// Writes the files of a project into a folder owned by the containers' user, except npm's
 /// settings.
-pub(crate) fn write_project(source: &Source, to: &Path) -> io::Result<()> {
+pub(super) fn write_project(source: &Source, to: &Path) -> io::Result<()> {
     npm::prepare(source, to, None, "")
 }
 
@@ -270,7 +248,7 @@ fn found(folder: &Path, limit: Bytes) -> Result<Option<Bytes>, BuildError> {
         Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(err) => return Err(error::file("measuring dependencies", &err)),
     }
-    size::within(&modules, size::Count::Length, limit).map(Some)
+    folder_size::within(&modules, folder_size::Count::Length, limit).map(Some)
 }
 
 #[cfg(test)]

@@ -1,15 +1,24 @@
 //! Detects a package that the project lists and that is not installed: `epsilon dev` uses the
-//! packages in the project's folder. Called by `plan`.
+//! packages in the project's folder. For a better hint than that of `load_hint`.
 
-use crate::{inspection::missing_module, source::Source};
+use super::load_hint::missing_module;
+use crate::source::Source;
 use epsilon_api::{build::BuildError, units::Bytes};
 use serde_json::Value;
 
 /// Largest `package.json`; the largest in npm are around 100 KiB.
 const PACKAGE_MAX: Bytes = Bytes::mib(1);
 
+/// What to do about such a package.
+pub(super) fn hint(err: &BuildError, source: &Source) -> Option<String> {
+    let name = package(err, source)?;
+    Some(format!(
+        "`{name}` is in package.json and not installed: `npm install` in the project's folder"
+    ))
+}
+
 /// The name of that package.
-pub(super) fn package(err: &BuildError, source: &Source) -> Option<String> {
+fn package(err: &BuildError, source: &Source) -> Option<String> {
     let module = missing_module(&err.message).filter(|_| err.code == "LOAD_FAILED")?;
     let name = name_of(module)?;
     let package: Value =

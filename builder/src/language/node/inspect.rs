@@ -1,13 +1,12 @@
 //! Loads a project once, in a temporary container without network, to find its exports and the
 //! files that they reach. The only place where a build runs the developer's code.
 //!
-//! `inspect.js` of the runtime inspects; `inspection.rs` parses its output. The same code on the
+//! `inspect.js` of the runtime inspects; `crate::inspection` parses its output. The same code on the
 //! same runtime with the same packages is inspected once.
 
 use crate::{
     blocking,
-    cache::{Cache, WorkDir, container_user},
-    dependencies::Installed,
+    cache::{Cache, container_user},
     engine::{
         Engine,
         container::{Bind, Ended, Exit, KILLED, Limits, Rights, Task},
@@ -15,16 +14,19 @@ use crate::{
     error::{self, Hint},
     image::APP,
     inspection::Inspection,
-    manifest::{Functions, Manifest},
-    runtime::Runtime,
-    source::{ContentDigest, Hasher, Source},
+    language::toolchain::{Inspect, Inspected, Project},
+    source::{ContentDigest, Hasher},
 };
 use epsilon_api::{
-    build::{BuildError, BuildEvent, BuildLog},
-    function::Runtime as Kind,
+    build::{BuildError, BuildEvent},
     units::Bytes,
 };
-use std::{collections::BTreeMap, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Path of the inspector in the runtime.
 const INSPECT: &str = "/epsilon/wrapper/inspect.js";
@@ -43,41 +45,22 @@ const TAIL: usize = 20;
 
 /// Inspects projects.
 #[derive(Clone, Debug)]
-pub(crate) struct Inspector {
-    pub(crate) engine: Engine,
-    pub(crate) cache: Cache,
-    pub(crate) limits: Limits,
-}
-
-/// Result of an inspection.
-#[derive(Debug)]
-pub(crate) struct Inspected {
-    pub(crate) inspection: Inspection,
-    /// It came from the cache.
-    pub(crate) cached: bool,
+pub(super) struct Inspector {
+    pub(super) engine: Engine,
+    pub(super) cache: Cache,
+    pub(super) limits: Limits,
 }
 
 impl Inspector {
     /// The exports of a project's entries.
-    pub(crate) async fn inspect(
+    pub(super) async fn inspect(
         &self,
-        manifest: &Manifest,
-        source: &Arc<Source>,
-        runtime: &Runtime,
-        packages: Option<&Installed>,
-        work: &Arc<WorkDir>,
-        log: &dyn BuildLog,
+        project: Project<'_>,
+        inspect: Inspect<'_>,
     ) -> Result<Inspected, BuildError> {
-        if manifest.runtime == Kind::Container {
-            return Ok(Inspected { inspection: Inspection::default(), cached: true });
-        }
-        let entries = manifest.entries();
-        let env: Vec<_> = manifest
-            .environment()
-            .into_iter()
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let key = key(manifest, source, runtime, packages, &entries, &env);
+        let environment = inspect.environment.iter();
+        let env: Vec<_> = environment.map(|(name, value)| format!("{name}={value}")).collect();
+        let key = key(project, &inspect, &env);
         let entry = self.cache.entry_path("inspections", &format!("{key}.json"));
         if let Some(inspection) =
             fs::read(&entry).ok().and_then(|text| Inspection::parse(&text).ok())
@@ -85,8 +68,8 @@ impl Inspector {
             return Ok(Inspected { inspection, cached: true });
         }
 
-        let out = work.file("inspection.json", container_user())?;
-        let ended = self.run(&entries, env, source, runtime, packages, work, &out, log).await?;
+        let out = project.work.file("inspection.json", container_user())?;
+        let ended = self.run(&inspect.entries, env, project, &out).await?;
         if ended.exit != Exit::Code(0) {
             return Err(failed(&ended, self.limits));
         }
@@ -104,18 +87,14 @@ impl Inspector {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "called once")]
     async fn run(
         &self,
         entries: &[String],
         mut env: Vec<String>,
-        source: &Arc<Source>,
-        runtime: &Runtime,
-        packages: Option<&Installed>,
-        work: &Arc<WorkDir>,
-        out: &std::path::Path,
-        log: &dyn BuildLog,
+        project: Project<'_>,
+        out: &Path,
     ) -> Result<Ended, BuildError> {
+        let Project { source, runtime, packages, work, log } = project;
         let (uid, gid) = container_user();
         let mut mounts = vec![
             Bind { host: source.root.clone(), inside: APP, writable: false },
@@ -160,47 +139,29 @@ impl Inspector {
     }
 }
 
-impl Manifest {
-    /// The environment of the manifest's functions: code may need it to load at all. Entries are
-    /// loaded once for all functions, so they see the variables of all.
-    pub fn environment(&self) -> BTreeMap<String, String> {
-        let Functions::Named(functions) = self.functions() else { return BTreeMap::new() };
-        let specs = functions.iter().filter_map(|(name, (entry, keys))| {
-            keys.clone().spec(Kind::Node, entry, name.as_str()).ok()
-        });
-        specs.flat_map(|spec| spec.env).collect()
-    }
-}
-
-fn key(
-    manifest: &Manifest,
-    source: &Source,
-    runtime: &Runtime,
-    packages: Option<&Installed>,
-    entries: &[String],
-    env: &[String],
-) -> ContentDigest {
+fn key(project: Project<'_>, inspect: &Inspect<'_>, env: &[String]) -> ContentDigest {
+    let Project { source, runtime, packages, .. } = project;
     let mut key = Hasher::default().part(runtime.inspector.image.id.as_bytes());
     key = key.part(packages.map(|p| p.key.to_string()).unwrap_or_default().as_bytes());
-    for texts in [entries, env] {
+    for texts in [&inspect.entries[..], env] {
         key = key.part(&texts.len().to_le_bytes());
         key = texts.iter().fold(key, |key, text| key.part(text.as_bytes()));
     }
     // Settings are not code: another `timeout` in the manifest needs no second inspection.
-    for file in source.files.iter().filter(|file| manifest.file() != Some(file.path.as_str())) {
+    for file in source.files.iter().filter(|file| inspect.manifest != Some(file.path.as_str())) {
         key = file.digest_into(key);
     }
     source.empty_folders_into(key).finish()
 }
 
-fn mount_point(folder: &std::path::Path) -> io::Result<()> {
+fn mount_point(folder: &Path) -> io::Result<()> {
     match fs::create_dir(folder) {
         Err(err) if err.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         made => made,
     }
 }
 
-fn move_file(from: &std::path::Path, to: &PathBuf) -> Result<(), BuildError> {
+fn move_file(from: &Path, to: &PathBuf) -> Result<(), BuildError> {
     fs::rename(from, to).map_err(|err| error::file("storing what the code exports", &err))
 }
 

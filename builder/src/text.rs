@@ -1,5 +1,5 @@
-//! Decodes text files of developers, whatever their editor wrote. Used for `epsilon.yaml` and for
-//! `package.json`.
+//! Developers' text: decodes their files, whatever their editor wrote (`epsilon.yaml`,
+//! `package.json`), and shortens what a message quotes of it.
 
 use crate::error::{self, Hint};
 use epsilon_api::build::BuildError;
@@ -28,6 +28,27 @@ pub(crate) fn decode(name: &str, mut bytes: Vec<u8>) -> Result<String, BuildErro
 /// has.
 fn is_utf16(bytes: &[u8]) -> bool {
     matches!(bytes, [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, 0, _, ..] | [_, 0, _, 0, ..])
+}
+
+/// A developer's text, shortened for an error message.
+pub(crate) fn short(text: &str) -> String {
+    let clean = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    let mut short: String = clean.take(61).collect();
+    if short.chars().count() > 60 {
+        short.pop();
+        short.push('…');
+    }
+    short
+}
+
+/// Names for a message: "`a`, `b`"; a long list is cut.
+pub(crate) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 20;
+    let quoted: Vec<_> = names.map(|name| format!("`{}`", short(name))).collect();
+    match quoted.get(MOST..) {
+        None | Some([]) => quoted.join(", "),
+        Some(rest) => format!("{} and {} more", quoted[..MOST].join(", "), rest.len()),
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! not the operator's, and how npm resolves versions. The result is generated line by line from
 //! values of a narrow syntax, so that npm reads in it what was read here.
 
-use crate::manifest::values::short;
+use crate::text::short;
 use std::collections::BTreeSet;
 
 /// Switches that only change what is installed for this project.
@@ -44,9 +44,9 @@ const NAMED: usize = 8;
 
 /// The operator's decisions, from the settings file or the builder's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Operator {
+pub(super) struct Operator {
     /// Default registry, if set.
-    pub(crate) registry: Option<String>,
+    pub(super) registry: Option<String>,
     /// `@scope:registry` and its URL.
     scopes: Vec<(String, String)>,
     /// `host` or `host:port` of registries and of credentials.
@@ -78,7 +78,7 @@ enum Dropped {
 impl Operator {
     /// Parses the operator's `.npmrc`; `registry` is the one from a variable, which takes
     /// precedence.
-    pub(crate) fn read(text: &str, registry: Option<&str>) -> Self {
+    pub(super) fn read(text: &str, registry: Option<&str>) -> Self {
         let mut operator = Self::default();
         for (key, value) in lines(text) {
             match key {
@@ -102,7 +102,7 @@ impl Operator {
     }
 
     /// The operator's value of a connection key.
-    pub(crate) fn connection(&self, key: &str) -> Option<&str> {
+    pub(super) fn connection(&self, key: &str) -> Option<&str> {
         let said = self.connection.iter().rev().find(|(name, _)| name == key);
         said.map(|(_, value)| value.as_str())
     }
