@@ -142,6 +142,7 @@ mapfile -t scripts < <(git ls-files .ci/run 'infra/*.sh')
 part scripts 2m shellcheck --external-sources "${scripts[@]}"
 part infra 10m infra/test-infra.sh
 part lints 30m cargo clippy --workspace --all-targets --locked -- --deny warnings
+part crates 5m "${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/epsilon-tools/cargo-deny/bin/cargo-deny" --locked --log-level error check bans licenses sources
 # `make demo` has programs without AWS.
 part no-aws 10m cargo clippy --locked --no-default-features --package epsilon-cli --package epsilon-gateway --package epsilon-vm-agent --package epsilon-builder -- --deny warnings
 part build 30m bash -euc '. infra/programs.sh; build_programs --bins'
