@@ -61,7 +61,7 @@ pub(crate) async fn send(
     interim: Option<&dyn InterimSink>,
 ) -> Outcome {
     let is_head = *request.method() == Method::HEAD;
-    let mut reused = match lease.instance.connections.reuse() {
+    let mut reused = match lease.instance().connections.reuse() {
         Some(connection) => connection.ready().await,
         None => None,
     };
@@ -69,11 +69,11 @@ pub(crate) async fn send(
         let is_fresh = reused.is_none();
         let mut connection = match reused.take() {
             Some(connection) => connection,
-            None => match lease.instance.connections.open().await {
+            None => match lease.instance().connections.open().await {
                 Ok(connection) => connection,
                 Err(err) if sockets::is_not_listening(&err) => {
                     let (what, cause) = ("Instance does not accept connections.", err.to_string());
-                    lease.pool().warn(&lease.instance, what, Some(&cause));
+                    lease.pool().warn(lease.instance(), what, Some(&cause));
                     lease.instance_unreachable();
                     return Outcome::Unsent(request);
                 }
@@ -148,8 +148,8 @@ fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> CallE
     };
     let logs = &lease.pool().context.logs;
     logs.event(
-        &lease.instance.version,
-        lease.instance.id(),
+        &lease.instance().version,
+        lease.instance().id(),
         Level::Error,
         Some(request_id.clone()),
         text,

@@ -65,7 +65,7 @@ impl Runner {
         if AssertUnwindSafe(life).catch_unwind().await.is_err() {
             tracing::error!(instance = %self.instance.id(), "Task of an instance panicked (a bug); removing the instance.");
             let failure = StartFailure::NoCapacity("a bug of the agent ended the start".into());
-            self.pool.start_failed(self.key, failure);
+            self.pool.start_failed(self.key, &failure);
         }
         self.remove_instance().await;
     }
@@ -115,7 +115,7 @@ impl Runner {
     }
 
     fn report(&self, failure: StartFailure) {
-        let is_new = self.pool.start_failed(self.key, failure.clone());
+        let is_new = self.pool.start_failed(self.key, &failure);
         self.context.metrics.start_failed(&self.instance.version.function, &failure);
         match &failure {
             StartFailure::Init(detail) => {

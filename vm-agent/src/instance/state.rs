@@ -159,6 +159,15 @@ impl State {
         }
     }
 
+    /// Whether it ends because a call did not. For crashes the exit status decides whose fault it
+    /// is, for failed starts the failure.
+    pub(crate) fn has_timed_out(self) -> bool {
+        match self {
+            Self::Stopping { why } | Self::Gone { why } => why == StopReason::TimedOut,
+            Self::Starting | Self::Idle { .. } | Self::Busy { .. } | Self::Draining { .. } => false,
+        }
+    }
+
     /// The state in listings and metrics.
     pub(crate) fn reported(self) -> InstanceState {
         match self {
