@@ -89,7 +89,7 @@ def listed(value):
     return value if isinstance(value, list) else [value]
 
 
-class Written(unittest.TestCase):
+class WholeTemplate(unittest.TestCase):
     """What can be seen without making anything."""
 
     @classmethod

@@ -200,7 +200,7 @@ async fn deeply_nested_folders_are_refused_and_harmless() {
     let err =
         with_script(&lab, &format!("cd /app/node_modules; node -e \"{nest}\"")).await.unwrap_err();
     assert_eq!(err.code, "DEPENDENCIES_FAILED");
-    assert!(err.message.contains("128 folders"), "{}", err.message);
+    assert!(err.message.contains("128 nested folders"), "{}", err.message);
 
     // Everything that fills the disk is too deep for a path.
     let fill = "const b=Buffer.alloc(1<<20);for(let n=0;n<200;n++)fs.writeFileSync('f'+n,b)";

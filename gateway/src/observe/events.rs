@@ -167,9 +167,9 @@ mod tests {
 
     /// The log as a reader gets it at the default level.
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    struct Output(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Written {
+    impl io::Write for Output {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -181,7 +181,7 @@ mod tests {
     }
 
     fn lines(fail: impl Fn(&Metrics)) -> Vec<String> {
-        let written = Written::default();
+        let written = Output::default();
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let to = written.clone();
         let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || to.clone());

@@ -352,7 +352,7 @@ async fn a_request_without_a_key_gets_a_challenge() {
     let reply = world.ask_with("", Method::GET, path, "").await;
     assert_eq!(reply.status, 401);
     assert_eq!(reply.header("www-authenticate"), r#"Basic realm="Epsilon", charset="UTF-8""#);
-    assert!(reply.body.contains("API key as password"), "{}", reply.body);
+    assert!(reply.body.contains("API key as the password"), "{}", reply.body);
     for wrong in ["any:", "any:epsilon_admin_000000000000_00", ":", "no colon"] {
         let coded = format!("Basic {}", BASE64_STANDARD.encode(wrong));
         assert_eq!(world.ask_with(&coded, Method::GET, path, "").await.status, 401, "{wrong}");

@@ -125,7 +125,7 @@ async fn each_refusal_is_a_whole_answer_and_is_counted() {
         let before = counted(&world, &series);
         let answer = world.raw(&request).await;
         let what = &request[..request.len().min(60)];
-        let last = &answer[answer.rfind("HTTP/1.1 ").unwrap_or_default()..];
+        let last = &answer[answer.rfind("HTTP/1.1 4").unwrap_or_default()..];
         let Some((head, body)) = last.split_once("\r\n\r\n") else {
             panic!("{what:?}: {answer:?}")
         };

@@ -248,7 +248,7 @@ async fn a_deployment_and_a_rollback_end_a_split() {
 
     let events = world.deploy("shop", &[("pay", "5")]).await;
     let is_reported = events.iter().any(|event| {
-        matches!(event, DeployEvent::Log { line } if line.contains("the split of `pay` (3=90 4=10) is over"))
+        matches!(event, DeployEvent::Log { line } if line.contains("the split of `pay` (3=90 4=10) ended"))
     });
     assert!(is_reported, "{events:?}");
     assert_eq!(traffic(&world).await["split"], Value::Null);

@@ -203,7 +203,7 @@ async fn idle_instance_of_lowest_value_is_evicted() {
     let left = world.vm.status().instances.into_iter().map(|one| one.function.to_string());
     let mut left: Vec<_> = left.collect();
     left.sort_unstable();
-    assert_eq!(left, ["ready", "next", "old"]);
+    assert_eq!(left, ["next", "old", "ready"]);
     assert!((world.metric("epsilon_evictions_total") - 1.0).abs() < f64::EPSILON);
     world.end().await;
 }

@@ -31,7 +31,7 @@ const RESOLVED = Promise.resolve();
 class Call {
   #instance;
   #holds = 2; // the handler, and the response
-  #isTold = false;
+  #isReported = false;
   #socket = null; // the socket that holds back the end of the response
   /** Path prefix under which the function is called; empty when it has its own host name. */
   prefix = '';
@@ -104,7 +104,7 @@ class Call {
 
   /** Whether the last bytes of the response must wait until the end of this turn. `isEnd`: they end the response. */
   holdsEnd(isEnd) {
-    return (this.#holds > 1 || !isEnd) && !this.#isTold && this.#instance.unsettled.isWatched;
+    return (this.#holds > 1 || !isEnd) && !this.#isReported && this.#instance.unsettled.isWatched;
   }
 
   /** This socket holds back the end of the response. */
@@ -132,9 +132,9 @@ class Call {
 
   /** Reports to the agent, once, that this call continues after its last byte: the handler runs, or the response is not ended. */
   tellIfPending() {
-    if (this.#isTold || (this.#holds < 2 && this.#isAnswered)) return;
-    this.#isTold = true;
-    this.#instance.unsettled.tell(this);
+    if (this.#isReported || (this.#holds < 2 && this.#isAnswered)) return;
+    this.#isReported = true;
+    this.#instance.unsettled.report(this);
   }
 
   letGo() {

@@ -31,7 +31,7 @@ class Unsettled {
     socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: unsettled\r\n\r\n');
   }
 
-  tell(call) {
+  report(call) {
     if (this.#agent === null) return;
     this.#agent.write(`${call.id}\n`); // at once: the kernel gets it before the end of the response
     if (this.#agent.writableLength > WAITING_MAX_BYTES) this.#agent.destroy();

@@ -235,7 +235,7 @@ for (const [what, code, graph, expected] of [
     { reach: [{ files: ['e.js'], code: 'e.js' }, { files: ['e.js'], code: 'e.js' }] }],
   ['one export is not asked about', 'exports.a = () => {}', '() => { throw new Error("asked") }', { reach: [undefined] }],
   ['nor what only a run can tell', 'exports.a = (n) => require(n); exports.b = () => {}', '() => { throw new Error("asked") }', { reach: [undefined, undefined] }],
-  ['a failure is told, and all counts', 'exports.a = () => {}; exports.b = () => {}', 'async () => { throw new Error("no graph") }', { reach: [undefined, undefined], together: 'no graph' }],
+  ['a failure is reported, and all counts', 'exports.a = () => {}; exports.b = () => {}', 'async () => { throw new Error("no graph") }', { reach: [undefined, undefined], together: 'no graph' }],
   ['an answer that never comes is no answer', 'exports.a = () => {}; exports.b = () => {}', '() => { setInterval(() => {}, 1000); return new Promise(() => {}) }', { reach: [undefined, undefined], together: 'no answer within 5000 ms' }],
 ]) {
   test(`the module graph: ${what}`, (t) => {

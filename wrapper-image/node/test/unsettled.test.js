@@ -11,7 +11,7 @@ const { ready, waiting } = require('./support/process.js');
 
 /** Connects as the agent does. @returns the ids reported so far */
 async function watch(t, f) {
-  const told = [];
+  const reported = [];
   const socket = net.connect(path.join(f.sockets, 'control.sock'));
   t.after(() => socket.destroy());
   socket.write('GET /unsettled HTTP/1.1\r\nHost: agent\r\nConnection: Upgrade\r\nUpgrade: unsettled\r\n\r\n');
@@ -19,19 +19,19 @@ async function watch(t, f) {
   socket.on('data', (bytes) => {
     text += bytes;
     const [head, lines = ''] = text.split('\r\n\r\n');
-    told.head = head;
-    told.splice(0, Infinity, ...lines.split('\n').slice(0, -1));
+    reported.head = head;
+    reported.splice(0, Infinity, ...lines.split('\n').slice(0, -1));
   });
-  await until(() => told.head, 'the answer to the handshake');
-  assert.match(told.head, /^HTTP\/1\.1 101 /);
-  return told;
+  await until(() => reported.head, 'the answer to the handshake');
+  assert.match(reported.head, /^HTTP\/1\.1 101 /);
+  return reported;
 }
 
 /** Calls with an id; returns the ids that were reported when the last byte arrived. */
-async function toldBy(f, told, id, options = {}) {
+async function reportedBy(f, reported, id, options = {}) {
   const answer = await f.call({ ...options, headers: { 'x-epsilon-request-id': id, ...options.headers } });
   await new Promise(setImmediate); // both sockets have something to read; either may be read first
-  return { answer, told: [...told] };
+  return { answer, reported: [...reported] };
 }
 
 const over = (f) => until(async () => (await f.health()).active === 0, 'the end of the call');
@@ -67,14 +67,14 @@ for (const [what, [source, isPending, options]] of Object.entries(EXPRESS)) {
       let open; const gate = new Promise((resolve) => (open = resolve));
       const handler = ${source};
       exports.f = (req, res) => { if (req.path !== '/open') return handler(req, res); open(); res.send(''); };`);
-    const told = await watch(t, f);
-    const { told: before } = await toldBy(f, told, 'unsettled-1', options);
+    const reported = await watch(t, f);
+    const { reported: before } = await reportedBy(f, reported, 'unsettled-1', options);
     assert.deepEqual(before, isPending ? ['unsettled-1'] : []);
     const { active, calls } = await f.health();
     assert.deepEqual([active, calls], isPending ? [1, ['unsettled-1']] : [0, []]);
     await f.call({ path: '/open' });
     await over(f);
-    assert.deepEqual(told.filter((id) => id !== 'unsettled-1'), []);
+    assert.deepEqual(reported.filter((id) => id !== 'unsettled-1'), []);
   });
 }
 
@@ -94,8 +94,8 @@ for (const [what, source, isPending] of [
       let open; const gate = new Promise((resolve) => (open = resolve));
       const answer = (request) => { if (new URL(request.url).pathname === '/open') open(); return new Response('done'); };
       ${source}`, { export: 'f', env: { EXPRESS: require.resolve('express') } });
-    const told = await watch(t, f);
-    const { told: before } = await toldBy(f, told, 'unsettled-2');
+    const reported = await watch(t, f);
+    const { reported: before } = await reportedBy(f, reported, 'unsettled-2');
     assert.deepEqual(before, isPending ? ['unsettled-2'] : []);
     assert.equal((await f.health()).active, isPending ? 1 : 0);
   });
@@ -111,7 +111,7 @@ test('an upgraded connection that ends before its handler is reported', async (t
         if (req.url === '/goes-on') await gate;
       },
     };`);
-  const told = await watch(t, f);
+  const reported = await watch(t, f);
   const upgrade = (path, id) => new Promise((resolve, reject) => {
     http.get({ socketPath: f.callsSocket, path, headers: { connection: 'Upgrade', upgrade: 'x', 'x-epsilon-request-id': id } })
       .on('upgrade', (res, socket) => socket.resume().on('end', () => resolve(socket.end())))
@@ -120,8 +120,8 @@ test('an upgraded connection that ends before its handler is reported', async (t
   await upgrade('/settles', 'upgrade-01');
   await over(f);
   await upgrade('/goes-on', 'upgrade-02');
-  await until(() => told.length > 0, 'the line');
-  assert.equal(told.at(-1), 'upgrade-02');
+  await until(() => reported.length > 0, 'the line');
+  assert.equal(reported.at(-1), 'upgrade-02');
   assert.equal((await f.health()).active, 1);
   await f.call();
   await over(f);
@@ -133,8 +133,8 @@ test('a complete response without end is reported', async (t) => {
     res.write('done');
     setTimeout(() => res.end(), 50);
   };`);
-  const told = await watch(t, f);
-  assert.deepEqual((await toldBy(f, told, 'no-end-yet')).told, ['no-end-yet']);
+  const reported = await watch(t, f);
+  assert.deepEqual((await reportedBy(f, reported, 'no-end-yet')).reported, ['no-end-yet']);
   await over(f);
 });
 
@@ -144,13 +144,13 @@ test('with many calls only continuing ones are reported', async (t) => {
     res.send('done');
     if (req.query.n % 3 === 0) await new Promise((resolve) => setTimeout(resolve, 30));
   };`);
-  const told = await watch(t, f);
+  const reported = await watch(t, f);
   await Promise.all(Array.from({ length: 60 }, async (_, n) => {
-    const { told: before } = await toldBy(f, told, `at-once-${n}`, { path: `/?n=${n}` });
+    const { reported: before } = await reportedBy(f, reported, `at-once-${n}`, { path: `/?n=${n}` });
     assert.equal(before.includes(`at-once-${n}`), n % 3 === 0, n);
   }));
   await over(f);
-  assert.equal(told.length, 20);
+  assert.equal(reported.length, 20);
 });
 
 test('a finished response is sent although the code exits', async (t) => {
@@ -164,15 +164,15 @@ test('a later connection takes over', async (t) => {
   const f = await ready(t, 'exports.f = async (req, res) => { res.send("x"); await new Promise((resolve) => setTimeout(resolve, 5)); };');
   const first = await watch(t, f);
   const second = await watch(t, f);
-  assert.deepEqual((await toldBy(f, second, 'takes-over')).told, ['takes-over']);
+  assert.deepEqual((await reportedBy(f, second, 'takes-over')).reported, ['takes-over']);
   assert.deepEqual([...first], []);
 });
 
 test('unsettled works before init; other upgrades are unknown', async (t) => {
   const f = await waiting(t, { 'index.js': 'exports.f = async (req, res) => { res.send("x"); await new Promise((resolve) => setTimeout(resolve, 5)); };' });
-  const told = await watch(t, f);
+  const reported = await watch(t, f);
   await f.init({ export: 'f' });
-  assert.deepEqual((await toldBy(f, told, 'watched-1')).told, ['watched-1']);
+  assert.deepEqual((await reportedBy(f, reported, 'watched-1')).reported, ['watched-1']);
   for (const [path, upgrade] of [['/unsettled', 'websocket'], ['/health', 'unsettled']]) {
     const answer = await f.control({ path, headers: { connection: 'Upgrade', upgrade } }).catch((err) => err);
     assert.ok(answer instanceof Error || answer.status === 404); // an answer without JSON
