@@ -1,8 +1,9 @@
 //! Sends a call to its instance and waits for the head of the answer, within the function's
 //! `timeout`. Bodies stream both ways; nothing is read here.
 
+use crate::container::sockets;
 use crate::instance::lease::{DeadlineFault, Lease};
-use crate::instance::{pool::Pool, sockets};
+use crate::instance::pool::Pool;
 use epsilon_api::{
     body::CallBody, error::CallError, headers, ids::RequestId, log::Level, vm::InterimSink,
 };

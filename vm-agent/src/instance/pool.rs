@@ -1,8 +1,8 @@
 //! The instances of one version, and the calls that wait for a slot in one. The agent's only shared
 //! state on the path of a call: one short lock, never held across an await. Decides nothing:
 //! `pool/state.rs` is a state machine without clock, engine or lock, which returns what follows
-//! from a change (a hand-over, a start, a kill); `pool/change.rs` carries that out after the lock is
-//! released.
+//! from a change (a hand-over, a start, a kill); `pool/change.rs` carries that out after the lock
+//! is released.
 //!
 //! Rules, each under test in `pool/state/tests` and `tests/agent`:
 //! - A free slot is given at once, in the instance used last. Else the call waits, first come first
@@ -24,11 +24,12 @@ mod state;
 mod views;
 
 use super::Instance;
-use super::start::failure::StartFailure;
-use super::state::{Event, Moment};
+use super::state::Event;
 use crate::cell::Cells;
+use crate::container::failure::StartFailure;
 use crate::context::VmContext;
 use crate::keepalive::history::History;
+use crate::moment::Moment;
 pub(crate) use actions::NoSlot;
 use change::Locked;
 use epsilon_api::{error::CallError, function::Version, ids::RequestId, vm::StartPhases};

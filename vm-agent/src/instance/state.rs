@@ -8,11 +8,9 @@
 //! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is
 //! given back on `Gone`, never on `Stopping`: until the container is removed, it is in use.
 
+use crate::moment::Moment;
 use epsilon_api::vm::InstanceState;
 use std::{num::NonZeroU32, time::Duration};
-
-/// Time since the agent started, without a clock: tests write it as plain numbers.
-pub(crate) type Moment = Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {

@@ -4,11 +4,10 @@
 //! killed, as for any call that does not end.
 
 use super::Lease;
-use crate::instance::{
-    connections::Upstream,
-    control::{self, ControlError, Health},
-    sockets::is_not_listening,
-};
+use crate::container::connections::Upstream;
+use crate::container::control;
+use crate::container::control::{ControlError, Health};
+use crate::container::sockets::is_not_listening;
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     net::TcpStream,

@@ -2,7 +2,7 @@
 //! `pool.rs` carries it out.
 
 use super::Key;
-use crate::instance::start::failure::StartFailure;
+use crate::container::failure::StartFailure;
 use epsilon_api::vm::StartPhases;
 
 /// Why a waiting call gets no slot.

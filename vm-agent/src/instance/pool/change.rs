@@ -1,5 +1,5 @@
 //! Changes of a pool: the lock, the state's transition, and what follows from it. The function's
-//! history hears of it under the lock, in the order of the changes; wake-ups, hand-overs and starts
+//! history is updated under the lock, in the order of the changes; wake-ups, hand-overs and starts
 //! come after.
 
 use super::Key;
@@ -8,7 +8,9 @@ use super::actions::{Actions, Slot};
 use super::rules::Rules;
 use super::slot::{HeldSlot, QueuedSlot, Reply};
 use super::state::PoolState;
-use crate::instance::{Instance, start::failure::StartFailure, state::Moment};
+use crate::container::failure::StartFailure;
+use crate::instance::Instance;
+use crate::moment::Moment;
 use epsilon_api::ids::InstanceId;
 use parking_lot::MutexGuard;
 use std::{collections::BTreeMap, sync::Arc};

@@ -2,8 +2,8 @@
 //! pools and chooses; `keepalive/cost.rs` has the formula.
 
 use super::{Key, Pool, state::Uses};
-use crate::instance::state::Moment;
 use crate::keepalive::cost::{self, EvictionClock, Rate};
+use crate::moment::Moment;
 use std::sync::Arc;
 
 /// Value of the pool's instances; only used by evictions and a timer.

@@ -2,8 +2,8 @@
 //! by the pauses between its calls (`keepalive/policy.rs`).
 
 use super::Pool;
-use crate::instance::state::Moment;
 use crate::keepalive::policy::{Choice, Reason};
+use crate::moment::Moment;
 use epsilon_api::vm::Keep;
 use std::sync::Arc;
 

@@ -2,7 +2,7 @@
 //! `minInstances`), and waits until there is one or its start failed.
 
 use super::{Pool, state::Readiness};
-use crate::instance::start::failure::StartFailure;
+use crate::container::failure::StartFailure;
 use epsilon_api::error::CallError;
 use std::sync::Arc;
 use tokio::time::timeout;

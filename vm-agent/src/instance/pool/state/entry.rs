@@ -1,6 +1,7 @@
 //! One instance in the state of its pool.
 
-use crate::instance::state::{Moment, State};
+use crate::instance::state::State;
+use crate::moment::Moment;
 use epsilon_api::ids::RequestId;
 
 /// Calls after which a start was worth its cost.

@@ -1,8 +1,8 @@
 //! Failures of a version's instances that are remembered, and the pauses that they cause, so that
 //! broken code is not started for each call. Pure.
 
-use crate::instance::start::failure::StartFailure;
-use crate::instance::state::Moment;
+use crate::container::failure::StartFailure;
+use crate::moment::Moment;
 use std::time::Duration;
 
 /// How long the first failure of a version's code is remembered; doubled up to [`LONGEST_PAUSE`].

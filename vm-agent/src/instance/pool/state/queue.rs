@@ -1,9 +1,9 @@
 //! The queue of a pool: calls that wait for a slot, first come first served.
 
 use super::PoolState;
+use crate::container::failure::StartFailure;
 use crate::instance::pool::actions::Actions;
-use crate::instance::start::failure::StartFailure;
-use crate::instance::state::Moment;
+use crate::moment::Moment;
 use epsilon_api::ids::RequestId;
 
 pub(super) struct Waiter<W> {

@@ -1,12 +1,13 @@
 //! Which instances a pool starts, and which calls a failed or missing start leaves without a slot.
 
 use super::{PoolState, entry::Entry};
+use crate::container::failure::StartFailure;
 use crate::instance::pool::{
     Key,
     actions::{Actions, BadEnd, NoSlot},
 };
-use crate::instance::start::failure::StartFailure;
-use crate::instance::state::{Event, Moment, State, StopReason};
+use crate::instance::state::{Event, State, StopReason};
+use crate::moment::Moment;
 use epsilon_api::vm::StartPhases;
 
 /// How far an explicit request for an instance is.

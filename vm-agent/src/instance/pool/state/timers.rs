@@ -2,8 +2,9 @@
 
 use super::{PoolState, entry::Entry};
 use crate::instance::pool::{Key, actions::Actions};
-use crate::instance::state::{Event, Moment, State};
+use crate::instance::state::{Event, State};
 use crate::keepalive::policy::{Choice, Reason};
+use crate::moment::Moment;
 use std::time::Duration;
 
 /// What is known of freezing an instance.

@@ -2,7 +2,8 @@
 
 use super::{PoolState, Uses};
 use crate::instance::pool::Key;
-use crate::instance::state::{Moment, State, StopReason};
+use crate::instance::state::{State, StopReason};
+use crate::moment::Moment;
 use epsilon_api::ids::RequestId;
 
 impl<W> PoolState<W> {
