@@ -172,7 +172,7 @@ impl App {
         let signer = Arc::new(Signer::load_or_create(&config.data_dir.join("gateway.key"))?);
         let gateway = signer.id().clone();
         let store_health = Arc::new(StoreHealth::new(store_up(registry)?));
-        let api_keys = Arc::new(ApiKeys::new(Arc::clone(&store), Arc::clone(&store_health)));
+        let api_keys = Arc::new(ApiKeys::new(store.clone(), Arc::clone(&store_health)));
         let mut mine = Vec::new();
         for (role, file) in [
             (KeyRole::Admin, "admin.key"),

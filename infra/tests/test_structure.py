@@ -11,8 +11,6 @@ import world
 KNOWN = {
     # An engine sets the firewall that the settings describe.
     frozenset({"vm-agent/src/engine.rs", "vm-agent/src/network/reach.rs"}),
-    # Rows of functions, of their splits, and what is removed with them.
-    frozenset({"store/src/sql/functions.rs", "store/src/sql/retention.rs", "store/src/sql/traffic.rs"}),
 }
 
 
