@@ -153,7 +153,7 @@ impl Deploys {
                 let error = err.body();
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {
                     tracing::error!(deployment = %id, error = %Chain(&err), "Failed deployment could not be recorded in the store; retrying.");
-                    failure_retry::retry_recording(Arc::clone(&self.store), id, error.clone());
+                    failure_retry::retry_recording(self.store.clone(), id, error.clone());
                 }
                 DeployEvent::Failed { error }
             }
@@ -178,7 +178,7 @@ impl Deploys {
         };
         let by_project = self.queue.wait(format!("project {}", built.project), progress).await;
         let project_lock =
-            ProjectLock::take(&self.store, &self.gateway, &built.project, progress).await;
+            ProjectLock::take(self.store.clone(), &self.gateway, &built.project, progress).await;
         let project_lock = project_lock.map_err(DeployError::Store)?;
         let prepared = self.number(id, &built, is_ours).await?;
         let started = self.start(prepared, is_ours, progress).await?;

@@ -11,7 +11,7 @@ pub(crate) mod lost;
 
 use crate::store_health::StoreHealth;
 use epsilon_api::{ids::GatewayId, redacted::Secret};
-use epsilon_store::{Key, KeyRole, Store, StoreError};
+use epsilon_store::{Key, KeyRole, KeyStore, StoreError};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use rand::RngExt;
@@ -67,7 +67,7 @@ const fn role_name(role: &KeyRole) -> &'static str {
 /// Ensures that the file contains a valid key of this role, and returns it. A key that the operator
 /// has put there is accepted if it is well formed: so all gateways of a fleet can share one.
 pub(crate) async fn ensure(
-    store: &dyn Store,
+    store: &dyn KeyStore,
     gateway: &GatewayId,
     role: &KeyRole,
     path: &Path,
@@ -132,13 +132,13 @@ pub(crate) enum KeyCheckError {
 /// operators need access then more than ever.
 #[derive(Debug)]
 pub(crate) struct ApiKeys {
-    store: Arc<dyn Store>,
+    store: Arc<dyn KeyStore>,
     watch: Arc<StoreHealth>,
     known: Mutex<HashMap<String, Key>>,
 }
 
 impl ApiKeys {
-    pub(crate) fn new(store: Arc<dyn Store>, watch: Arc<StoreHealth>) -> Self {
+    pub(crate) fn new(store: Arc<dyn KeyStore>, watch: Arc<StoreHealth>) -> Self {
         Self { store, watch, known: Mutex::default() }
     }
 
@@ -242,6 +242,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use epsilon_store::Store;
     use prometheus::IntGauge;
     use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
@@ -271,7 +272,7 @@ mod tests {
 
         fn api_keys(&self) -> ApiKeys {
             let watch = Arc::new(StoreHealth::new(IntGauge::new("up", "up").unwrap()));
-            ApiKeys::new(Arc::clone(&self.store), watch)
+            ApiKeys::new(self.store.clone(), watch)
         }
 
         async fn opens(&self, text: &str) -> Option<KeyRole> {

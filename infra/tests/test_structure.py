@@ -9,12 +9,8 @@ import world
 
 # Two halves of one thing each; none may have more than four files.
 KNOWN = {
-    # A waiting call and the queue that it waits in.
-    frozenset({"vm-agent/src/instance/lease.rs", "vm-agent/src/instance/pool.rs"}),
     # An engine sets the firewall that the settings describe.
     frozenset({"vm-agent/src/engine.rs", "vm-agent/src/network/reach.rs"}),
-    # Rows of functions, of their splits, and what is removed with them.
-    frozenset({"store/src/sql/functions.rs", "store/src/sql/retention.rs", "store/src/sql/traffic.rs"}),
 }
 
 

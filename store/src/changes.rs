@@ -1,7 +1,6 @@
 //! Notifications of store changes to listeners inside one process. Nothing is stored: a listener
 //! that is too slow must read everything again.
 
-use crate::Change;
 use futures_util::stream::{self, BoxStream};
 use std::fmt;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -9,6 +8,19 @@ use tokio::sync::broadcast::{self, error::RecvError};
 /// Changes that a listener may miss before it gets [`Change::Resync`]. A listener reads whole
 /// tables anyway, so a longer queue would not help it.
 const MAX_LAG: usize = 64;
+
+/// Kinds of changes that listeners are notified of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Change {
+    /// The versions that serve.
+    Routes,
+    /// Members or gateways of the fleet. Heartbeats alone are not announced.
+    Members,
+    /// The VMs that drain.
+    Draining,
+    /// Changes may have been missed: read everything again.
+    Resync,
+}
 
 impl Change {
     /// The payload between gateways.

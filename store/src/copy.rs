@@ -4,7 +4,7 @@
 //! key, the order of deployments.
 
 use crate::{
-    Change, Store as _, StoreError,
+    Change, FleetStore as _, StoreError,
     sql::{Engine, Sql, Tx},
 };
 use epsilon_api::ids::GatewayId;

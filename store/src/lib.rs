@@ -11,32 +11,48 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `store` | the trait and its types |
+//! | `store` | the trait: those of the topics together |
+//! | `deployments`, `functions`, `traffic`, `images`, `keys`, `fleet`, `leases` | a trait and its types each |
+//! | `page` | pages of lists |
 //! | `changes` | how a change reaches its listeners |
 //! | `error` | why an operation did nothing |
 //! | `copy` | moves a store from one back end to the other |
 //! | `sql/backup` | a copy of a file that a gateway writes, and what its versions are made of |
-//! | `sql` | the trait in SQL, for both back ends |
+//! | `sql` | the traits in SQL, for both back ends |
 //! | `sqlite` | opens a file, for one gateway |
 //! | `postgres` | opens a database, for several gateways, and receives their notifications |
 
 mod changes;
 mod copy;
+mod deployments;
 mod error;
+mod fleet;
+mod functions;
+mod images;
+mod keys;
+mod leases;
+mod page;
 mod postgres;
 mod sql;
 mod sqlite;
 mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod traffic;
 
+pub use changes::Change;
 pub use copy::{Copied, CopyError, Progress, copy};
+pub use deployments::{Delivery, Deployed, Deployment, DeploymentStore, Prepared};
 pub use error::StoreError;
+pub use fleet::{FleetStore, Gateway, Member};
+pub use functions::{FunctionStore, StoredVersion};
+pub use images::{ImageStore, Outcome};
+pub use keys::{Key, KeyRole, KeyStore, OwnedKey};
+pub use leases::LeaseStore;
+pub use page::{Page, Paged};
 pub use sql::backup::{BackedUp, BackedUpVersion, BackupError, back_up, rename_images};
-pub use store::{
-    Change, Delivery, Deployed, Deployment, Gateway, Key, KeyRole, Member, Outcome, OwnedKey, Page,
-    Paged, Prepared, SplitRequest, Store, StoredVersion, Traffic,
-};
+pub use store::{Shared, Store};
+pub use traffic::{SplitRequest, Traffic, TrafficStore};
 
 use std::{path::Path, sync::Arc};
 

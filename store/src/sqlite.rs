@@ -101,7 +101,7 @@ fn url(path: &Path, mode: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Gateway, Store};
+    use crate::{FleetStore, Gateway};
     use epsilon_api::ids::GatewayId;
     use jiff::Timestamp;
 

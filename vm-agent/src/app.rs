@@ -3,13 +3,13 @@
 
 use crate::cell::refill;
 use crate::config::Config;
+use crate::container::budget::Budget;
 use crate::context::Parts;
 use crate::drain::DrainReason;
 use crate::engine::Engine;
 use crate::engine::docker::DockerEngine;
 use crate::error::StartError;
 use crate::images::gc;
-use crate::instance::budget::Budget;
 use crate::keepalive::file::write_atomically;
 use crate::keepalive::sweep;
 use crate::layers::Layers;

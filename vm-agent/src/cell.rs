@@ -13,30 +13,27 @@
 //! created from images. `instance/runner.rs` takes cells, `reconcile.rs` removes those of an
 //! earlier run, `app.rs` opens and closes.
 
-pub(crate) mod assign;
 pub(crate) mod base;
 pub(crate) mod boot;
 pub(crate) mod compatibility;
 pub(crate) mod demand;
 pub(crate) mod fetch;
-pub(crate) mod mounts;
 pub(crate) mod pool;
 pub(crate) mod refill;
 pub(crate) mod resources;
 
-use crate::{
-    context::VmContext,
-    instance::{
-        control::ControlConnection, sockets::SocketDir, start::ExitWatch, state::Moment,
-        unsettled::Unsettled,
-    },
-    logs::attach::AttachedOutput,
-};
+use crate::container::control::ControlConnection;
+use crate::container::exit::ExitWatch;
+use crate::container::mounts::Mounts;
+use crate::container::output::AttachedOutput;
+use crate::container::sockets::SocketDir;
+use crate::container::unsettled::Unsettled;
+use crate::context::VmContext;
+use crate::moment::Moment;
 use base::Base;
 use compatibility::Kind;
 use demand::Range;
 use epsilon_api::{chain::Chain, function::Version, ids::InstanceId, vm::CellCount};
-use mounts::Mounts;
 use parking_lot::Mutex;
 use pool::Pool;
 use resources::CellResources;
@@ -123,7 +120,7 @@ impl Cells {
     }
 
     /// How to mount, while cells are on.
-    fn mounts(&self) -> Option<&Mounts> {
+    pub(crate) fn mounts(&self) -> Option<&Mounts> {
         self.mounts.as_ref().filter(|_| !self.is_off.load(Ordering::Relaxed))
     }
 
@@ -246,14 +243,14 @@ impl Cells {
 
     /// Whether layers are mounted in the cell.
     pub(crate) fn is_mounted(&self, id: &InstanceId) -> bool {
-        mounts::found(&self.folder(id)).is_ok_and(|all| !all.is_empty())
+        crate::container::mounts::found(&self.folder(id)).is_ok_and(|all| !all.is_empty())
     }
 
     /// Removes a cell's mount and directory, once its container is removed. The next sweep repeats
     /// what fails.
     pub(crate) fn clear(&self, id: &InstanceId) {
-        let removed =
-            mounts::close(&self.folder(id)).and_then(|()| remove_folder(&self.folder(id)));
+        let removed = crate::container::mounts::close(&self.folder(id))
+            .and_then(|()| remove_folder(&self.folder(id)));
         if let Err(err) = removed {
             tracing::warn!(cell = %id, %err, "Directory of a removed cell could not be removed; the next sweep tries again.");
         }
@@ -273,7 +270,7 @@ impl Cells {
     /// Unmounts everything, the shared mount of the directory itself last. No cell may be in use
     /// any more.
     pub(crate) fn close(&self) {
-        if let Err(err) = mounts::close(&self.root) {
+        if let Err(err) = crate::container::mounts::close(&self.root) {
             tracing::error!(%err, folder = %self.root.display(), "Mounts of cells could not be removed at shutdown; the next start of the agent takes them over.");
         }
     }

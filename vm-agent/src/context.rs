@@ -2,24 +2,21 @@
 //! logs, metrics, the shutdown. Cells, instances and pools use it; it knows none of them;
 //! `vm.rs` puts those on top.
 
-use crate::{
-    cell::mounts,
-    config::Config,
-    drain::Drain,
-    engine::Engine,
-    images::Images,
-    instance::{
-        budget::Budget,
-        sockets::{self, Layout, SocketDir},
-        state::Moment,
-        user_ids::{UserIdLease, UserIds},
-    },
-    keepalive::{file, histories::Histories},
-    layers::Layers,
-    logs::Logs,
-    metrics::Metrics,
-    network::Network,
-};
+use crate::config::Config;
+use crate::container::budget::Budget;
+use crate::container::sockets::{Layout, SocketDir};
+use crate::container::user_ids::{UserIdLease, UserIds};
+use crate::container::{mounts, sockets};
+use crate::drain::Drain;
+use crate::engine::Engine;
+use crate::images::Images;
+use crate::keepalive::file;
+use crate::keepalive::histories::Histories;
+use crate::layers::Layers;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::moment::Moment;
+use crate::network::Network;
 use epsilon_api::{
     ids::{InstanceId, VmId},
     units::MilliCores,

@@ -2,24 +2,18 @@
 //! it. Its state is in its version's pool (`pool.rs`); its container belongs to its runner
 //! (`runner.rs`).
 
-pub(crate) mod budget;
-pub(crate) mod connections;
-pub(crate) mod control;
 pub(crate) mod lease;
 pub(crate) mod pool;
 pub(crate) mod runner;
-pub(crate) mod sockets;
-pub(crate) mod start;
 pub(crate) mod state;
-pub(crate) mod unsettled;
-pub(crate) mod user_ids;
 pub(crate) mod warnings;
 
 use crate::cell::resources::CellResources;
+use crate::container::budget::Grant;
+use crate::container::connections::Connections;
+use crate::container::user_ids::UserIdLease;
 use crate::context::VmContext;
 use crate::engine::{ContainerName, EngineError, Freezer};
-use budget::Grant;
-use connections::Connections;
 use epsilon_api::{function::Version, ids::InstanceId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
@@ -33,7 +27,6 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::CancellationToken;
-use user_ids::UserIdLease;
 
 #[derive(Debug)]
 pub(crate) struct Instance {

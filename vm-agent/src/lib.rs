@@ -33,7 +33,8 @@
 //! |---|---|
 //! | [`app`] | start and shutdown of the agent |
 //! | [`config`] | every setting, with its default and the reason for it |
-//! | `instance/` | one instance: state table, runner, start; the pool of a version; the VM's memory |
+//! | `instance/` | one instance: state table, runner, start; the pool of a version |
+//! | `container/` | what cells and instances have in common: sockets, control, output, exit, memory |
 //! | `cell/` | booted, unassigned containers, and how one becomes an instance |
 //! | [`engine`] | the container engine as a trait; only `engine/docker.rs` names Docker |
 //! | [`keepalive`] | keep-alive: how long idle instances stay, which is evicted first, which is prewarmed |
@@ -50,6 +51,7 @@ pub mod app;
 mod call;
 mod cell;
 pub mod config;
+mod container;
 mod context;
 mod drain;
 pub mod engine;
@@ -62,6 +64,7 @@ mod layers;
 mod logs;
 pub mod member;
 mod metrics;
+mod moment;
 mod network;
 mod reconcile;
 mod registry;

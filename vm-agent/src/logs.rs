@@ -1,14 +1,13 @@
-//! Logs of functions: what their containers write (`attach.rs`, `parse.rs`) and what the agent
-//! reports to their authors. All lines go through one bounded queue to one thread (`store.rs`),
-//! which stores them on disk within a limit and forwards them to followers.
+//! Logs of functions: what their containers write (`container/output.rs`, `parse.rs`) and what the
+//! agent reports to their authors. All lines go through one bounded queue to one thread
+//! (`store.rs`), which stores them on disk within a limit and forwards them to followers.
 //!
 //! The path of a call never waits for a log: a full queue drops lines, and counts them. Each
 //! function has a quota of it (`rate.rs`), so that a function that floods its log only drops its
 //! own lines.
 
-pub(crate) mod attach;
-mod parse;
-mod rate;
+pub(crate) mod parse;
+pub(crate) mod rate;
 mod store;
 
 use epsilon_api::{
@@ -73,7 +72,7 @@ impl Logs {
     }
 
     /// The rate limit that all instances of a function quota.
-    fn quota(&self, function: &FunctionName) -> Arc<Quota> {
+    pub(crate) fn quota(&self, function: &FunctionName) -> Arc<Quota> {
         let mut quotas = self.quotas.lock();
         if let Some(quota) = quotas.get(function).and_then(Weak::upgrade) {
             return quota;
@@ -98,7 +97,7 @@ impl Logs {
         }
     }
 
-    fn count_dropped(&self, function: &FunctionName) {
+    pub(crate) fn count_dropped(&self, function: &FunctionName) {
         self.dropped.with_label_values(&[function.as_str()]).inc();
     }
 

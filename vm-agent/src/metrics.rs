@@ -2,7 +2,7 @@
 //! pools when metrics are gathered, so that they cannot drift; events are counted where they
 //! happen.
 
-use crate::instance::start::failure::StartFailure;
+use crate::container::failure::StartFailure;
 use crate::layers::Counts;
 use epsilon_api::{ids::FunctionName, vm::StartPhases};
 use epsilon_bootstrap::metrics::Disk;

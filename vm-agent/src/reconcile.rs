@@ -3,17 +3,18 @@
 //! containers, keeps the network safe, starts what `minInstances` needs. So the agent recovers from
 //! a crash of its own or of the engine without any state on disk.
 
-use crate::cell::assign;
 use crate::cell::resources::CellResources;
+use crate::container::connections::Upstream;
+use crate::container::control;
+use crate::container::output::AttachedOutput;
+use crate::container::sockets::SocketDir;
+use crate::container::unsettled::Unsettled;
 use crate::engine::{ContainerInfo, EngineError};
-use crate::instance::connections::Upstream;
 use crate::instance::runner::Runner;
-use crate::instance::sockets::SocketDir;
-use crate::instance::unsettled::Unsettled;
-use crate::instance::{Instance, StartProgress, control};
+use crate::instance::runner::assign;
+use crate::instance::{Instance, StartProgress};
 use crate::labels;
 use crate::labels::Labels;
-use crate::logs::attach::AttachedOutput;
 use crate::vm::LocalVm;
 use epsilon_api::{
     chain::Chain,

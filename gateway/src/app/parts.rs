@@ -64,7 +64,7 @@ impl Parts {
     ) -> Result<(Self, Vec<Key>), StartError> {
         let signer = Arc::new(Signer::load_or_create(&config.data_dir.join("gateway.key"))?);
         let store_health = Arc::new(StoreHealth::new(store_up(registry)?));
-        let api_keys = Arc::new(ApiKeys::new(Arc::clone(&store), Arc::clone(&store_health)));
+        let api_keys = Arc::new(ApiKeys::new(store.clone(), Arc::clone(&store_health)));
         let own_keys = own_keys(&*store, &signer, &api_keys, &config.data_dir).await?;
         let unfinished = store_sync::fail_unfinished(&*store, signer.id()).await?;
         if unfinished > 0 {

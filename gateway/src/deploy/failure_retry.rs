@@ -3,7 +3,7 @@
 //! attempt is in `Deploys::run`, which calls this if it fails.
 
 use epsilon_api::{error::ErrorBody, ids::DeploymentId};
-use epsilon_store::{Store, StoreError};
+use epsilon_store::{DeploymentStore, StoreError};
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
@@ -16,7 +16,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const GIVE_UP: Duration = Duration::from_secs(24 * 3600);
 
 /// Starts the retries and returns at once. They end with the gateway.
-pub(super) fn retry_recording(store: Arc<dyn Store>, id: DeploymentId, error: ErrorBody) {
+pub(super) fn retry_recording(store: Arc<dyn DeploymentStore>, id: DeploymentId, error: ErrorBody) {
     let ended = Timestamp::now();
     tokio::spawn(async move {
         let recorded = until_recorded(|| store.fail_deployment(&id, &error, ended)).await;

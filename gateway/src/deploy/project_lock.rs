@@ -4,7 +4,7 @@
 
 use super::progress::Progress;
 use epsilon_api::ids::{GatewayId, ProjectName};
-use epsilon_store::{Store, StoreError};
+use epsilon_store::{LeaseStore, StoreError};
 use jiff::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::AbortHandle, time::sleep};
@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// The right of this gateway to deploy a project; released on drop.
 #[derive(Debug)]
 pub(super) struct ProjectLock {
-    store: Arc<dyn Store>,
+    store: Arc<dyn LeaseStore>,
     gateway: GatewayId,
     role: String,
     renewal: AbortHandle,
@@ -29,7 +29,7 @@ impl ProjectLock {
     /// Waits until no other gateway deploys this project. Bounded by the deployment's own time
     /// limit.
     pub(super) async fn take(
-        store: &Arc<dyn Store>,
+        store: Arc<dyn LeaseStore>,
         gateway: &GatewayId,
         project: &ProjectName,
         progress: &Progress,
@@ -45,15 +45,14 @@ impl ProjectLock {
             }
             sleep(RETRY).await;
         }
-        let renewal = tokio::spawn(renew(Arc::clone(store), gateway.clone(), role.clone()));
-        let store = Arc::clone(store);
+        let renewal = tokio::spawn(renew(Arc::clone(&store), gateway.clone(), role.clone()));
         let gateway = gateway.clone();
         Ok(Self { store, gateway, role, renewal: renewal.abort_handle() })
     }
 }
 
 /// Renews the lease. Ends with it.
-async fn renew(store: Arc<dyn Store>, gateway: GatewayId, role: String) {
+async fn renew(store: Arc<dyn LeaseStore>, gateway: GatewayId, role: String) {
     loop {
         sleep(RENEW).await;
         // A lease lost to a clock jump or an outage is harmless: the activation's transaction

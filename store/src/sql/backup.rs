@@ -2,7 +2,7 @@
 //! images of its versions, which the backup contains too. Only SQLite: a server has its own tools.
 
 use super::{Sql, rows};
-use crate::{Store as _, StoreError, sqlite};
+use crate::{FleetStore as _, FunctionStore as _, StoreError, TrafficStore as _, sqlite};
 use epsilon_api::{function::ImageRef, ids::VersionId};
 use jiff::Timestamp;
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};

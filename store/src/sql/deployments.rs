@@ -43,7 +43,7 @@ pub(super) async fn prepare(
         check_owner(tx, &function.name, &built.project).await?;
         let one = prepare_one(tx, id, &built.project, function, now).await?;
         if one.changed {
-            super::retention::need(tx, seq, function).await?;
+            super::images::need(tx, seq, function).await?;
         }
         prepared.push(one);
     }
@@ -188,7 +188,7 @@ pub(super) async fn fail(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     running(tx, id).await?;
-    super::retention::remove_prepared(tx, id, now).await?;
+    super::images::remove_prepared(tx, id, now).await?;
     end(tx, id, DeploymentState::Failed, Some(error), now).await
 }
 

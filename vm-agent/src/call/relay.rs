@@ -1,8 +1,9 @@
 //! Sends a call to its instance and waits for the head of the answer, within the function's
 //! `timeout`. Bodies stream both ways; nothing is read here.
 
+use crate::container::sockets;
 use crate::instance::lease::{DeadlineFault, Lease};
-use crate::instance::{pool::Pool, sockets};
+use crate::instance::pool::Pool;
 use epsilon_api::{
     body::CallBody, error::VmError, headers, ids::RequestId, log::Level, vm::InterimSink,
 };
@@ -61,7 +62,7 @@ pub(crate) async fn send(
     interim: Option<&dyn InterimSink>,
 ) -> Outcome {
     let is_head = *request.method() == Method::HEAD;
-    let mut reused = match lease.instance.connections.reuse() {
+    let mut reused = match lease.instance().connections.reuse() {
         Some(connection) => connection.ready().await,
         None => None,
     };
@@ -69,11 +70,11 @@ pub(crate) async fn send(
         let is_fresh = reused.is_none();
         let mut connection = match reused.take() {
             Some(connection) => connection,
-            None => match lease.instance.connections.open().await {
+            None => match lease.instance().connections.open().await {
                 Ok(connection) => connection,
                 Err(err) if sockets::is_not_listening(&err) => {
                     let (what, cause) = ("Instance does not accept connections.", err.to_string());
-                    lease.pool().warn(&lease.instance, what, Some(&cause));
+                    lease.pool().warn(lease.instance(), what, Some(&cause));
                     lease.instance_unreachable();
                     return Outcome::Unsent(request);
                 }
@@ -148,8 +149,8 @@ fn failed(err: hyper::Error, lease: &mut Lease, request_id: &RequestId) -> VmErr
     };
     let logs = &lease.pool().context.logs;
     logs.event(
-        &lease.instance.version,
-        lease.instance.id(),
+        &lease.instance().version,
+        lease.instance().id(),
         Level::Error,
         Some(request_id.clone()),
         text,

@@ -184,7 +184,7 @@ impl Observer<Incoming> for Leased {
         if let Some(Running { connection, lease, .. }) = self.take_call() {
             // All bytes of an answer may be there before its code ends it; Node would queue the
             // next one after it.
-            let connections = Arc::clone(&lease.instance);
+            let connections = Arc::clone(lease.instance());
             if lease.answered() && self.may_reuse {
                 connections.connections.keep(connection);
             }

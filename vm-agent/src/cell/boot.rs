@@ -6,15 +6,15 @@
 use super::compatibility::Kind;
 use super::resources::CellResources;
 use super::{Cell, Cells};
+use crate::container::budget::Grant;
+use crate::container::control::ControlConnection;
+use crate::container::exit::{self, ExitWatch};
+use crate::container::failure::StartFailure;
+use crate::container::output::AttachedOutput;
+use crate::container::start;
+use crate::container::unsettled::Unsettled;
 use crate::engine::{ContainerSpec, EngineError, SOCKETS};
-use crate::instance::budget::Grant;
-use crate::instance::control::ControlConnection;
-use crate::instance::start;
-use crate::instance::start::ExitWatch;
-use crate::instance::start::failure::StartFailure;
-use crate::instance::unsettled::Unsettled;
 use crate::labels::Labels;
-use crate::logs::attach::AttachedOutput;
 use epsilon_api::{chain::Chain, function::Runtime, units::MilliCores, vm::StartPhases};
 use futures_util::FutureExt;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
@@ -134,11 +134,8 @@ pub(crate) async fn boot(
 /// ready cell is taken out of the pool.
 fn watch(cells: &Arc<Cells>, resources: &CellResources) -> ExitWatch {
     let context = &cells.context;
-    let exit = start::watch_exit(
-        context,
-        &resources.container,
-        start::wait(context, &resources.container),
-    );
+    let exit =
+        exit::watch_exit(context, &resources.container, exit::wait(context, &resources.container));
     let (to, from) = oneshot::channel();
     let cells = Arc::clone(cells);
     let id = resources.id.clone();

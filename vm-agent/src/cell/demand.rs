@@ -4,7 +4,7 @@
 //! ready for. The usual kind never drops below the minimum, so that the first call after a quiet
 //! night finds a cell; all other kinds shrink to none.
 
-use crate::instance::state::Moment;
+use crate::moment::Moment;
 use std::{collections::VecDeque, time::Duration};
 
 /// Starts within this time count as one burst: about as long as a few cells take to boot one after

@@ -5,7 +5,7 @@
 use super::Cell;
 use super::compatibility::Kind;
 use super::demand::{Demand, Range, shares};
-use crate::instance::state::Moment;
+use crate::moment::Moment;
 use epsilon_api::{function::ImageRef, ids::InstanceId, vm::CellCount};
 use std::{
     collections::{HashMap, VecDeque},

@@ -7,7 +7,7 @@
 use super::compatibility::Kind;
 use super::pool::{Plan, QUIET};
 use super::{Cell, Cells, boot};
-use crate::instance::budget::Grant;
+use crate::container::budget::Grant;
 use epsilon_api::vm::StartPhases;
 use futures_util::FutureExt;
 use std::{

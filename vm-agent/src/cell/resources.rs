@@ -3,11 +3,10 @@
 //! them and is removed by its own runner.
 
 use super::{Cells, Kind};
-use crate::{
-    engine::{ContainerName, EngineError},
-    instance::{budget::Grant, user_ids::UserIdLease},
-    layers::Code,
-};
+use crate::container::budget::Grant;
+use crate::container::user_ids::UserIdLease;
+use crate::engine::{ContainerName, EngineError};
+use crate::layers::Code;
 use epsilon_api::{chain::Chain, ids::InstanceId};
 use parking_lot::Mutex;
 use std::{

@@ -9,16 +9,11 @@ pub(crate) mod abandoned;
 
 use crate::instance::{
     Instance,
-    pool::{Admission, Key, NoSlot, Pool},
+    pool::{Admission, HeldSlot, NoSlot, Pool, QueuedSlot},
     state::{Event, StopReason},
 };
 use epsilon_api::{
-    body::BodyProgress,
-    error::VmError,
-    function::Runtime,
-    ids::RequestId,
-    log::Level,
-    vm::{Spent, StartPhases},
+    body::BodyProgress, error::VmError, function::Runtime, ids::RequestId, log::Level, vm::Spent,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -33,10 +28,7 @@ const CLOSE_GRACE: Duration = Duration::from_secs(3);
 /// One slot in one instance.
 #[derive(Debug)]
 pub(crate) struct Lease {
-    pool: Arc<Pool>,
-    pub(crate) instance: Arc<Instance>,
-    key: Key,
-    call: u64,
+    slot: HeldSlot,
     phase: Phase,
     /// Progress of the request's body, if it was not complete at the start.
     pub(crate) upload: Option<BodyProgress>,
@@ -70,13 +62,6 @@ pub(crate) enum DeadlineFault {
     Function,
 }
 
-/// A lease, with the phases of the start that the call waited for.
-#[derive(Debug)]
-pub(crate) struct QueuedLease {
-    pub(crate) lease: Lease,
-    pub(crate) started: Option<StartPhases>,
-}
-
 /// Waits for a slot within the operator's `queue_wait`; a call for which an instance is starting
 /// waits until that start ends, which has a limit of its own. The pool refuses a call that may not
 /// wait as soon as no start in progress would serve it.
@@ -87,7 +72,7 @@ pub(crate) async fn take(
     spent: &mut Spent,
 ) -> Result<Lease, VmError> {
     let mut waiting = match pool.take(request_id, may_wait)? {
-        Admission::Now(lease) => return Ok(lease),
+        Admission::Now(slot) => return Ok(Lease::new(slot)),
         Admission::Later(waiting) => waiting,
     };
     let began = Instant::now();
@@ -106,41 +91,41 @@ pub(crate) async fn take(
             Err(_) => {
                 drop(waiting);
                 pool.context.metrics.queue_wait.observe(began.elapsed().as_secs_f64());
-                return Err(busy(pool));
+                return Err(pool.busy());
             }
         }
     };
     let waited = began.elapsed();
     pool.context.metrics.queue_wait.observe(waited.as_secs_f64());
     match outcome {
-        Ok(Ok(QueuedLease { lease, started })) => {
+        Ok(Ok(QueuedSlot { slot, started })) => {
             let start = started.map_or_else(Default::default, |phases| phases.total());
             spent.queue += waited.saturating_sub(start);
             spent.start = started.or(spent.start);
-            Ok(lease)
+            Ok(Lease::new(slot))
         }
         Ok(Err(NoSlot::Start(failure))) => Err(failure.to_error(&pool.version.function)),
-        Ok(Err(NoSlot::Busy)) => Err(busy(pool)),
+        Ok(Err(NoSlot::Busy)) => Err(pool.busy()),
         Err(_) => Err(VmError::Internal("the queue of a version was lost".into())),
     }
 }
 
-fn busy(pool: &Pool) -> VmError {
-    VmError::ConcurrencyLimit { function: pool.version.function.clone(), limit: pool.limit() }
-}
-
 impl Lease {
-    pub(crate) fn new(pool: Arc<Pool>, instance: Arc<Instance>, key: Key, call: u64) -> Self {
-        Self { pool, instance, key, call, phase: Phase::Placed, upload: None }
+    fn new(slot: HeldSlot) -> Self {
+        Self { slot, phase: Phase::Placed, upload: None }
     }
 
     pub(crate) fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+        &self.slot.pool
+    }
+
+    pub(crate) fn instance(&self) -> &Arc<Instance> {
+        &self.slot.instance
     }
 
     /// The call is about to be sent: its `timeout` starts now.
     pub(crate) fn hand_over(&mut self, request_id: &RequestId) -> Instant {
-        let deadline = Instant::now() + self.pool.version.spec.timeout;
+        let deadline = Instant::now() + self.slot.pool.version.spec.timeout;
         let request_id = request_id.clone();
         let exchange = Exchange::Open;
         self.phase = Phase::Running { deadline, request_id, exchange };
@@ -172,7 +157,7 @@ impl Lease {
     pub(crate) fn answered(mut self) -> bool {
         match &mut self.phase {
             Phase::Running { request_id, exchange, .. }
-                if self.instance.connections.is_unsettled(request_id) =>
+                if self.slot.instance.connections.is_unsettled(request_id) =>
             {
                 *exchange = Exchange::Answered; // the drop starts `settle`
                 false
@@ -218,7 +203,7 @@ impl Lease {
     fn release(mut self, why: &str) {
         if let Phase::Running { deadline, request_id, .. } = &mut self.phase {
             *deadline = (*deadline).max(Instant::now()) + CLOSE_GRACE;
-            let timeout = humantime::format_duration(self.pool.version.spec.timeout);
+            let timeout = humantime::format_duration(self.slot.pool.version.spec.timeout);
             let text = format!("the call was ended: {why} when its `timeout` of {timeout} ran out");
             let request_id = request_id.clone();
             self.log_event(Level::Warn, request_id, text);
@@ -232,7 +217,7 @@ impl Lease {
                 Exchange::Answered => "work after the answer",
                 Exchange::Open | Exchange::Broken => "the call",
             };
-            let timeout = humantime::format_duration(self.pool.version.spec.timeout);
+            let timeout = humantime::format_duration(self.slot.pool.version.spec.timeout);
             let text = format!("{what} was stopped: the function's `timeout` of {timeout} ran out");
             self.log_event(Level::Error, request_id.clone(), text);
         }
@@ -241,19 +226,20 @@ impl Lease {
 
     /// The instance does not accept connections and is killed. Nothing of this call was sent.
     pub(crate) fn instance_unreachable(mut self) {
-        self.pool.event(self.key, Event::Kill(StopReason::Crashed));
+        self.slot.event(Event::Kill(StopReason::Crashed));
         self.end(Event::CallEnded);
     }
 
     /// The instance died during this call, which stays among its calls for the crash report.
     pub(crate) fn instance_died(mut self) {
         self.phase = Phase::Over;
-        self.pool.event(self.key, Event::Kill(StopReason::Crashed));
+        self.slot.leave();
+        self.slot.event(Event::Kill(StopReason::Crashed));
     }
 
     /// Number of calls that hold a slot in this instance, this one included.
     pub(crate) fn calls_in_instance(&self) -> usize {
-        self.pool.calls(self.key).len()
+        self.slot.calls_in_instance().len()
     }
 
     /// Whether the answer was read to its end already.
@@ -270,9 +256,9 @@ impl Lease {
     }
 
     fn log_event(&self, level: Level, request_id: RequestId, text: String) {
-        self.pool.context.logs.event(
-            &self.instance.version,
-            self.instance.id(),
+        self.slot.pool.context.logs.event(
+            &self.slot.instance.version,
+            self.slot.instance.id(),
             level,
             Some(request_id),
             text,
@@ -281,32 +267,25 @@ impl Lease {
 
     fn end(&mut self, how: Event) {
         self.phase = Phase::Over;
-        self.pool.end(self.key, self.call, how);
+        self.slot.end(how);
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         match std::mem::replace(&mut self.phase, Phase::Over) {
-            Phase::Over => {}
-            Phase::Placed => self.pool.end(self.key, self.call, Event::CallEnded),
+            // The slot is over, or freed when it is dropped.
+            Phase::Over | Phase::Placed => {}
             // A `runtime: container` image has no request for the state of a disconnected caller's
             // call.
             Phase::Running { exchange: Exchange::Open, .. }
-                if self.pool.version.spec.runtime == Runtime::Container =>
+                if self.slot.pool.version.spec.runtime == Runtime::Container =>
             {
-                self.pool.end(self.key, self.call, Event::CallEnded);
+                self.slot.end(Event::CallEnded);
             }
             running @ Phase::Running { .. } => {
-                let lease = Self {
-                    pool: Arc::clone(&self.pool),
-                    instance: Arc::clone(&self.instance),
-                    key: self.key,
-                    call: self.call,
-                    phase: running,
-                    upload: None,
-                };
-                self.pool.context.spawn(abandoned::settle(abandoned::Abandoned::new(lease)));
+                let lease = Self { slot: self.slot.take(), phase: running, upload: None };
+                self.slot.pool.context.spawn(abandoned::settle(abandoned::Abandoned::new(lease)));
             }
         }
     }

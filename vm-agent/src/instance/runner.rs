@@ -6,16 +6,19 @@
 //! exit, time. Output: the pool's `ready`, `start_failed`, `exited`, `gone`. Ends when the
 //! container is removed; at the shutdown of the agent, with what `app.rs` removes by label.
 
+pub(crate) mod assign;
 mod background;
+pub(crate) mod image;
 mod memory;
 mod start_path;
 mod terminate;
 
 use super::pool::{Key, Pool};
-use super::start::failure::StartFailure;
-use super::start::{ExitWatch, Started};
 use super::state::{Event, StopReason};
-use super::{Instance, StartProgress, start};
+use super::{Instance, StartProgress};
+use crate::container::exit::{self, ExitWatch};
+use crate::container::failure::StartFailure;
+use crate::container::start::Started;
 use crate::{
     cell::Cells,
     context::VmContext,
@@ -55,8 +58,7 @@ impl Runner {
     /// Supervises an adopted instance.
     pub(crate) async fn adopt(self) {
         let container = self.instance.container();
-        let exit =
-            start::watch_exit(&self.context, container, start::wait(&self.context, container));
+        let exit = exit::watch_exit(&self.context, container, exit::wait(&self.context, container));
         self.run_to_removal(self.supervise(exit)).await;
     }
 
@@ -65,7 +67,7 @@ impl Runner {
         if AssertUnwindSafe(life).catch_unwind().await.is_err() {
             tracing::error!(instance = %self.instance.id(), "Task of an instance panicked (a bug); removing the instance.");
             let failure = StartFailure::NoCapacity("a bug of the agent ended the start".into());
-            self.pool.start_failed(self.key, failure);
+            self.pool.start_failed(self.key, &failure);
         }
         self.remove_instance().await;
     }
@@ -115,7 +117,7 @@ impl Runner {
     }
 
     fn report(&self, failure: StartFailure) {
-        let is_new = self.pool.start_failed(self.key, failure.clone());
+        let is_new = self.pool.start_failed(self.key, &failure);
         self.context.metrics.start_failed(&self.instance.version.function, &failure);
         match &failure {
             StartFailure::Init(detail) => {

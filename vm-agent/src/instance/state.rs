@@ -8,11 +8,9 @@
 //! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is
 //! given back on `Gone`, never on `Stopping`: until the container is removed, it is in use.
 
+use crate::moment::Moment;
 use epsilon_api::vm::InstanceState;
 use std::{num::NonZeroU32, time::Duration};
-
-/// Time since the agent started, without a clock: tests write it as plain numbers.
-pub(crate) type Moment = Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -156,6 +154,15 @@ impl State {
         match self {
             Self::Busy { active } | Self::Draining { active, .. } => active.get(),
             Self::Starting | Self::Idle { .. } | Self::Stopping { .. } | Self::Gone { .. } => 0,
+        }
+    }
+
+    /// Whether it ends because a call did not. For crashes the exit status decides whose fault it
+    /// is, for failed starts the failure.
+    pub(crate) fn has_timed_out(self) -> bool {
+        match self {
+            Self::Stopping { why } | Self::Gone { why } => why == StopReason::TimedOut,
+            Self::Starting | Self::Idle { .. } | Self::Busy { .. } | Self::Draining { .. } => false,
         }
     }
 

@@ -86,7 +86,7 @@ impl HistoryMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::state::Moment;
+    use crate::moment::Moment;
 
     fn name(n: usize) -> FunctionName {
         FunctionName::parse(&format!("f{n}")).unwrap()

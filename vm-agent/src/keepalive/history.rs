@@ -7,7 +7,8 @@ use super::{
     histogram::Histogram,
     policy::{self, Choice, Settings},
 };
-use crate::instance::{state::Moment, warnings::Warnings};
+use crate::instance::warnings::Warnings;
+use crate::moment::Moment;
 use epsilon_api::vm::StartPhases;
 use parking_lot::Mutex;
 use std::{collections::VecDeque, time::Duration};

@@ -15,12 +15,12 @@ const CUT: &str = " …";
 
 /// One line, without the instance it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Line {
+pub(crate) struct Line {
     /// `None` for a raw line.
-    pub(super) time: Option<Timestamp>,
-    pub(super) level: Level,
-    pub(super) request_id: Option<RequestId>,
-    pub(super) message: String,
+    pub(crate) time: Option<Timestamp>,
+    pub(crate) level: Level,
+    pub(crate) request_id: Option<RequestId>,
+    pub(crate) message: String,
 }
 
 #[derive(Deserialize)]
@@ -34,7 +34,7 @@ struct Record {
 
 /// Splits one stream into lines.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     raw_level: Level,
     limit: usize,
     buffer: Vec<u8>,
@@ -42,12 +42,12 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    pub(super) fn new(raw_level: Level, limit: usize) -> Self {
+    pub(crate) fn new(raw_level: Level, limit: usize) -> Self {
         Self { raw_level, limit, buffer: Vec::new(), is_cut: false }
     }
 
     /// Takes a piece; passes each line that it completes to `emit`.
-    pub(super) fn push(&mut self, piece: &[u8], mut emit: impl FnMut(Line)) {
+    pub(crate) fn push(&mut self, piece: &[u8], mut emit: impl FnMut(Line)) {
         let mut rest = piece;
         while let Some(at) = rest.iter().position(|byte| matches!(byte, b'\n' | &SEPARATOR)) {
             self.add(&rest[..at]);
@@ -61,7 +61,7 @@ impl Lines {
     }
 
     /// The stream ended: passes what is left as a line.
-    pub(super) fn flush(&mut self, mut emit: impl FnMut(Line)) {
+    pub(crate) fn flush(&mut self, mut emit: impl FnMut(Line)) {
         if !self.buffer.is_empty() {
             emit(self.line());
             self.buffer.clear();

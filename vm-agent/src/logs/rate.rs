@@ -3,8 +3,8 @@
 //! author lines. Both losses, this one and that of a full queue, are reported in the function's own
 //! log, at most once a second. Pure but for a lock: time is passed in.
 //!
-//! Checked for each line by `attach.rs`. Token bucket: RFC 2697 describes the same meter for
-//! packets.
+//! Checked for each line by `container/output.rs`. Token bucket: RFC 2697 describes the same meter
+//! for packets.
 
 use epsilon_api::units::Bytes;
 use parking_lot::Mutex;
@@ -54,7 +54,7 @@ impl Bucket {
 
 /// The rate limit of one function.
 #[derive(Debug)]
-pub(super) struct Quota(Mutex<Meter>);
+pub(crate) struct Quota(Mutex<Meter>);
 
 #[derive(Debug)]
 struct Meter {
@@ -80,7 +80,7 @@ impl Default for Quota {
 
 impl Quota {
     /// Whether one more line of this many bytes is within the limit; counts it.
-    pub(super) fn admits(&self, bytes: usize, now: Instant) -> bool {
+    pub(crate) fn admits(&self, bytes: usize, now: Instant) -> bool {
         let mut meter = self.0.lock();
         meter.lines.fill(now);
         meter.bytes.fill(now);
@@ -96,13 +96,13 @@ impl Quota {
     }
 
     /// Counts a line within the limit that found the queue full.
-    pub(super) fn queue_was_full(&self) {
+    pub(crate) fn queue_was_full(&self) {
         self.0.lock().queue_full += 1;
     }
 
     /// The report for the function's author; `None` when nothing was lost, or the last report is
     /// less than a second ago.
-    pub(super) fn report(&self, now: Instant) -> Option<String> {
+    pub(crate) fn report(&self, now: Instant) -> Option<String> {
         let mut meter = self.0.lock();
         if meter.beyond + meter.queue_full == 0
             || meter.reported.is_some_and(|then| now < then + REPORT)
@@ -130,7 +130,7 @@ impl Quota {
     }
 
     /// When the next report is due; `None` when nothing was lost.
-    pub(super) fn next_report(&self) -> Option<Instant> {
+    pub(crate) fn next_report(&self) -> Option<Instant> {
         let meter = self.0.lock();
         let has_losses = meter.beyond + meter.queue_full > 0;
         has_losses.then(|| meter.reported.map_or_else(Instant::now, |then| then + REPORT))
@@ -139,16 +139,16 @@ impl Quota {
 
 /// Limits how fast one container's output is read.
 #[derive(Debug)]
-pub(super) struct ReadRate(Bucket);
+pub(crate) struct ReadRate(Bucket);
 
 impl ReadRate {
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Bucket::new(READ, READ_AT_ONCE))
     }
 
     /// Counts bytes that were read; returns how long to wait before the next read. Waits shorter
     /// than a timer's step are added up.
-    pub(super) fn read(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
+    pub(crate) fn read(&mut self, bytes: usize, now: Instant) -> Option<Duration> {
         self.0.fill(now);
         self.0.left -= bytes as f64;
         Some(self.0.debt()).filter(|debt| *debt >= Duration::from_millis(2))

@@ -4,11 +4,10 @@
 //! killed, as for any call that does not end.
 
 use super::Lease;
-use crate::instance::{
-    connections::Upstream,
-    control::{self, ControlError, Health},
-    sockets::is_not_listening,
-};
+use crate::container::connections::Upstream;
+use crate::container::control;
+use crate::container::control::{ControlError, Health};
+use crate::container::sockets::is_not_listening;
 use std::{net::SocketAddr, time::Duration};
 use tokio::{
     net::TcpStream,
@@ -70,7 +69,7 @@ enum Outcome {
 }
 
 async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
-    let folder = match lease.instance.connections.upstream() {
+    let folder = match lease.instance().connections.upstream() {
         Some(Upstream::Sockets(folder, _)) => folder,
         Some(Upstream::Tcp(address)) => return watch_server(*address).await,
         None => return Outcome::Ended,
@@ -83,7 +82,7 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
     let first = if lease.is_answered() { FIRST_PAUSE_ANSWERED } else { FIRST_PAUSE };
     let began = Instant::now();
     loop {
-        if lease.instance.stop.is_cancelled() {
+        if lease.instance().stop.is_cancelled() {
             return Outcome::Cut; // its container is removed anyway
         }
         let held = lease.calls_in_instance();
@@ -106,7 +105,7 @@ async fn watch(lease: &Lease, deadline: Instant) -> Outcome {
         tokio::select! {
             // Both may be dropped: a timer, a token.
             () = sleep_until(next) => {}
-            () = lease.instance.stop.cancelled() => {}
+            () = lease.instance().stop.cancelled() => {}
         }
     }
 }

@@ -6,7 +6,7 @@
 //! Called by `start_path.rs`. Once a call waits for such a start, it is treated like any other.
 
 use super::Runner;
-use crate::instance::start::failure::StartFailure;
+use crate::container::failure::StartFailure;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// A permit for one background start. Dropping it lets the next one begin.

@@ -4,8 +4,8 @@
 //! that no call waits for, the order is the opposite.
 
 use super::Runner;
-use crate::instance::budget::{Claim, Grant};
-use crate::instance::start::failure::StartFailure;
+use crate::container::budget::{Claim, Grant};
+use crate::container::failure::StartFailure;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 

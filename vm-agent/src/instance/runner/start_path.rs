@@ -5,13 +5,14 @@
 //! Starts that no call waits for (of a deployment, of `minInstances`) take turns of their own:
 //! `background.rs`.
 
+use super::assign::{NotAssigned, assign};
+use super::image;
 use super::{Runner, background::BackgroundTurn};
-use crate::cell::assign::{NotAssigned, assign};
 use crate::cell::compatibility::Kind;
 use crate::cell::{Cell, EngineStart, refill};
-use crate::instance::budget::Claim;
-use crate::instance::start::failure::StartFailure;
-use crate::instance::start::{Started, image};
+use crate::container::budget::Claim;
+use crate::container::failure::StartFailure;
+use crate::container::start::Started;
 use crate::layers::Code;
 use epsilon_api::{chain::Chain, units::Bytes, vm::StartPhases};
 use std::{sync::Arc, time::Duration};

@@ -3,7 +3,8 @@
 //! the removal; no call waits for it.
 
 use super::Runner;
-use crate::instance::{start::ExitWatch, state::StopReason};
+use crate::container::exit::ExitWatch;
+use crate::instance::state::StopReason;
 use epsilon_api::{chain::Chain, log::Level};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};

@@ -241,6 +241,6 @@ impl ControlConnection {
     }
 }
 
-pub(super) fn no_answer(err: hyper::Error) -> ControlError {
+pub(crate) fn no_answer(err: hyper::Error) -> ControlError {
     ControlError::NoAnswer(err.into())
 }

@@ -3,20 +3,17 @@
 //!
 //! For versions that fit no cell, and for VMs without cells. Called by `runner/start_path.rs`.
 
-use super::failure::{LoadFailure, StartFailure};
-use super::{PROBE, Started, attachment, wait, wait_until_loaded, watch_exit};
-use crate::{
-    context::VmContext,
-    engine::{ContainerSpec, EngineError, LocalImage, SOCKETS},
-    instance::{
-        Instance, StartProgress,
-        connections::Upstream,
-        control::{ControlConnection, Init},
-        unsettled::Unsettled,
-    },
-    labels::Labels,
-    logs::attach::AttachedOutput,
-};
+use crate::container::connections::Upstream;
+use crate::container::control::{ControlConnection, Init};
+use crate::container::exit::{wait, watch_exit};
+use crate::container::failure::{LoadFailure, StartFailure};
+use crate::container::output::AttachedOutput;
+use crate::container::start::{PROBE, Started, attachment, wait_until_loaded};
+use crate::container::unsettled::Unsettled;
+use crate::context::VmContext;
+use crate::engine::{ContainerSpec, EngineError, LocalImage, SOCKETS};
+use crate::instance::{Instance, StartProgress};
+use crate::labels::Labels;
 use epsilon_api::{function::Runtime, vm::StartPhases};
 use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
@@ -48,7 +45,8 @@ pub(crate) async fn start(
     if let Some(why) = image.unfit() {
         return Err(StartFailure::Init(why));
     }
-    let lease = super::lease_user(context).await.map_err(StartFailure::NoCapacity)?;
+    let lease =
+        crate::container::start::lease_user(context).await.map_err(StartFailure::NoCapacity)?;
     let (user, own_id) = (lease.user(), lease.own_id());
     let folder = match spec.runtime {
         Runtime::Node => Some(

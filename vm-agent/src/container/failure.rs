@@ -1,7 +1,7 @@
-//! Why an instance did not come up, and whose fault that is.
+//! Why a container did not come up with its code, and whose fault that is.
 
+use super::control::ControlError;
 use crate::engine::EngineError;
-use crate::instance::control::ControlError;
 use epsilon_api::chain::Chain;
 use epsilon_api::error::VmError;
 use epsilon_api::ids::FunctionName;

@@ -4,8 +4,9 @@
 //! nothing that is mounted there propagates back.
 //!
 //! The kernel's mount table is the only state: a restarted agent finds its mounts there. Only this
-//! file mounts, the socket directories of instances too ([`tmpfs`]). Called by `assign.rs`, by the
-//! code that removes a cell or an instance, and by `cell.rs` at start and shutdown.
+//! file mounts, the socket directories of instances too ([`tmpfs`]). Called by the assignment of a
+//! cell (`instance/runner/assign.rs`), by the code that removes a cell or an instance, and by
+//! `cell.rs` at start and shutdown.
 
 use rustix::{
     fs::{Mode, OFlags},

@@ -1,12 +1,10 @@
 //! Reads one container's output and sends it to the log. It reads as fast as output arrives, even
 //! if the log is slow: a container whose pipe is full is blocked. Only a container that writes
-//! without end is slowed down (`rate.rs`).
+//! without end is slowed down (`logs/rate.rs`).
 
-use super::{
-    Logs,
-    parse::{Line, Lines},
-    rate::{Quota, ReadRate},
-};
+use crate::logs::Logs;
+use crate::logs::parse::{Line, Lines};
+use crate::logs::rate::{Quota, ReadRate};
 use crate::{
     context::VmContext,
     engine::{ContainerName, EngineError, Output},

@@ -16,8 +16,8 @@
 //! socket is opened first, checked, and reached through its descriptor under `/proc/self/fd`; that
 //! also allows paths beyond the 107 bytes of an AF_UNIX address.
 
+use super::mounts;
 use super::user_ids::CodeUser;
-use crate::cell::mounts;
 use rustix::{
     fs::{FileType, Mode, OFlags},
     io::Errno,

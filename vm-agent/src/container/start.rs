@@ -1,30 +1,25 @@
-//! What both start paths share, and the failures of both. `image.rs` creates a container from the
-//! function's image; `cell/assign.rs` loads the code into a cell.
+//! What both start paths share: a container that runs loads its code, or ends, or is silent.
 //!
-//! Called by `runner.rs`, which also removes everything again, whether or not the start worked.
+//! Called by the paths of `instance/runner`: `image.rs` creates a container from the function's
+//! image, `assign.rs` loads the code into a cell. The runner removes everything again, whether or
+//! not the start worked.
 
-mod exit;
-pub(crate) mod failure;
-pub(crate) mod image;
-
+use super::exit::ExitWatch;
+use super::failure::{LoadFailure, StartFailure};
+use super::output::AttachedOutput;
 use super::{connections::Upstream, user_ids::UserIdLease};
-use crate::instance::start::failure::{LoadFailure, StartFailure};
-use crate::{
-    context::VmContext,
-    engine::{Attachment, EngineError, Exit},
-    logs::attach::AttachedOutput,
-};
+use crate::context::VmContext;
+use crate::engine::{Attachment, EngineError, Exit};
 use epsilon_api::{
     chain::Chain,
     function::{Network, Runtime},
     vm::StartPhases,
 };
-pub(crate) use exit::{ExitWatch, wait, watch_exit};
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::timeout};
 
 /// Timeout of one probe: of a container that accepted but sends nothing, and of the engine.
-const PROBE: Duration = Duration::from_secs(5);
+pub(crate) const PROBE: Duration = Duration::from_secs(5);
 /// How long to wait for the exit of a process that stopped answering.
 const LAST_EXIT: Duration = Duration::from_secs(5);
 /// How long the last log lines of a dead container may take to arrive, for its report.

@@ -5,16 +5,17 @@
 //! No engine request stands between a call and its answer: limits that differ are set while the
 //! code loads, and may be set a moment after it.
 
-use super::boot::CPU;
-use super::resources::CellResources;
-use super::{Cell, Cells};
+use crate::cell::boot::CPU;
+use crate::cell::resources::CellResources;
+use crate::cell::{Cell, Cells};
+use crate::container::connections::Upstream;
+use crate::container::control::Init;
+use crate::container::failure::{LoadFailure, StartFailure};
+use crate::container::start::Started;
+use crate::container::{exit, start};
 use crate::context::VmContext;
 use crate::engine::EngineError;
-use crate::instance::connections::Upstream;
-use crate::instance::control::Init;
-use crate::instance::start::Started;
-use crate::instance::start::failure::{LoadFailure, StartFailure};
-use crate::instance::{Instance, start};
+use crate::instance::Instance;
 use crate::layers::Code;
 use epsilon_api::{function::Version, ids::InstanceId, vm::StartPhases};
 use std::{fs, io, path::Path, sync::Arc};
@@ -89,7 +90,7 @@ pub(crate) async fn assign(
     instance.assign_cell(resources.hand_over_removal());
     Ok(Started {
         phases,
-        exit: start::watch_exit(&cells.context, instance.container(), exit),
+        exit: exit::watch_exit(&cells.context, instance.container(), exit),
         limits,
     })
 }
