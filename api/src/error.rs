@@ -304,7 +304,7 @@ impl CallError {
                 "send the admin key as `x-epsilon-key`; the operator's setting is `gateway.version_addresses`".into(),
             ),
             Self::HeadTooLarge => {
-                Some("the operator's settings are `gateway.max_header` and `gateway.max_headers`".into())
+                Some("a head has at most 64 KiB and 1024 fields".into())
             }
             Self::TlsRequired => Some("use `https://` instead of `http://`".into()),
             Self::HeadTooSlow => Some("the operator's setting is `gateway.header_timeout`".into()),
@@ -312,7 +312,7 @@ impl CallError {
                 Some("the operator's setting is `gateway.max_body`".into())
             }
             Self::BodyTooSlow => Some(
-                "the operator's settings are `gateway.body_timeout` and `gateway.min_body_rate`; the author's is `timeout`".into(),
+                "send at least 1 KiB a second; the operator's setting is `gateway.body_timeout`, the author's `timeout`".into(),
             ),
             Self::ConcurrencyLimit { .. } => Some(
                 "try again after `Retry-After`; the author can raise `maxInstances` or `concurrency`"

@@ -17,14 +17,6 @@ pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error
     })
 }
 
-/// A duration with its unit; absence has a meaning of its own.
-///
-/// # Errors
-/// When the text is not a duration.
-pub fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    duration(from).map(Some)
-}
-
 /// Anything that is parsed from text: sizes, addresses.
 ///
 /// # Errors
@@ -46,7 +38,8 @@ where
     T: FromStr<Err: Display>,
     D: Deserializer<'de>,
 {
-    text(from).map(Some)
+    let text = Option::<String>::deserialize(from)?;
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
 }
 
 /// A number of cores.

@@ -80,7 +80,7 @@ pub(crate) struct Runtimes {
     egress_env: EgressEnv,
     local: Arc<Local>,
     operators: Option<String>,
-    hub_patience: Duration,
+    registry_wait: Duration,
     pull_timeout: Duration,
     limits: Limits,
     /// A registry that did not answer is not tried again by this process.
@@ -128,7 +128,7 @@ impl Runtimes {
             egress_env,
             local,
             operators: config.runtime_image.clone(),
-            hub_patience: config.hub_patience,
+            registry_wait: config.registry_wait,
             pull_timeout: config.pull_timeout,
             limits: Limits {
                 // apt and npm take 300 MiB at most; the rest is for the page cache of their files.
@@ -176,7 +176,7 @@ impl Runtimes {
     }
 
     async fn origins(&self) -> Result<Vec<Origin>, BuildError> {
-        origins(&self.engine, self.operators.as_deref(), self.hub_patience).await
+        origins(&self.engine, self.operators.as_deref(), self.registry_wait).await
     }
 
     async fn existing(&self, origin: &Origin) -> Result<Option<Base>, BuildError> {
@@ -283,7 +283,7 @@ impl Runtimes {
 
     /// Whether the public registry's image is in the engine, or could be pulled.
     async fn registry_has(&self, context: &RuntimeContext<'_>) -> Result<bool, BuildError> {
-        if self.hub_patience.is_zero() {
+        if self.registry_wait.is_zero() {
             return Ok(false);
         }
         if self.engine.image(PUBLIC_IMAGE).await?.is_some() {
@@ -292,7 +292,7 @@ impl Runtimes {
         if self.registry_unreachable.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let pull = self.engine.pull(PUBLIC_IMAGE, self.hub_patience, self.pull_timeout);
+        let pull = self.engine.pull(PUBLIC_IMAGE, self.registry_wait, self.pull_timeout);
         let pulled = context.step(PUBLIC_IMAGE, Needs::Registry, async { Ok(pull.await) }).await?;
         if let Err(err) = &pulled {
             self.registry_unreachable.store(true, Ordering::Relaxed);
@@ -334,7 +334,7 @@ impl Runtimes {
 async fn origins(
     engine: &Engine,
     operators: Option<&str>,
-    hub_patience: Duration,
+    registry_wait: Duration,
 ) -> Result<Vec<Origin>, BuildError> {
     if let Some(name) = operators {
         let found = engine.image(name).await?;
@@ -342,7 +342,7 @@ async fn origins(
         return Ok(origin.into_iter().collect());
     }
     let mut origins = vec![Origin::Packages { release: packages::release() }];
-    if !hub_patience.is_zero() {
+    if !registry_wait.is_zero() {
         origins.insert(0, Origin::PublicRegistry);
     }
     Ok(origins)
@@ -353,7 +353,7 @@ async fn origins(
 pub(crate) async fn found(engine: &Engine, config: &Config) -> Result<Vec<String>, BuildError> {
     let mut found = Vec::new();
     let operators = config.runtime_image.as_deref();
-    for origin in origins(engine, operators, config.hub_patience).await? {
+    for origin in origins(engine, operators, config.registry_wait).await? {
         let name = Name::runtime(&origin.key()).to_string();
         let Some(image) = engine.image(&name).await? else { continue };
         found.push(name);

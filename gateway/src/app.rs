@@ -4,15 +4,17 @@ use crate::autoscale::{Autoscaler, FleetVms};
 use crate::call::accept::{Server, Shutdown};
 use crate::call::lookup::negative_lookup::NegativeLookup;
 use crate::call::lookup::version_cache::VersionCache;
+use crate::call::relay::limited::LINGER;
 use crate::call::version_addresses::VersionAddresses;
 use crate::call::{Calls, accept};
 use crate::config::Config;
 use crate::control::{Control, ControlHandler};
 use crate::deploy::Deploys;
-use crate::deploy::builders::Builders;
+use crate::deploy::builders::{BUILDER_SILENCE, Builders};
 use crate::deploy::queue::Queue;
+use crate::deploy::start::FETCH_TIMEOUT;
 use crate::fleet::link::{Identity, Link, LinkLimits};
-use crate::fleet::membership::FleetMembership;
+use crate::fleet::membership::{FleetMembership, MemberLimits};
 use crate::fleet::{Fleet, watch};
 use crate::health::Health;
 use crate::keys;
@@ -205,13 +207,14 @@ impl App {
         }
         let urls = Urls::new(&config, address);
         let tls = config.tls.as_ref();
+        let member_limits = MemberLimits::default();
         let identity = Identity {
             tls: tls.map(tls::Files::client).transpose()?,
             signer: Arc::clone(&signer),
             clock: Arc::new(Clock::start(Timestamp::now())),
-            limits: LinkLimits { connect: config.members.connect, idle: config.members.idle },
+            limits: LinkLimits { connect: member_limits.connect, idle: member_limits.idle },
         };
-        let builders = Builders::new(builder, identity.clone(), config.builder_silence);
+        let builders = Builders::new(builder, identity.clone(), BUILDER_SILENCE);
         let builders = Arc::new(builders);
         let deploys = Arc::new(Deploys {
             store: Arc::clone(&store),
@@ -222,8 +225,8 @@ impl App {
             metrics: Arc::clone(&metrics),
             urls: urls.clone(),
             queue: Queue::default(),
-            limit: config.deploy_timeout,
-            fetch_limit: config.fetch_timeout,
+            limit: config.limits.deploy_timeout,
+            fetch_limit: FETCH_TIMEOUT,
             ceilings: config.ceilings,
         });
         let shutdown = Shutdown::default();
@@ -238,7 +241,7 @@ impl App {
         let membership = FleetMembership::new(
             drain_prewarm.clone(),
             identity.clone(),
-            config.members,
+            member_limits,
             config.health_policy,
         );
         let control_address = ControlAddress::new(control.address(), tls);
@@ -304,7 +307,7 @@ impl App {
             store: Arc::clone(&store),
             deploys: Arc::clone(&deploys),
             max_source: config.max_source,
-            git: Git::new(config.git.program.clone()),
+            git: Git::new(config.git.limits.program.clone()),
             close: shutdown.close.clone(),
             cancel: shutdown.cancel.clone(),
             background: background.clone(),
@@ -338,7 +341,7 @@ impl App {
             api_keys,
             version_cache,
             audit: Audit::new(registry)?,
-            joining: Semaphore::new(config.members.max_joining),
+            joining: Semaphore::new(config.limits.max_joining),
             deploys,
             hooks,
             identity,
@@ -346,7 +349,7 @@ impl App {
             traffic: config.traffic,
             registry: registry.clone(),
             max_source: config.max_source,
-            linger: config.linger,
+            linger: LINGER,
             pace: config.pace.times(CONTROL_PACE_FACTOR),
             close: shutdown.close.clone(),
             cancel: shutdown.cancel.clone(),

@@ -116,7 +116,7 @@ impl Calls {
             max_body: config.max_body,
             pace: config.pace,
             buffers: Buffers::new(),
-            linger: config.linger,
+            linger: relay::limited::LINGER,
             running: TaskTracker::new(),
             stop,
         }

@@ -21,7 +21,7 @@ pub(crate) mod progress;
 mod project_lock;
 pub(crate) mod queue;
 mod remote;
-mod start;
+pub(crate) mod start;
 
 use crate::{fleet::Fleet, observe::metrics::Metrics, routes::Routes, urls::Urls};
 use builders::Builders;
@@ -165,7 +165,7 @@ impl DeployError {
                     "the deployment did not finish within {}",
                     humantime::format_duration(*limit)
                 ),
-                Some("the operator's setting is `gateway.deploy_timeout`".into()),
+                Some("the wait for another deployment of the project counts; push again, or a part with `--only`".into()),
             ),
             Self::Cancelled => ErrorBody::new(
                 StatusCode::CONFLICT,

@@ -20,7 +20,7 @@ mod transport;
 use super::lookup::Addressed;
 use crate::{
     call::relay::pace::PaceLimits,
-    config::ConnectionLimits,
+    config::connections::ConnectionLimits,
     observe::{events::AcceptFailed, metrics::Metrics},
 };
 use activity::{Activity, Busy, Check, Watched};

@@ -5,7 +5,7 @@
 use super::Connection;
 use crate::{
     call::{WRITE_SLACK, relay::pace::PaceLimits},
-    config::ConnectionLimits,
+    config::connections::ConnectionLimits,
 };
 use epsilon_api::body::Holding;
 use epsilon_fleet_link::{connection::poll_write_coalesced, limiter::Occupant};

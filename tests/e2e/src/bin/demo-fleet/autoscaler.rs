@@ -45,8 +45,8 @@ pub(crate) async fn start() -> (Fleet, Cloud) {
     let moto = Moto::start().await;
     let group = in_moto::group(&moto, 1, MOST, 1).await;
     let settings = format!(
-        "{{ driver: aws-asg, group: vms, endpoint: '{}', max: {MOST}, place: 128MiB, headroom: 1, every: 1s, lease: 3s, \
-           stable_window: 4s, panic_window: 1s, scale_in_after: 4s, boot_time: 1s, trend_limit: 1 }}",
+        "{{ driver: aws-asg, group: vms, endpoint: '{}', max: {MOST}, place: 128MiB, headroom: 1, every: 1s, \
+           stable_window: 4s, scale_in_after: 4s, boot_time: 1s, trend_limit: 1 }}",
         moto.endpoint()
     );
     note(&format!("EPSILON_GATEWAY_AUTOSCALE=\"{settings}\""));
