@@ -5,7 +5,7 @@
 //!
 //! What a value may be is not known here: the part checks it.
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_yaml::{Mapping, Value};
 use std::fmt;
 
@@ -75,7 +75,9 @@ impl Defaults {
         let written: Mapping = serde_yaml::from_str(written)?;
         let mut defaults = self.mapping(area)?;
         program.iter().for_each(|key| drop(defaults.remove(*key)));
-        serde_yaml::from_value(Value::Mapping(over(&defaults, written)))
+        let all = Value::Mapping(over(&defaults, written));
+        serde_path_to_error::deserialize(all)
+            .map_err(|err| serde_yaml::Error::custom(format!("{}: {}", err.path(), err.inner())))
     }
 
     /// The defaults of one area.

@@ -35,7 +35,7 @@ macro_rules! refused {
 
 refused! {
     unknown_key: "{regsitry: x}" => "regsitry";
-    time_without_unit: "{inspect_timeout: 20}" => "expected a string";
+    time_without_unit: "{inspect_timeout: 20}" => "expected a duration with its unit";
     zero_time: "{inspect_timeout: 0s}" => "longer than 0";
     no_builds: "{builds: 0}" => "at least one";
     engine_elsewhere: "{engine: 'tcp://10.0.0.1:2375'}" => "on this machine";

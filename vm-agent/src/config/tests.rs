@@ -64,7 +64,7 @@ fn bad_settings_name_the_key() {
         ("{user_ids: 200000-100000}", "vm_agent.user_ids"),
         ("{user_ids: 100000-4294967295}", "vm_agent.user_ids"),
         ("{user_ids: many}", "vm_agent.user_ids"),
-        ("{seccomp: none}", "expected `own` or `engine`"),
+        ("{seccomp: none}", "seccomp"),
         ("{closed_networks: '10.0.0.0/8,10.0'}", "vm_agent.closed_networks"),
         ("{open_addresses: 'db.example:5432'}", "vm_agent.open_addresses"),
         ("{tls_key: k.pem}", "set together or not at all"),
