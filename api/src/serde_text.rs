@@ -3,26 +3,34 @@
 //! valid example.
 
 use crate::units::MilliCores;
-use serde::{Deserialize, Deserializer, de::Error as _};
-use std::{fmt::Display, str::FromStr, time::Duration};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, Error as _, Visitor},
+};
+use std::{fmt, fmt::Display, str::FromStr, time::Duration};
 
 /// A duration with its unit.
 ///
 /// # Errors
 /// When the text is not a duration.
 pub fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(from)?;
-    humantime::parse_duration(&text).map_err(|_| {
-        D::Error::custom(format!("`{text}` is not a duration; write for example `30s`"))
-    })
+    from.deserialize_str(DurationText)
 }
 
-/// A duration with its unit; absence has a meaning of its own.
-///
-/// # Errors
-/// When the text is not a duration.
-pub fn some_duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    duration(from).map(Some)
+/// Says what a duration looks like, also where something else than a text was written.
+struct DurationText;
+
+impl Visitor<'_> for DurationText {
+    type Value = Duration;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration with its unit, such as `30s`")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+        humantime::parse_duration(text)
+            .map_err(|_| E::custom(format!("`{text}` is not a duration; write for example `30s`")))
+    }
 }
 
 /// Anything that is parsed from text: sizes, addresses.
@@ -46,7 +54,8 @@ where
     T: FromStr<Err: Display>,
     D: Deserializer<'de>,
 {
-    text(from).map(Some)
+    let text = Option::<String>::deserialize(from)?;
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
 }
 
 /// A number of cores.

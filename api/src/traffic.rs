@@ -245,10 +245,10 @@ pub struct TrafficRequest {
     /// `gateway.traffic.abort_above`.
     #[serde(default)]
     pub abort_above_percent: Option<Rate>,
-    /// Window over which calls count. Default: `gateway.traffic.abort_window`.
+    /// Window over which calls count. Default: a minute.
     #[serde(default)]
     pub abort_window_ms: Option<u64>,
-    /// Calls of a version before it is judged. Default: `gateway.traffic.abort_min_calls`.
+    /// Calls of a version before it is judged. Default: 20.
     #[serde(default)]
     pub abort_min_calls: Option<u32>,
 }

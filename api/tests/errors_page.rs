@@ -20,7 +20,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             CallError::HeadTooLarge,
-            "The head has more than `gateway.max_header` bytes or `gateway.max_headers` fields. The caller sends less, or the operator allows more. The connection ends.",
+            "The head has more than 64 KiB or 1024 fields. The caller sends less. The connection ends.",
         ),
         (
             CallError::TargetTooLong,
@@ -52,7 +52,7 @@ fn rows() -> Vec<(CallError, &'static str)> {
         ),
         (
             VmError::BodyTooSlow.into(),
-            "The caller paused in its body for longer than `gateway.body_timeout`, sent it more slowly than `gateway.min_body_rate`, or had not sent all of it when the function's `timeout` ran out. Its instance keeps running. The caller sends faster, or calls again.",
+            "The caller paused in its body for longer than `gateway.body_timeout`, sent it more slowly than 1 KiB a second, or had not sent all of it when the function's `timeout` ran out. Its instance keeps running. The caller sends faster, or calls again.",
         ),
         (
             VmError::ConcurrencyLimit { function: function.clone(), limit: 20 }.into(),

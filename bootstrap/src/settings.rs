@@ -1,6 +1,6 @@
 //! The settings of all programs: the file, overridden by the environment, overridden by flags. An
-//! unknown key is an error that names the nearest known one. What the keys mean is declared in each
-//! part's own `config.rs`.
+//! unknown key is an error that names the nearest known one. All of it is over the defaults of each
+//! part's `config.default.yaml`, which also says what the keys mean.
 //!
 //! ```yaml
 //! gateway: { max_body: 10MiB }     # or EPSILON_GATEWAY_MAX_BODY=10MiB
@@ -8,9 +8,12 @@
 //! builder: { }
 //! ```
 
+mod section;
+
+pub use section::{Defaults, Removed, Section};
+
 use crate::failure::Failure;
 use epsilon_api::suggest::nearest;
-use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 use std::{collections::BTreeMap, ffi::OsString, path::Path, time::Duration};
 
@@ -174,16 +177,21 @@ impl Layers {
         self.sections.get_mut(section)?.remove(key)
     }
 
-    /// The keys of one section, as its part declares them.
+    /// One section: its defaults, with what is written over them.
     ///
     /// # Errors
     /// Wrong usage, with the key and its origin.
-    pub fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, Failure> {
+    pub fn section<S: Section>(&self) -> Result<S, Failure> {
+        let section = S::DEFAULTS.section();
         let empty = BTreeMap::new();
         let keys = self.sections.get(section).unwrap_or(&empty);
-        let mapping: Mapping =
+        refuse_removed(section, keys, S::REMOVED)?;
+        let written: Mapping =
             keys.iter().map(|(key, (value, _))| (key.clone().into(), value.clone())).collect();
-        serde_path_to_error::deserialize(Value::Mapping(mapping)).map_err(|err| {
+        let all = S::DEFAULTS.under(written, S::PROGRAM).map_err(|err| {
+            Failure::new("DEFAULTS", "the compiled-in defaults are not valid").with_cause(&err)
+        })?;
+        serde_path_to_error::deserialize(Value::Mapping(all)).map_err(|err| {
             let path = err.path().to_string();
             let message = err.inner().to_string();
             let key = path.split(['.', '[']).next().unwrap_or_default();
@@ -200,6 +208,27 @@ impl Layers {
             }
         })
     }
+}
+
+/// Names of earlier releases have no effect; an operator who relies on one has to know.
+fn refuse_removed(
+    section: &str,
+    keys: &BTreeMap<String, (Value, String)>,
+    removed: &[Removed],
+) -> Result<(), Failure> {
+    for old in removed {
+        let (first, inner) =
+            old.key().split_once('.').map_or((old.key(), None), |(a, b)| (a, Some(b)));
+        let Some((value, origin)) = keys.get(first) else { continue };
+        let hint = match inner {
+            None => format!("remove {origin}"),
+            Some(inner) if value.get(inner).is_some() => format!("remove it from {origin}"),
+            Some(_) => continue,
+        };
+        let message = format!("`{section}.{}` is no longer a setting: {old}", old.key());
+        return Err(Failure::usage(message).hint(hint));
+    }
+    Ok(())
 }
 
 /// Parses serde's "unknown field `x`, expected one of `a`, `b`": serde offers no other way.
@@ -222,18 +251,31 @@ mod tests {
     use super::*;
     use serde::Deserialize;
 
-    #[derive(Debug, Default, PartialEq, Deserialize)]
-    #[serde(deny_unknown_fields, default)]
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Part {
         listen: String,
         workers: u32,
         limits: Limits,
     }
 
-    #[derive(Debug, Default, PartialEq, Deserialize)]
-    #[serde(deny_unknown_fields, default)]
+    #[derive(Debug, PartialEq, Deserialize)]
+    #[serde(deny_unknown_fields)]
     struct Limits {
         body: String,
+    }
+
+    impl Section for Part {
+        const DEFAULTS: Defaults = Defaults::new(
+            "gateway",
+            "gateway: { listen: here, workers: 3, limits: { body: 9MiB }, store: sqlite }",
+        );
+        const REMOVED: &'static [Removed] = &[
+            Removed::fixed("pace", "5 s", "one size fits all"),
+            Removed::fixed("limits.head", "64KiB", "browsers send less"),
+            Removed::renamed("threads", "workers"),
+        ];
+        const PROGRAM: &'static [&'static str] = &["store"];
     }
 
     fn read(file: &str, env: &[(&str, &str)], flags: &[Flag]) -> Result<Part, Failure> {
@@ -246,7 +288,7 @@ mod tests {
         for flag in flags {
             layers.set(flag.section, flag.key, Value::String(flag.value.clone()), flag.name);
         }
-        layers.section("gateway")
+        layers.section()
     }
 
     fn error(file: &str, env: &[(&str, &str)]) -> String {
@@ -268,7 +310,24 @@ mod tests {
 
     #[test]
     fn an_empty_file_is_all_defaults() {
-        assert_eq!(read("# nothing\n", &[], &[]).unwrap(), Part::default());
+        let part = read("# nothing\n", &[], &[]).unwrap();
+        let limits = Limits { body: "9MiB".into() };
+        assert_eq!(part, Part { listen: "here".into(), workers: 3, limits });
+        assert_eq!(part, Part::defaults());
+    }
+
+    #[test]
+    fn a_removed_setting_is_refused_with_the_reason() {
+        let text = error("gateway: { pace: 1s }", &[]);
+        let want = "`gateway.pace` is no longer a setting: it is fixed at 5 s (one size fits all)";
+        assert!(text.contains(want) && text.contains("remove `gateway.pace` in `"), "{text}");
+        let text = error("", &[("EPSILON_GATEWAY_PACE", "5s")]);
+        assert!(text.contains("remove EPSILON_GATEWAY_PACE"), "{text}");
+        let text = error("gateway: { limits: { body: 1MiB, head: 1KiB } }", &[]);
+        let want = "`gateway.limits.head` is no longer a setting: it is fixed at 64KiB";
+        assert!(text.contains(want) && text.contains("remove it from `gateway.limits`"), "{text}");
+        let text = error("gateway: { threads: 2 }", &[]);
+        assert!(text.contains("its name is `workers` now"), "{text}");
     }
 
     #[test]
@@ -299,7 +358,7 @@ mod tests {
         let mut layers = Layers::default();
         assert_eq!(layers.take_text("gateway", "store").unwrap(), None);
         layers.set("gateway", "zzz", "x".into(), "EPSILON_GATEWAY_ZZZ");
-        let error = format!("{:?}", layers.section::<Part>("gateway").unwrap_err());
+        let error = format!("{:?}", layers.section::<Part>().unwrap_err());
         assert!(error.contains("workers") && error.contains("store"), "{error}");
     }
 }

@@ -128,7 +128,7 @@ impl App {
         let exports = Arc::new(Exports::new(engine.clone(), cache.clone()));
         let local =
             Arc::new(Local::new(engine.clone(), Arc::clone(&exports), config.image_transfer));
-        let layer_cache = LayerCache::new(config.layer_cache(), config.shelf_size);
+        let layer_cache = LayerCache::new(config.layer_cache(), config.agent_cache_size);
         let destination = match (file, config.registry.clone()) {
             (Some(file), _) => Destination::File(Layout::new(file, cache.clone(), exports)),
             (None, None) => Destination::Engine(Arc::clone(&local), layer_cache),
@@ -211,7 +211,7 @@ impl Builder for Jobs {
             let limit = self.limit;
             let slow = |_| {
                 error::internal(format!("the build took longer than {limit:?}"))
-                    .hint("the operator's limit is `builder.build_timeout`")
+                    .hint("the wait for its turn counts; its steps have limits of their own, such as `builder.install_timeout`")
             };
             built.map_err(slow)?
         })

@@ -1,16 +1,22 @@
-//! The builder's settings: as an operator writes them ([`Settings`], section `builder:`), and
-//! checked ([`Config`]). Holding a `Config` means that it is valid.
+//! The checked settings of the builder ([`Config`]): holding one means that it is valid. What an
+//! operator writes is in `settings.rs` ([`Settings`]), explained in `config.default.yaml`; what
+//! nobody sets is in `limits.rs`.
 
+mod limits;
 mod member;
 mod registry;
+mod removed;
 mod settings;
+#[cfg(test)]
+mod tests;
 
+pub use limits::ImageTransfer;
 pub use member::MemberConfig;
 pub(crate) use registry::Registry;
-pub use settings::{ImageTransfer, Settings};
+pub use settings::Settings;
 
 use crate::{ceilings::Ceilings, engine::container::Limits, source::SourceLimits};
-use epsilon_api::units::Bytes;
+use epsilon_api::units::{Bytes, MilliCores};
 use std::{
     env,
     path::{Path, PathBuf},
@@ -37,7 +43,7 @@ pub struct Config {
     pub(crate) engine_timeout: Duration,
     pub(crate) image_transfer: ImageTransfer,
     pub(crate) runtime_image: Option<String>,
-    pub(crate) hub_patience: Duration,
+    pub(crate) registry_wait: Duration,
     pub(crate) pull_timeout: Duration,
     pub(crate) runtime_timeout: Duration,
     pub(crate) ca_bundle: Option<PathBuf>,
@@ -51,7 +57,7 @@ pub struct Config {
     pub(crate) build_timeout: Duration,
     pub(crate) registry: Option<Registry>,
     pub(crate) cache_size: Bytes,
-    pub(crate) shelf_size: Bytes,
+    pub(crate) agent_cache_size: Bytes,
     pub(crate) source: SourceLimits,
     pub(crate) ceilings: Ceilings,
     member: Option<MemberConfig>,
@@ -70,15 +76,11 @@ impl Config {
         let mut s = settings;
         let registry = registry::read(&mut s)?;
         let positive = [
-            ("engine_timeout", s.engine_timeout),
-            ("pull_timeout", s.pull_timeout),
             ("runtime_timeout", s.runtime_timeout),
+            ("registry_timeout", s.registry_timeout),
             ("install_timeout", s.install_timeout),
             ("inspect_timeout", s.inspect_timeout),
             ("dockerfile_timeout", s.dockerfile_timeout),
-            ("build_timeout", s.build_timeout),
-            ("registry_timeout", s.registry_timeout),
-            ("source_stall", s.source_stall),
         ];
         for (key, value) in positive {
             check(!value.is_zero(), key, &format!("{value:?}"), "it must be longer than 0")?;
@@ -89,9 +91,6 @@ impl Config {
             [("install_memory", s.install_memory), ("inspect_memory", s.inspect_memory)]
         {
             check(value >= Bytes::mib(64), key, &value.to_string(), "Node needs at least 64MiB")?;
-        }
-        for (key, value) in [("install_pids", s.install_pids), ("inspect_pids", s.inspect_pids)] {
-            check(value >= 32, key, &value.to_string(), "Node needs at least 32")?;
         }
         if let Some(image) = &s.runtime_image {
             check(
@@ -114,11 +113,11 @@ impl Config {
             member,
             data: data.to_owned(),
             engine: socket(s.engine)?,
-            engine_timeout: s.engine_timeout,
-            image_transfer: s.image_transfer,
+            engine_timeout: limits::ENGINE_TIMEOUT,
+            image_transfer: s.limits.image_transfer,
             runtime_image: s.runtime_image,
-            hub_patience: s.hub_patience,
-            pull_timeout: s.pull_timeout,
+            registry_wait: limits::REGISTRY_WAIT,
+            pull_timeout: s.limits.pull_timeout,
             runtime_timeout: s.runtime_timeout,
             ca_bundle: existing("ca_bundle", s.ca_bundle)?.or_else(machine_bundle),
             npmrc: existing("npmrc", s.npmrc)?.or_else(own_npmrc),
@@ -127,37 +126,31 @@ impl Config {
             install: Limits {
                 memory: s.install_memory,
                 cpu: s.install_cpu,
-                pids: s.install_pids,
+                pids: s.limits.install_pids,
                 time: s.install_timeout,
             },
             inspect: Limits {
                 memory: s.inspect_memory,
-                cpu: s.inspect_cpu,
-                pids: s.inspect_pids,
+                cpu: MilliCores(limits::INSPECT_MILLICORES),
+                pids: limits::INSPECT_PIDS,
                 time: s.inspect_timeout,
             },
             dockerfile_timeout: s.dockerfile_timeout,
             builds: s.builds,
-            build_timeout: s.build_timeout,
+            build_timeout: limits::BUILD_TIMEOUT,
             registry,
             cache_size: s.cache_size,
-            shelf_size: s.shelf_size,
+            agent_cache_size: Bytes(s.cache_size.get() / limits::AGENT_CACHE_PART),
             source: SourceLimits {
                 compressed: s.source_archive,
                 unpacked: s.source_unpacked,
-                file: s.source_file,
-                files: s.source_files,
-                stall: s.source_stall,
                 ..SourceLimits::default()
             },
             ceilings: Ceilings {
                 timeout: s.max_timeout,
-                idle_timeout: s.max_idle_timeout,
                 memory: s.max_memory,
                 cpu: s.max_cpu,
-                concurrency: s.max_concurrency,
                 max_instances: s.max_instances,
-                functions: s.max_functions,
                 ..Ceilings::default()
             },
         })
@@ -213,65 +206,4 @@ fn machine_bundle() -> Option<PathBuf> {
 fn own_npmrc() -> Option<PathBuf> {
     let home = env::var_os("HOME").filter(|home| !home.is_empty())?;
     Some(PathBuf::from(home).join(".npmrc")).filter(|path| path.is_absolute() && path.is_file())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use epsilon_api::units::MilliCores;
-
-    fn read(yaml: &str) -> Result<Config, String> {
-        let settings: Settings = serde_yaml::from_str(yaml).map_err(|e| e.to_string())?;
-        Config::new(settings, Path::new("/data/builder")).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn nothing_has_to_be_set() {
-        let config = read("{}").unwrap();
-        assert_eq!(config.inspect.time, Duration::from_secs(20));
-        assert!(config.registry.is_none() && config.member().is_none());
-    }
-
-    #[test]
-    fn units_are_written_by_people() {
-        let config = read("{inspect_timeout: 1m, install_memory: 1GiB, inspect_cpu: 0.5}").unwrap();
-        assert_eq!(config.inspect.time, Duration::from_secs(60));
-        assert_eq!(config.install.memory, Bytes::mib(1024));
-        assert_eq!(config.inspect.cpu, MilliCores(500));
-    }
-
-    macro_rules! refused {
-        ($($name:ident: $yaml:expr => $says:expr;)*) => {$(
-            #[test]
-            fn $name() {
-                let err = read($yaml).unwrap_err();
-                assert!(err.contains($says), "{err}");
-            }
-        )*};
-    }
-
-    refused! {
-        unknown_key: "{regsitry: x}" => "regsitry";
-        time_without_unit: "{inspect_timeout: 20}" => "not a duration";
-        zero_time: "{inspect_timeout: 0s}" => "longer than 0";
-        no_builds: "{builds: 0}" => "at least one";
-        engine_elsewhere: "{engine: 'tcp://10.0.0.1:2375'}" => "on this machine";
-        missing_bundle: "{ca_bundle: /nowhere/ca.crt}" => "does not exist";
-        registry_with_scheme: "{registry: 'https://registry.example'}" => "without `https://`";
-        registry_without_host: "{registry: shop}" => "host";
-        fleet_without_a_token: "{gateways: 'http://10.0.0.4:8081'}" => "builder.token";
-        fleet_that_is_no_url: "{gateways: '10.0.0.4', token_file: x}" => "URLs";
-        tls_fleet_without_tls: "{gateways: 'https://10.0.0.4:8081', token_file: x}" => "needs `tls_certificate`";
-        half_a_certificate: "{tls_key: x}" => "go together";
-        no_connections: "{max_connections: 0}" => "at least one";
-        password_without_registry: "{registry_user: ann, registry_password: x}" => "no other one";
-        two_passwords: "{registry: 'registry.example', registry_user: ann, registry_password: x, \
-                        registry_password_file: /dev/null}" => "either";
-        missing_authority: "{registry: 'registry.example', registry_ca: /nowhere}" => "does not exist";
-        authority_that_is_none: "{registry: 'registry.example', registry_ca: /etc/hostname}" => "PEM";
-        no_images_kept: "{registry: 'registry.example', registry_keep_images: 0}" => "at least 1";
-        images_without_a_tag_kept_for_hours: "{registry: 'registry.example', registry_keep_untagged: 1h}" => "whole days";
-        password_alone: "{registry: 'registry.example', registry_password: x}" => "go together";
-        image_that_is_a_path: "{runtime_image: ../x}" => "name of an image";
-    }
 }

@@ -73,7 +73,7 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (_logging, data, layers) = arguments.common.begin(&arguments.flags())?;
-    let settings: Settings = layers.section("builder")?;
+    let settings: Settings = layers.section()?;
     let config = Config::new(settings, &data.join("builder"))
         .map_err(|err| program::invalid_setting(&err))?;
     let member = config.member().cloned().ok_or_else(|| {

@@ -278,7 +278,7 @@ impl RuntimeBase {
     /// Whether the public registry's image is in the engine, or could be pulled.
     async fn registry_has(&self, context: &RuntimeContext<'_>) -> Result<bool, BuildError> {
         let image = self.recipe.facts().public_image;
-        if self.config.hub_patience.is_zero() {
+        if self.config.registry_wait.is_zero() {
             return Ok(false);
         }
         if self.engine.image(image).await?.is_some() {
@@ -287,7 +287,7 @@ impl RuntimeBase {
         if self.registry_unreachable.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let pull = self.engine.pull(image, self.config.hub_patience, self.config.pull_timeout);
+        let pull = self.engine.pull(image, self.config.registry_wait, self.config.pull_timeout);
         let pulled = context.step(image, Needs::Registry, async { Ok(pull.await) }).await?;
         if let Err(err) = &pulled {
             self.registry_unreachable.store(true, Ordering::Relaxed);

@@ -55,7 +55,7 @@ use epsilon_api::{
 };
 use epsilon_http_server::{
     Connection, Handler, Refused, WRITE_SLACK,
-    limited::{BodyLimits, Limited, waits_for_continue},
+    limited::{BodyLimits, LINGER, Limited, waits_for_continue},
 };
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -120,7 +120,7 @@ impl Calls {
             trusted_proxies: config.trusted_proxies.clone(),
             body_limits: BodyLimits {
                 size: config.max_body,
-                linger: config.linger,
+                linger: LINGER,
                 pace: config.pace,
                 clean_trailers: relay::headers::clean_trailers,
             },

@@ -22,7 +22,7 @@ pub(crate) mod progress;
 mod project_lock;
 pub(crate) mod queue;
 mod remote;
-mod start;
+pub(crate) mod start;
 
 use crate::{
     fleet::Fleet, functions::actor::Actor, observe::metrics::Metrics, routes::Routes, urls::Urls,

@@ -72,7 +72,7 @@ async fn run(arguments: Arguments, sockets: Result<Sockets, Failure>) -> Result<
     let sockets = sockets?;
     let grace = layers.take_drain_grace()?;
     let store = layers.take_text("gateway", "store")?;
-    let settings: Settings = layers.section("gateway")?;
+    let settings: Settings = layers.section()?;
     let config = Config::new(settings, &data).map_err(|err| program::invalid_setting(&err))?;
     let lock = Lock::take(&data)?;
     files::raise_file_limit();

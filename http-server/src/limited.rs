@@ -21,6 +21,9 @@ use std::{
     time::Duration,
 };
 
+/// How long the rest of an unwanted body is read and discarded, so that its sender sees the answer
+/// and not a broken connection.
+pub const LINGER: Duration = Duration::from_secs(10);
 /// Time that a caller gets to send the rest of its body once a call waits for it; received bytes
 /// earn more.
 const CALL_GRACE: Duration = Duration::from_secs(2);

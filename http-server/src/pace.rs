@@ -1,6 +1,6 @@
 //! How slowly a caller may send its body. Each body has a time budget, `gateway.body_timeout`, that
 //! is used up while the platform waits for bytes and earned back by received bytes at
-//! `gateway.min_body_rate`, up to its initial size. So a pause of `body_timeout` is too long, and
+//! [`MIN_BODY_RATE`], up to its initial size. So a pause of `body_timeout` is too long, and
 //! so is any body that stays below the rate.
 //!
 //! Only waiting counts: while a function does not read, or an instance starts, the platform does
@@ -14,7 +14,11 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The limits, from the operator's settings.
+/// Bytes that a caller has to send, or to read, per second of waiting: less than the slowest mobile
+/// connection, and enough that a slow caller does not occupy a concurrency slot for long.
+pub const MIN_BODY_RATE: u64 = 1 << 10;
+
+/// The limits: how long a peer may keep the platform waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PaceLimits {
     /// Longest wait for bytes, and the size of the time budget.
@@ -24,6 +28,11 @@ pub struct PaceLimits {
 }
 
 impl PaceLimits {
+    /// With this time budget, at [`MIN_BODY_RATE`].
+    pub fn waiting(wait_budget: Duration) -> Self {
+        Self { wait_budget, rate: MIN_BODY_RATE }
+    }
+
     /// No limit.
     pub const NONE: Self = Self { wait_budget: Duration::MAX, rate: 1 };
 

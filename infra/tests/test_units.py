@@ -64,7 +64,7 @@ class Units(unittest.TestCase):
         page = (world.ROOT / "docs/config.md").read_text()
 
         def default(name):
-            return seconds(re.search(rf"`{name}` \|.*Default `?(\d+ ?\w+)`?", page).group(1).replace(" ", ""))
+            return seconds(re.search(rf"`{name}` \| `(\w+)` \|", page).group(1))
 
         for unit, grace in [("epsilon", "gateway"), ("epsilon-gateway", "gateway"), ("epsilon-vm-agent", "vm_agent"),
                             ("epsilon-builder", "builder")]:

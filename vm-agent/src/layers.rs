@@ -131,7 +131,7 @@ impl Layers {
             turns: Semaphore::new(config.layers_at_once),
             limit,
             size: config.layers_size.get(),
-            builder_cache: config.layer_shelf.clone(),
+            builder_cache: config.layer_cache.clone(),
             registries: Registries::new(access, plain, certificates, limit / TIMEOUT_SHARE),
             readers: Readers::new(vm.clone(), config.limits.clone()),
             counts,
@@ -442,10 +442,7 @@ impl Layers {
         let host = Host::of(&version.image.reference);
         let limit = humantime::format_duration(self.limit);
         EngineError::Registry(Box::new(ImageUnavailable {
-            hint: format!(
-                "check whether `{host}` is slow or `vm_agent.layers_at_once` too small, or raise \
-                 `vm_agent.pull_timeout`"
-            ),
+            hint: format!("check whether `{host}` is slow, or raise `vm_agent.pull_timeout`"),
             what: format!("did not provide the layers of `{}` within {limit}", version.id()),
             host,
             source: None,

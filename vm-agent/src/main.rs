@@ -63,7 +63,7 @@ fn main() -> ExitCode {
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let (_logging, data, layers) = arguments.common.begin(&arguments.flags())?;
-    let settings: Settings = layers.section("vm_agent")?;
+    let settings: Settings = layers.section()?;
     let mut config = settings.check(&data).map_err(|err| program::invalid_setting(&err))?;
     let member = config.member.clone().ok_or_else(|| {
         Failure::usage("no gateway is set that this VM could join")

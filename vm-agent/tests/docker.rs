@@ -14,6 +14,7 @@ use epsilon_api::{
     units::Bytes,
     vm::{Answer, Call},
 };
+use epsilon_bootstrap::settings::Section as _;
 use epsilon_vm_agent::{app::Agent, config::Settings};
 use futures_util::{StreamExt, future::join_all};
 use http::Request;
@@ -89,7 +90,7 @@ impl Drop for Image {
 }
 
 async fn agent(folder: &Path) -> Agent {
-    let settings: Settings = serde_yaml::from_str("{start_timeout: 20s, memory: 4GiB}").unwrap();
+    let settings = Settings::read("{start_timeout: 20s, memory: 4GiB}").unwrap();
     Agent::build(settings.check(folder).unwrap(), &Registry::new()).await.unwrap()
 }
 

@@ -9,6 +9,7 @@ use bollard::{
     query_parameters::{CreateImageOptions, PushImageOptions, RemoveImageOptions},
 };
 use epsilon_api::{chain::Chain, function::ImageRef};
+use epsilon_bootstrap::settings::Section as _;
 use epsilon_cloud_aws::scripted::Aws;
 use epsilon_registry::{
     Access, Ecr, EcrHost,
@@ -93,8 +94,7 @@ impl Remote {
 
     /// An agent's engine with these settings.
     fn engine(&self, yaml: &str) -> DockerEngine {
-        let settings: Settings = serde_yaml::from_str(yaml).unwrap();
-        engine(settings, None)
+        engine(Settings::read(yaml).unwrap(), None)
     }
 
     fn password(&self, folder: &Path, password: &str) -> String {

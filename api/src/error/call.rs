@@ -116,9 +116,7 @@ impl CallError {
             Self::VersionGuarded { .. } => {
                 "send the admin key as `x-epsilon-key`; the operator's setting is `gateway.version_addresses`"
             }
-            Self::HeadTooLarge => {
-                "the operator's settings are `gateway.max_header` and `gateway.max_headers`"
-            }
+            Self::HeadTooLarge => "a head has at most 64 KiB and 1024 fields",
             Self::TlsRequired => "use `https://` instead of `http://`",
             Self::HeadTooSlow => "the operator's setting is `gateway.header_timeout`",
             Self::GatewayFull => "try again after `Retry-After`",

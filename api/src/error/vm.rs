@@ -175,7 +175,7 @@ impl VmError {
                 Some("the operator's setting is `gateway.max_body`".into())
             }
             Self::BodyTooSlow => Some(
-                "the operator's settings are `gateway.body_timeout` and `gateway.min_body_rate`; the author's is `timeout`".into(),
+                "send at least 1 KiB a second; the operator's setting is `gateway.body_timeout`, the author's `timeout`".into(),
             ),
             Self::ConcurrencyLimit { .. } => Some(
                 "try again after `Retry-After`; the author can raise `maxInstances` or `concurrency`"

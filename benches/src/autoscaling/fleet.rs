@@ -13,7 +13,7 @@ use std::{
 pub(crate) const SLOTS: usize = 16;
 /// Longest wait of a call, in steps: the default of `vm_agent.queue_wait`.
 const WAIT: u64 = 10 * STEPS;
-/// Largest share of the VMs that leaves at once: the default of `leaving_share`.
+/// Largest share of the VMs that leaves at once: as in the gateway.
 const LEAVING_SHARE: f64 = 0.1;
 
 #[derive(Debug)]

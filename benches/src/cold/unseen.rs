@@ -40,7 +40,7 @@ pub(super) async fn measure(plan: Plan, rows: &mut Vec<Row>) {
     let registry = DebianRegistry::start().await;
     let layer_cache = tempfile::tempdir().unwrap();
     let config = format!(
-        "builder: {{ registry: \"{}/bench\" }}\nvm_agent: {{ layers_size: 1MiB, disk_look: 200ms, layer_shelf: \"{}\" }}",
+        "builder: {{ registry: \"{}/bench\" }}\nvm_agent: {{ layers_size: 1MiB, disk_look: 200ms, layer_cache: \"{}\" }}",
         registry.address(),
         layer_cache.path().display()
     );

@@ -1,6 +1,6 @@
 //! The settings of a builder in a fleet: the half of the section that `epsilon up` does not use.
 
-use super::{ConfigError, Settings, check};
+use super::{ConfigError, Settings, check, limits};
 use crate::serve::Limits;
 use epsilon_fleet_link::authenticated_listener;
 use epsilon_fleet_link::membership::Gateways;
@@ -37,11 +37,6 @@ impl MemberConfig {
 
 /// `None` where no fleet is named.
 pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, ConfigError> {
-    for (key, value) in [("head_timeout", s.head_timeout), ("idle_timeout", s.idle_timeout)] {
-        check(!value.is_zero(), key, &format!("{value:?}"), "it must be longer than 0")?;
-    }
-    let some = "at least one connection must be allowed";
-    check(s.max_connections > 0, "max_connections", "0", some)?;
     let files = (s.tls_certificate.clone(), s.tls_key.clone(), s.tls_authority.clone());
     let tls = Files::from_settings(files.0, files.1, files.2).map_err(|err| incomplete(s, &err))?;
     let Some(gateways) = &s.gateways else { return Ok(None) };
@@ -63,11 +58,11 @@ pub(super) fn read(s: &Settings, folder: &Path) -> Result<Option<MemberConfig>, 
         metrics_key_file: s.metrics_key_file.clone(),
         limits: Limits {
             connections: authenticated_listener::Limits {
-                connections: s.max_connections,
-                head: s.head_timeout,
-                idle: s.idle_timeout,
+                connections: limits::MAX_CONNECTIONS,
+                head: limits::HEAD_TIMEOUT,
+                idle: limits::IDLE_TIMEOUT,
             },
-            builds: s.builds.saturating_add(s.builds_waiting),
+            builds: s.builds.saturating_add(limits::BUILDS_WAITING),
             archive: s.source_archive,
         },
         drain_grace: s.drain_grace,

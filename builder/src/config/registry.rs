@@ -1,7 +1,7 @@
 //! The registry settings, checked together. Logins are parsed by the `registry` crate; the rest is
 //! specific to a builder.
 
-use super::{ConfigError, Settings, check, existing};
+use super::{ConfigError, Settings, check, existing, limits};
 use epsilon_registry::{Access, RegistrySettings, Retention};
 use std::{fs, path::Path, time::Duration};
 
@@ -34,16 +34,12 @@ pub(super) fn read(s: &mut Settings) -> Result<Option<Registry>, ConfigError> {
         None => Vec::new(),
     };
     check(s.registry_keep_images >= 1, "registry_keep_images", "0", "it must be at least 1")?;
-    let day = Duration::from_secs(24 * 3600);
-    let untagged = s.registry_keep_untagged;
-    let rule = "it must be whole days, at least one";
-    check(untagged >= day, "registry_keep_untagged", &format!("{untagged:?}"), rule)?;
     Ok(name.map(|name| Registry {
         name,
         access,
         authorities,
         plain_http: s.dangerous_registry_plain_http,
-        keep: Retention { images: s.registry_keep_images, untagged },
+        keep: Retention { images: s.registry_keep_images, untagged: limits::KEEP_UNTAGGED },
         timeout: s.registry_timeout,
     }))
 }

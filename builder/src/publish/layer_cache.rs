@@ -3,7 +3,7 @@
 //! exporting from the engine what was just loaded into it.
 //!
 //! Written by `publish` when images go to this machine's engine; read by the agent
-//! (`vm_agent.layer_shelf`). Nothing here is precious: missing layers are taken from the engine.
+//! (`vm_agent.layer_cache`). Nothing here is precious: missing layers are taken from the engine.
 
 use crate::{
     blocking,

@@ -41,7 +41,7 @@ impl Origin {
             return Ok(origin.into_iter().collect());
         }
         let mut origins = vec![Self::Packages { release: packages::release() }];
-        if !config.hub_patience.is_zero() {
+        if !config.registry_wait.is_zero() {
             origins.insert(0, Self::PublicRegistry(recipe.facts().public_image));
         }
         Ok(origins)

@@ -18,7 +18,7 @@ const LINE_MAX: usize = 200;
 /// What a step depends on, and so most likely waits for when it hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Needs {
-    /// A registry of images. Pulls have limits of their own, `hub_patience` and `pull_timeout`.
+    /// A registry of images. Pulls have limits of their own, in `config/limits.rs`.
     Registry,
     /// The distribution's mirror: about 50 MB.
     Mirror,

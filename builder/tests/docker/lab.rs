@@ -7,9 +7,10 @@ use epsilon_api::{
     build::{BuildError, BuildEvent, BuildJob, BuildLog, Built},
     ids::DeploymentId,
 };
+use epsilon_bootstrap::settings::Section as _;
 use epsilon_builder::{
     app::App,
-    config::{Config, MemberConfig, Settings},
+    config::{Config, ImageTransfer, MemberConfig, Settings},
 };
 use std::{
     collections::BTreeSet,
@@ -57,7 +58,7 @@ impl Lab {
     /// A lab whose images go into this file.
     pub(crate) async fn into(yaml: &str, file: Option<PathBuf>) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let settings: Settings = serde_yaml::from_str(yaml).unwrap();
+        let settings = settings(yaml);
         let config = Config::new(settings, &data.path().join("builder")).unwrap();
         let member = config.member().cloned();
         let app = match file {
@@ -161,8 +162,7 @@ impl Lab {
     pub(crate) async fn restart(mut self) -> Self {
         let app = self.app.take().unwrap();
         assert!(app.shutdown(LIMIT).await, "the builder did not clean up in time");
-        let settings: Settings = serde_yaml::from_str("{}").unwrap();
-        let config = Config::new(settings, &self.data.path().join("builder")).unwrap();
+        let config = Config::new(Settings::default(), &self.data.path().join("builder")).unwrap();
         self.app = Some(App::build(config).await.unwrap());
         self
     }
@@ -175,6 +175,26 @@ impl Lab {
         let label = format!("label=epsilon.builder={}", self.id());
         assert_eq!(docker(&["network", "ls", "-q", "--filter", &label]), "");
     }
+}
+
+/// Settings from YAML, with limits that operators cannot set among them.
+fn settings(yaml: &str) -> Settings {
+    let mut written: serde_yaml::Mapping = serde_yaml::from_str(yaml).unwrap();
+    let mut fixed = |key: &str| written.remove(key);
+    let duration =
+        |value: serde_yaml::Value| humantime::parse_duration(value.as_str().unwrap()).unwrap();
+    let mut limits = Settings::default().limits;
+    limits.pull_timeout = fixed("pull_timeout").map_or(limits.pull_timeout, duration);
+    if let Some(pids) = fixed("install_pids") {
+        limits.install_pids = pids.as_u64().unwrap() as u32;
+    }
+    match fixed("image_transfer").as_ref().map(|way| way.as_str().unwrap()) {
+        Some("whole") => limits.image_transfer = ImageTransfer::Whole,
+        Some("commit") => limits.image_transfer = ImageTransfer::Commit,
+        way => assert_eq!(way, None),
+    }
+    let settings = Settings::read(&serde_yaml::to_string(&written).unwrap()).unwrap();
+    Settings { limits, ..settings }
 }
 
 impl Drop for Lab {

@@ -281,7 +281,7 @@ pub(super) fn settings(
 ) -> Result<(Config, Option<String>), Failure> {
     let mut layers = Layers::load(file, std::env::vars_os(), &[])?;
     let store = layers.take_text("gateway", "store")?;
-    let settings: Settings = layers.section("builder")?;
+    let settings: Settings = layers.section()?;
     let config = Config::new(settings, &data.join("builder"))
         .map_err(|err| Failure::usage("a setting cannot be used").with_cause(&err))?;
     Ok((config, store))

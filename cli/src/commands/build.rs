@@ -120,7 +120,7 @@ impl Build {
             flags.push(flag("--to", "registry", reference));
         }
         let layers = Layers::load(self.config.as_deref(), std::env::vars_os(), &flags)?;
-        let mut settings: Settings = layers.section("builder")?;
+        let mut settings: Settings = layers.section()?;
         if !matches!(to, Destination::Registry(_)) {
             settings.registry = None;
             settings.registry_user = None;

@@ -5,7 +5,7 @@
 use super::parts::Parts;
 use super::{App, Background, ControlAddress, StartError};
 use crate::config::Config;
-use crate::deploy::builders::Builders;
+use crate::deploy::builders::{BUILDER_SILENCE, Builders};
 use crate::observe::fleet::FleetMetrics;
 use crate::routes::version_cache::VersionCache;
 use crate::urls::Urls;
@@ -59,7 +59,7 @@ impl App {
 
         let members = Background::default();
         let drain_prewarm = parts.drain_prewarm(&members);
-        let builders = Builders::new(builder, parts.identity.clone(), config.builder_silence);
+        let builders = Builders::new(builder, parts.identity.clone(), BUILDER_SILENCE);
         let deploys = parts.deploys(&config, Arc::new(builders));
         let sync = parts.sync(&config, &deploys, drain_prewarm.clone(), &address);
         parts.store.gateway_heartbeat(&sync.me).await?;

@@ -15,7 +15,11 @@ use crate::source::git::GitHost;
 use crate::source::git::command::Git;
 use crate::source::github::{self, Hooks};
 use epsilon_fleet_link::tls;
-use epsilon_http_server::{Security, Server, limited::BodyLimits, listen::Listener};
+use epsilon_http_server::{
+    Security, Server,
+    limited::{BodyLimits, LINGER},
+    listen::Listener,
+};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -74,7 +78,7 @@ impl Parts {
             health,
             api_keys: Arc::clone(&self.api_keys),
             audit: Audit::new(&self.registry)?,
-            joining: Semaphore::new(config.members.max_joining),
+            joining: Semaphore::new(config.limits.max_joining),
             functions,
             deploys,
             hooks: Arc::new(hooks),
@@ -83,7 +87,7 @@ impl Parts {
             registry: self.registry.clone(),
             body_limits: BodyLimits {
                 size: max_source,
-                linger: config.linger,
+                linger: LINGER,
                 pace: config.pace.times(CONTROL_PACE_FACTOR),
                 clean_trailers,
             },
@@ -100,7 +104,7 @@ impl Parts {
             store: Arc::clone(&self.store),
             deploys: Arc::clone(deploys),
             max_source: config.max_source,
-            git: Git::new(config.git.program.clone()),
+            git: Git::new(config.git.limits.program.clone()),
             close: self.shutdown.close.clone(),
             cancel: self.cancel.clone(),
             background: self.background.clone(),

@@ -10,9 +10,10 @@ use crate::config::Config;
 use crate::deploy::Deploys;
 use crate::deploy::builders::Builders;
 use crate::deploy::queue::Queue;
+use crate::deploy::start::FETCH_TIMEOUT;
 use crate::fleet::Fleet;
 use crate::fleet::link::{Identity, Link, LinkLimits};
-use crate::fleet::membership::FleetMembership;
+use crate::fleet::membership::{FleetMembership, MemberLimits};
 use crate::functions::Functions;
 use crate::health::Health;
 use crate::keys::{self, ApiKeys, lost::LostKeys};
@@ -82,11 +83,12 @@ impl Parts {
                 member.drain(true);
             }
         }
+        let member_limits = MemberLimits::default();
         let identity = Identity {
             tls: config.tls.as_ref().map(tls::Files::client).transpose()?,
             signer: Arc::clone(&signer),
             clock: Arc::new(Clock::start(Timestamp::now())),
-            limits: LinkLimits { connect: config.members.connect, idle: config.members.idle },
+            limits: LinkLimits { connect: member_limits.connect, idle: member_limits.idle },
         };
         let parts = Self {
             store,
@@ -125,8 +127,8 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             urls: self.urls.clone(),
             queue: Queue::default(),
-            limit: config.deploy_timeout,
-            fetch_limit: config.fetch_timeout,
+            limit: config.limits.deploy_timeout,
+            fetch_limit: FETCH_TIMEOUT,
             ceilings: config.ceilings,
         })
     }
@@ -142,7 +144,7 @@ impl Parts {
         let membership = FleetMembership::new(
             drain_prewarm,
             self.identity.clone(),
-            config.members,
+            MemberLimits::default(),
             config.health_policy,
         );
         Sync {
@@ -214,7 +216,7 @@ impl Parts {
             version_cache,
             metrics: Arc::clone(&self.metrics),
             traffic: config.traffic,
-            start_limit: config.fetch_timeout,
+            start_limit: FETCH_TIMEOUT,
             close: self.shutdown.close.clone(),
             background: self.background.clone(),
         })

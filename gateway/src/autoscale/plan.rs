@@ -47,7 +47,7 @@ pub(crate) struct PlanInput<'a> {
     pub(crate) at: Moment,
     /// `leave_grace`.
     pub(crate) grace: Duration,
-    /// `leaving_share`.
+    /// [`super::config`].
     pub(crate) leaving_share: f64,
 }
 

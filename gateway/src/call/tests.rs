@@ -5,6 +5,7 @@ use crate::config::Settings;
 use crate::fleet::Fleet;
 use crate::fleet::link::error::LinkError;
 use crate::fleet::{HealthPolicy, Member};
+use crate::invoke::retry::budget;
 use crate::keys::ApiKeys;
 use crate::store_health::StoreHealth;
 use crate::testing;
@@ -34,11 +35,12 @@ struct World {
 
 impl World {
     async fn new(vms: usize) -> Self {
-        Self::with(vms, Settings::default(), false).await
+        Self::with(vms, |_| {}, false).await
     }
 
-    async fn with(vms: usize, settings: Settings, idempotent: bool) -> Self {
-        let config = Config::new(settings, "/data").unwrap();
+    async fn with(vms: usize, set: impl FnOnce(&mut Config), idempotent: bool) -> Self {
+        let mut config = Config::new(Settings::default(), "/data").unwrap();
+        set(&mut config);
         let registry = Registry::new();
         let metrics = Metrics::new(&registry).unwrap();
         let mut version = testing::version("pay", 1);
@@ -193,8 +195,7 @@ async fn a_call_waits_only_on_the_last_vm() {
 
 #[tokio::test]
 async fn a_walk_is_no_longer_than_it_may_be() {
-    let settings = Settings { max_tries: 2, ..Settings::default() };
-    let world = World::with(4, settings, false).await;
+    let world = World::with(4, |config| config.max_tries = 2, false).await;
     let calls: Vec<_> = world.vms.iter().map(|vm| full(vm)).collect();
     assert_eq!(world.call(Method::POST).await, "CONCURRENCY_LIMIT");
     assert_eq!(calls.iter().map(|calls| calls.load(SeqCst)).collect::<Vec<_>>(), [1, 1, 0, 0]);
@@ -220,7 +221,7 @@ async fn idempotent_calls_are_retried() {
         assert_eq!(world.get().await, "1 ");
         assert_eq!(world.call(Method::PUT).await, "1 hello");
 
-        let world = World::with(2, Settings::default(), true).await;
+        let world = World::with(2, |_| {}, true).await;
         fails(&world.vms[0], err);
         echoes(&world.vms[1]);
         assert_eq!(world.call(Method::POST).await, "1 hello");
@@ -277,8 +278,8 @@ async fn the_last_vm_is_tried_although_it_is_out() {
 
 #[tokio::test]
 async fn without_budget_only_refusals_are_retried() {
-    let settings = Settings { retry_percent: 0, retry_per_second: 0, ..Settings::default() };
-    let world = World::with(3, settings, false).await;
+    let none = budget::Policy { percent: 0, per_second: 0 };
+    let world = World::with(3, |config| config.retries = none, false).await;
     fails(&world.vms[0], lost);
     echoes(&world.vms[1]);
     echoes(&world.vms[2]);

@@ -12,3 +12,8 @@ pub struct ConfigError {
     /// The rule that it violates.
     pub rule: Cow<'static, str>,
 }
+
+/// The rule for one key, unless it holds.
+pub(crate) fn rule(holds: bool, key: &'static str, rule: &'static str) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
+}

@@ -1,9 +1,10 @@
 //! Settings as people write them: accepted and refused ones, and the errors.
 
 use super::*;
+use epsilon_bootstrap::settings::Section as _;
 
 fn read(text: &str) -> Result<Settings, String> {
-    serde_json::from_str(text).map_err(|err| err.to_string())
+    Settings::read(text).map_err(|err| err.to_string())
 }
 
 #[test]
@@ -27,30 +28,28 @@ fn what_cannot_work_is_named() {
     for (text, key) in [
         (r#"{"max_connections":0}"#, "max_connections"),
         (r#"{"body_timeout":"0s"}"#, "body_timeout"),
-        (r#"{"min_body_rate":"0B"}"#, "min_body_rate"),
         (r#"{"max_connections_per_ip":0}"#, "max_connections_per_ip"),
-        (r#"{"max_header":"1KiB"}"#, "max_header"),
-        (r#"{"max_headers":0}"#, "max_headers"),
         (r#"{"balance_factor":1.0}"#, "balance_factor"),
-        (r#"{"balance_floor":-1}"#, "balance_floor"),
-        (r#"{"max_tries":0}"#, "max_tries"),
-        (r#"{"retry_percent":101}"#, "retry_percent"),
-        (r#"{"vm_silence":"1s"}"#, "vm_silence"),
-        (r#"{"vm_silence":"20s"}"#, "vm_silence"),
-        (r#"{"vm_failures":0}"#, "vm_failures"),
-        (r#"{"breaker_failures":0}"#, "breaker_failures"),
         (r#"{"header_timeout":"0s"}"#, "header_timeout"),
-        (r#"{"fetch_timeout":"0s"}"#, "fetch_timeout"),
-        (r#"{"builder_silence":"10s"}"#, "builder_silence"),
         (r#"{"domain":".example.org"}"#, "domain"),
         (r#"{"public_url":"example.org"}"#, "public_url"),
         (r#"{"control_url":"10.0.0.1:8081"}"#, "control_url"),
         (r#"{"tls_key":"/etc/epsilon/key.pem"}"#, "tls_certificate"),
         (r#"{"listen_tls":true}"#, "listen_tls"),
-        (r#"{"member_lost_after":"2s"}"#, "member_lost_after"),
-        (r#"{"member_forget_after":"5s"}"#, "member_forget_after"),
-        (r#"{"max_joining":0}"#, "max_joining"),
     ] {
         assert_eq!(refused(text), key);
+    }
+}
+
+/// A name is a setting or it is refused as removed, not both.
+#[test]
+fn no_setting_is_refused_as_removed() {
+    for removed in removed::REMOVED {
+        let key = removed.key().rsplit('.').next().unwrap();
+        let area = removed.key().split('.').next().unwrap();
+        let written = format!("{{{area}: {{{key}: 1}}}}");
+        let written = if area == key { format!("{{{key}: 1}}") } else { written };
+        let err = read(&written).unwrap_err();
+        assert!(err.contains("unknown field"), "{written}: {err}");
     }
 }

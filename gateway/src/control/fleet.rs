@@ -132,7 +132,7 @@ impl Control {
         turn.ok().and_then(Result::ok).ok_or_else(|| {
             let message = "too many members join or send heartbeats at once";
             ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_MEMBERS", message)
-                .hint("try again in a moment; the operator's setting is `gateway.max_joining`")
+                .hint("try again in a moment")
         })
     }
 

@@ -25,6 +25,9 @@ use std::{
     time::Duration,
 };
 
+/// Longest that a joined builder may send nothing, during a build or before it: six heartbeats.
+pub(crate) const BUILDER_SILENCE: Duration = Duration::from_secs(30);
+
 /// The builders of a fleet.
 #[derive(Debug)]
 pub(crate) struct Builders {

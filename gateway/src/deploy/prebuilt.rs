@@ -7,7 +7,7 @@
 
 pub(crate) mod ceilings;
 
-pub(crate) use ceilings::Settings as Ceilings;
+pub(crate) use ceilings::Ceilings;
 use epsilon_api::{
     build::{Built, BuiltFunction},
     function::{FunctionSpec, ImageRef, Isolation, MAX_STOP_GRACE, Parts, Runtime},

@@ -35,6 +35,13 @@ pub(crate) struct Policy {
     pub(crate) pause: Duration,
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        let ten = Duration::from_secs(10);
+        Self { failures: 3, window: ten, pause: ten }
+    }
+}
+
 /// The breakers of one VM.
 #[derive(Debug)]
 pub(crate) struct Breakers {

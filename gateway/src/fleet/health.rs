@@ -40,6 +40,18 @@ pub(crate) struct Policy {
     pub(crate) pause: Duration,
 }
 
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            // Three reports.
+            silence: 3 * epsilon_api::fleet::REPORT,
+            failures: 5,
+            window: Duration::from_secs(10),
+            pause: Duration::from_secs(5),
+        }
+    }
+}
+
 /// An observation of the VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {

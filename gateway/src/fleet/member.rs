@@ -34,12 +34,16 @@ pub(crate) struct HealthPolicy {
     pub(crate) slow_start: Duration,
 }
 
+impl HealthPolicy {
+    pub(crate) fn new(slow_start: Duration) -> Self {
+        Self { health: health::Policy::default(), breaker: breaker::Policy::default(), slow_start }
+    }
+}
+
 #[cfg(test)]
 impl Default for HealthPolicy {
     fn default() -> Self {
-        crate::config::Config::new(crate::config::Settings::default(), "/data")
-            .unwrap()
-            .health_policy
+        Self::new(Duration::from_secs(30))
     }
 }
 

@@ -5,7 +5,6 @@
 use super::link::Identity;
 use super::remote::{Remote, Timeouts, outbox};
 use super::{HealthPolicy, Member, watch};
-use crate::config::MemberLimits;
 use crate::reconcile::drain_prewarm::DrainPrewarm;
 use epsilon_api::{
     chain::Chain,
@@ -21,6 +20,39 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
+
+/// Limits for members of the fleet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MemberLimits {
+    /// Longest wait for a connection, its TLS included; then a call goes to the next VM.
+    pub(crate) connect: Duration,
+    /// How long a connection stays open between two requests. VMs and builders keep one for 60 s,
+    /// so no call is sent into a connection that closes.
+    pub(crate) idle: Duration,
+    /// Longest time for a member to do what it does at once: accept an order, begin to answer.
+    order: Duration,
+    /// Longest time for a VM before a function runs: queueing, pulling the image, starting. VMs
+    /// have their own limits for each; this one is for VMs that hang.
+    start: Duration,
+    /// Time without a report after which pending calls on a VM fail. A VM that was only suspended
+    /// continues its calls; new ones go to other VMs long before that.
+    lost_after: Duration,
+    /// Time without a sign of life after which a member is removed: 120 heartbeats.
+    forget_after: Duration,
+}
+
+impl Default for MemberLimits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            idle: Duration::from_secs(15),
+            order: Duration::from_secs(10),
+            start: Duration::from_secs(10 * 60),
+            lost_after: Duration::from_secs(15),
+            forget_after: Duration::from_secs(10 * 60),
+        }
+    }
+}
 
 /// The joined members and their tasks.
 #[derive(Debug)]

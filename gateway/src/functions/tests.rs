@@ -33,7 +33,7 @@ impl Functions {
             store,
             fleet,
             metrics,
-            traffic: Traffic::new(&Settings::default()).unwrap(),
+            traffic: Traffic::new(&Settings::default()),
             start_limit: Duration::from_secs(5),
             close: CancellationToken::new(),
             background: TaskTracker::new(),

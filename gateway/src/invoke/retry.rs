@@ -27,6 +27,10 @@ use outcome::{Denied, Retry};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
+/// VMs on which one call is tried at most; on the last one it may wait for a slot. If four VMs have
+/// no room, a fifth costs the caller more time than it is likely to save.
+pub(crate) const MAX_TRIES: usize = 4;
+
 /// A failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {

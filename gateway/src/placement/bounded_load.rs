@@ -20,6 +20,10 @@ const FIRST_PERMILLE: u32 = 100;
 /// The full share.
 const WHOLE_PERMILLE: u32 = 1000;
 
+/// Calls for each CPU of a VM below which functions are not spread, however little the other VMs
+/// carry: two concurrent calls do not start a function on a second idle VM.
+pub const CALLS_PER_CORE: f64 = 2.0;
+
 /// How calls are balanced over VMs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Balance {

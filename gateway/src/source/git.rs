@@ -97,11 +97,11 @@ impl GitHost {
         deploys: Arc<Deploys>,
         (cancel, background): (CancellationToken, TaskTracker),
     ) -> Self {
-        let git = Arc::new(Git::new(config.program.clone()));
+        let git = Arc::new(Git::new(config.limits.program.clone()));
         let branch = &config.branch;
-        let lookup = config.lookup_timeout;
+        let lookup = config.limits.lookup_timeout;
         let repositories = Repositories::new(data, Arc::clone(&git), branch, lookup);
-        let slots = Arc::new(Semaphore::new(config.max_requests));
+        let slots = Arc::new(Semaphore::new(config.limits.max_requests));
         let turns = Queue::default();
         Self {
             config,
@@ -124,7 +124,7 @@ impl GitHost {
         }
         self.git.ready().await?;
         let slot = Arc::clone(&self.slots).try_acquire_owned();
-        slot.map_err(|_| Refused::Busy(self.config.max_requests))
+        slot.map_err(|_| Refused::Busy(self.config.limits.max_requests))
     }
 
     /// The right of one push to change branches and deploy. Waits at most for the time limit of a

@@ -5,6 +5,7 @@ use crate::{
     fake::ok,
     world::{TEST_TIMEOUT, World},
 };
+use epsilon_bootstrap::settings::Section as _;
 use epsilon_gateway::config::Settings;
 use http::Method;
 use serde_json::Value;
@@ -49,7 +50,7 @@ async fn a_command_gets_the_wanted_number() {
     let settings = serde_json::json!({
         "autoscale": { "driver": "exec", "command": ["sh", "-c", script, "scale"], "min": 3, "every": "1s" }
     });
-    let settings: Settings = serde_json::from_value(settings).unwrap();
+    let settings = Settings::read(&settings.to_string()).unwrap();
     let world = World::start(&["hello"], settings).await;
     let shown = until(&world, |info| info["current"] == 3).await;
     assert_eq!(shown["state"], "leading");
@@ -67,7 +68,7 @@ async fn a_failing_scale_command_is_reported() {
     let settings = serde_json::json!({
         "autoscale": { "driver": "exec", "command": ["sh", "-c", "echo no quota >&2; exit 1"], "min": 2, "every": "1s" }
     });
-    let settings: Settings = serde_json::from_value(settings).unwrap();
+    let settings = Settings::read(&settings.to_string()).unwrap();
     let world = World::start(&["hello"], settings).await;
     let shown = until(&world, |info| info["state"] == "group_away").await;
     assert!(shown["problem"].as_str().unwrap().contains("no quota"), "{shown:#}");

@@ -273,7 +273,8 @@ async fn deployments_of_one_project_go_one_after_another() {
 
 #[tokio::test]
 async fn a_deployment_has_a_limit() {
-    let settings = Settings { deploy_timeout: Duration::from_millis(50), ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.limits.deploy_timeout = Duration::from_millis(50);
     let world = World::start(&[], settings).await;
     world.builder.close_gate();
     let reported = events(world.push().await).await;

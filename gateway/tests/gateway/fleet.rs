@@ -564,8 +564,9 @@ async fn member_ids_are_unique_across_kinds() {
 async fn slow_clients_and_strangers_block_no_joins() {
     let folder = tempfile::tempdir().unwrap();
     let store = crate::world::open(&folder).await;
-    let world =
-        World::gateway(store, &[], Settings { max_joining: 1, ..Settings::default() }).await;
+    let mut settings = Settings::default();
+    settings.limits.max_joining = 1;
+    let world = World::gateway(store, &[], settings).await;
     let api = FleetApi(&world);
     let mut slow = TcpStream::connect(world.control).await.unwrap();
     let head = format!(

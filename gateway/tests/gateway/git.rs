@@ -679,7 +679,7 @@ async fn an_unmoved_branch_moves_with_next_push() {
 
 #[tokio::test]
 async fn too_many_git_requests_are_refused() {
-    let world = world_with(|settings| settings.git.max_requests = 1).await;
+    let world = world_with(|settings| settings.git.limits.max_requests = 1).await;
     let dev = Dev::with("1").await;
     next(&world, "1");
     dev.push(&world, &["main"]).await.fine();
@@ -699,14 +699,15 @@ async fn too_many_git_requests_are_refused() {
 #[tokio::test]
 async fn missing_or_old_git_names_what_to_install() {
     let dev = Dev::with("1").await;
-    let world = world_with(|settings| settings.git.program = "/nonexistent/git".into()).await;
+    let world =
+        world_with(|settings| settings.git.limits.program = "/nonexistent/git".into()).await;
     let text = dev.push(&world, &["main"]).await.failed();
     assert!(text.contains("there is no `git` on the gateway's machine"), "{text}");
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("git");
     std::fs::write(&old, "#!/bin/sh\necho git version 2.20.1\n").unwrap();
     std::fs::set_permissions(&old, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let world = world_with(|settings| settings.git.program = old).await;
+    let world = world_with(|settings| settings.git.limits.program = old).await;
     let text = dev.push(&world, &["main"]).await.failed();
     assert!(text.contains("git 2.20 on the gateway's machine is too old"), "{text}");
     let world = world_with(|settings| settings.git.enabled = false).await;

@@ -165,8 +165,9 @@ async fn hop_by_hop_and_platform_headers_do_not_pass() {
 
 #[tokio::test]
 async fn a_head_over_the_limits_is_431() {
-    let settings =
-        Settings { max_header: units::Bytes(8192), max_headers: 20, ..Settings::default() };
+    let mut settings = Settings::default();
+    settings.limits.max_header = units::Bytes(8192);
+    settings.limits.max_headers = 20;
     let world = World::start(&["hello"], settings).await;
     world.vm.script("hello", seen);
     let long = format!("GET /hello HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(9000));

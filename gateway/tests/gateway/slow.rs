@@ -9,7 +9,6 @@ use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError},
     error::VmError,
-    units,
     vm::Call,
 };
 use epsilon_gateway::config::Settings;
@@ -29,8 +28,7 @@ async fn size(call: Call) -> Result<epsilon_api::vm::Answer, VmError> {
 }
 
 async fn world(body_timeout: Duration) -> World {
-    let settings =
-        Settings { body_timeout, min_body_rate: units::Bytes(1 << 10), ..Settings::default() };
+    let settings = Settings { body_timeout, ..Settings::default() };
     let world = World::start(&["up", "other"], settings).await;
     world.vm.script("up", size);
     world.vm.script("other", size);

@@ -12,6 +12,7 @@ use epsilon_api::{
     build::BuildError,
     ids::DeploymentId,
 };
+use epsilon_bootstrap::settings::Section as _;
 use epsilon_gateway::config::Settings;
 use http::{Method, Request, StatusCode};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -32,11 +33,11 @@ fn settings(github: &FakeGithub, more: &Value) -> Settings {
     for (key, value) in more.as_object().unwrap() {
         hook[key] = value.clone();
     }
-    serde_json::from_value(json!({
+    let settings = json!({
         "hooks": {"private_hosts": ["127.0.0.1"]},
         "github": {"shop": github.hook(REPOSITORY, &hook)},
-    }))
-    .unwrap()
+    });
+    Settings::read(&settings.to_string()).unwrap()
 }
 
 async fn world(github: &FakeGithub) -> World {
@@ -144,8 +145,9 @@ async fn a_push_is_deployed_and_reported_to_github() {
 async fn sample_payloads_of_github_are_understood() {
     let github = FakeGithub::start().await;
     let mut settings = settings(&github, &json!({}));
-    let other = github.hook("Codertocat/Hello-World", &json!({}));
-    settings.github.insert("other".parse().unwrap(), serde_json::from_value(other).unwrap());
+    let mut other = settings.github.values().next().unwrap().clone();
+    other.repository = "Codertocat/Hello-World".into();
+    settings.github.insert("other".parse().unwrap(), other);
     let world = World::start(&[], settings).await;
     for (event, sample, result, word) in [
         ("ping", "ping", "pong", "pushes to this repository will be deployed"),
@@ -366,7 +368,7 @@ async fn many_projects_take_turns() {
     settings
         .github
         .insert("blog".parse().unwrap(), settings.github.values().next().unwrap().clone());
-    settings.hooks.at_once = 1;
+    settings.hooks.limits.at_once = 1;
     let world = World::start(&["hello"], settings).await;
     world.builder.close_gate();
     world.builder.next(Ok(built("shop", &[("hello", "2")])));
@@ -414,7 +416,7 @@ async fn a_commit_that_cannot_be_had_changes_nothing() {
 async fn the_configured_git_fetches_commits() {
     let github = FakeGithub::start().await;
     let mut settings = settings(&github, &json!({}));
-    settings.git.program = "/nonexistent/git".into();
+    settings.git.limits.program = "/nonexistent/git".into();
     let world = World::start(&["hello"], settings).await;
     let (_, body) = pushed(&github, "2");
     world.builder.next(Ok(built("shop", &[("hello", "2")])));

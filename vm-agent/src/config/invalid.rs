@@ -22,16 +22,6 @@ pub enum ConfigError {
         /// The largest valid value.
         most: &'static str,
     },
-    /// More starts for one version than for all.
-    #[error(
-        "`vm_agent.starts_per_version` ({per_version}) is more than `vm_agent.starts_at_once` ({at_once})"
-    )]
-    StartsPerVersion {
-        /// The value of `starts_per_version`.
-        per_version: usize,
-        /// The value of `starts_at_once`.
-        at_once: usize,
-    },
     /// The credentials for a registry are incomplete.
     #[error("`vm_agent.{}` ({}): {}", .0.key, .0.value, .0.rule)]
     Registry(#[from] epsilon_registry::Invalid),

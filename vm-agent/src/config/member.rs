@@ -1,19 +1,12 @@
 //! The settings of an agent that joins a fleet: the half of the section that `epsilon up` does not
 //! use.
 
-use super::Settings;
 use super::invalid::ConfigError;
+use super::{Settings, limits};
 use epsilon_fleet_link::authenticated_listener::Limits;
 use epsilon_fleet_link::membership::Gateways;
 use epsilon_fleet_link::tls::{Files, TlsError};
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
-
-/// Default port of an agent's listener.
-const PORT: u16 = 8082;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Checked settings of a fleet's member.
 #[derive(Clone, Debug)]
@@ -40,22 +33,6 @@ pub struct MemberConfig {
 
 /// Reads the member's settings; `None` without gateways.
 pub(super) fn read(s: &Settings) -> Result<Option<MemberConfig>, ConfigError> {
-    let seconds = Duration::from_secs;
-    let limits = Limits {
-        connections: s.max_connections.unwrap_or(4096),
-        head: s.head_timeout.unwrap_or(seconds(10)),
-        idle: s.idle_timeout.unwrap_or(seconds(60)),
-    };
-    let least = Duration::from_millis(1);
-    for (key, good, least) in [
-        ("max_connections", limits.connections >= 1, "1"),
-        ("head_timeout", limits.head >= least, "1ms"),
-        ("idle_timeout", limits.idle >= least, "1ms"),
-    ] {
-        if !good {
-            return Err(ConfigError::TooSmall { key, least });
-        }
-    }
     let files = (s.tls_certificate.clone(), s.tls_key.clone(), s.tls_authority.clone());
     let tls = Files::from_settings(files.0, files.1, files.2)?;
     let Some(text) = &s.gateways else { return Ok(None) };
@@ -64,14 +41,18 @@ pub(super) fn read(s: &Settings) -> Result<Option<MemberConfig>, ConfigError> {
         return Err(TlsError::Needed.into());
     }
     Ok(Some(MemberConfig {
-        listen: s.listen.unwrap_or((Ipv4Addr::UNSPECIFIED, PORT).into()),
+        listen: s.listen,
         metrics: s.metrics,
         metrics_key_file: s.metrics_key_file.clone(),
         advertise: s.advertise.clone(),
         gateways,
         token_file: s.token_file.clone().ok_or(ConfigError::NoToken)?,
         tls,
-        limits,
-        drain_grace: s.drain_grace.unwrap_or(seconds(90)),
+        limits: Limits {
+            connections: limits::MAX_CONNECTIONS,
+            head: limits::HEAD_TIMEOUT,
+            idle: limits::IDLE_TIMEOUT,
+        },
+        drain_grace: s.drain_grace,
     }))
 }

@@ -1,4 +1,4 @@
-//! The layer cache of a builder on the same machine (`vm_agent.layer_shelf`): plain tars, each
+//! The layer cache of a builder on the same machine (`vm_agent.layer_cache`): plain tars, each
 //! named after its digest. They may disappear at any time, and a VM without a builder has none.
 //! Blocking.
 

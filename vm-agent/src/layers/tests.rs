@@ -8,7 +8,7 @@ mod scripted;
 use super::testing::{SmallDisk, Tar, digest};
 use super::*;
 use crate::{
-    config::Settings,
+    config::{Config, Settings},
     engine::fake::{FakeEngine, Fault, Verb},
 };
 use epsilon_api::{
@@ -16,6 +16,7 @@ use epsilon_api::{
     ids::{DeploymentId, FunctionName, ProjectName, VersionNumber},
     units::Bytes as Size,
 };
+use epsilon_bootstrap::settings::Section as _;
 use prometheus::Registry;
 use std::fs;
 use tempfile::TempDir;
@@ -37,12 +38,15 @@ impl World {
     }
 
     fn at(home: TempDir, folder: &Path, settings: &str) -> Self {
-        let settings: Settings = serde_yaml::from_str(settings).unwrap();
-        let config = settings.check(folder).unwrap();
+        let settings = Settings::read(settings).unwrap();
+        Self::with(home, folder, &settings.check(folder).unwrap())
+    }
+
+    fn with(home: TempDir, folder: &Path, config: &Config) -> Self {
         let metrics = Registry::new();
         let counts = Counts::register(&metrics).unwrap();
         let vm = VmId::parse("test").unwrap();
-        let layers = Layers::open(&config, &vm, counts).unwrap();
+        let layers = Layers::open(config, &vm, counts).unwrap();
         let folder = folder.join("vm/layers");
         Self { layers, engine: FakeEngine::new(), metrics, folder, _home: home }
     }
@@ -143,7 +147,7 @@ fn text_of(err: &LayersError) -> String {
 #[tokio::test]
 async fn layers_are_taken_from_builder_cache_once() {
     let cache = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}}}", cache.path()));
+    let world = World::new(&format!("{{layer_cache: {:?}}}", cache.path()));
     let packages = layer("express.js", "express");
     let (one, two) = (layer("index.js", "one"), layer("index.js", "two"));
     let tars = [&packages, &one, &two].map(|tar| put_in_builder_cache(cache.path(), tar));
@@ -167,7 +171,11 @@ async fn layers_are_taken_from_builder_cache_once() {
 #[tokio::test]
 async fn concurrent_starts_share_one_fetch() {
     let cache = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}, layers_at_once: 1}}", cache.path()));
+    let home = TempDir::new().unwrap();
+    let folder = home.path().to_owned();
+    let settings = Settings { layer_cache: Some(cache.path().to_owned()), ..Settings::default() };
+    let config = Config { layers_at_once: 1, ..settings.check(&folder).unwrap() };
+    let world = World::with(home, &folder, &config);
     let (packages, code) = (layer("a.js", "a"), layer("index.js", "x"));
     for tar in [&packages, &code] {
         put_in_builder_cache(cache.path(), tar);
@@ -211,7 +219,7 @@ async fn without_layer_sources_code_comes_from_image() {
 #[tokio::test]
 async fn unfit_layer_is_fetched_once_and_leaves_nothing() {
     let cache = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}}}", cache.path()));
+    let world = World::new(&format!("{{layer_cache: {:?}}}", cache.path()));
     let mut tar = layer("index.js", "x");
     tar.file("app/.wh.old.js", "");
     put_in_builder_cache(cache.path(), &tar);
@@ -226,7 +234,7 @@ async fn unfit_layer_is_fetched_once_and_leaves_nothing() {
 #[tokio::test]
 async fn corrupt_builder_cache_entry_is_skipped() {
     let cache = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}}}", cache.path()));
+    let world = World::new(&format!("{{layer_cache: {:?}}}", cache.path()));
     let tar = layer("index.js", "x");
     let path = put_in_builder_cache(cache.path(), &tar);
     // Truncated, other bytes, another tar, an unfit one under this name.
@@ -252,7 +260,7 @@ async fn full_disk_is_reported_and_leaves_nothing() {
     let Some(disk) = SmallDisk::mount(1 << 20) else { return };
     let cache = TempDir::new().unwrap();
     let home = TempDir::new().unwrap();
-    let settings = format!("{{layer_shelf: {:?}}}", cache.path());
+    let settings = format!("{{layer_cache: {:?}}}", cache.path());
     let world = World::at(home, disk.path(), &settings);
     let (small, large) = (layer("small.js", "s"), layer("large.js", &"x".repeat(600 << 10)));
     for tar in [&small, &large] {
@@ -278,7 +286,7 @@ async fn full_disk_is_reported_and_leaves_nothing() {
 async fn full_disk_removes_unused_layers() {
     let Some(disk) = SmallDisk::mount(1 << 20) else { return };
     let cache = TempDir::new().unwrap();
-    let settings = format!("{{layer_shelf: {:?}}}", cache.path());
+    let settings = format!("{{layer_cache: {:?}}}", cache.path());
     let world = World::at(TempDir::new().unwrap(), disk.path(), &settings);
     let tars: Vec<_> = (0..3).map(|n| layer("x.js", &n.to_string().repeat(300 << 10))).collect();
     tars.iter().for_each(|tar| drop(put_in_builder_cache(cache.path(), tar)));
@@ -301,7 +309,7 @@ async fn full_disk_removes_unused_layers() {
 #[tokio::test]
 async fn layers_stay_within_size_mounted_ones_stay() {
     let cache = TempDir::new().unwrap();
-    let world = World::new(&format!("{{layer_shelf: {:?}, layers_size: 1MiB}}", cache.path()));
+    let world = World::new(&format!("{{layer_cache: {:?}, layers_size: 1MiB}}", cache.path()));
     let tars: Vec<_> = (0..4).map(|n| layer("x.js", &n.to_string().repeat(400 << 10))).collect();
     tars.iter().for_each(|tar| drop(put_in_builder_cache(cache.path(), tar)));
     let versions: Vec<_> =

@@ -75,9 +75,9 @@ impl Reach {
     ///
     /// # Errors
     /// The first part that cannot be parsed.
-    pub(crate) fn read(closed: Option<&str>, open: Option<&str>) -> Result<Self, ConfigError> {
+    pub(crate) fn read(closed: &str, open: &str) -> Result<Self, ConfigError> {
         let mut reach = Self { own: false, closed: Vec::new(), open: Vec::new() };
-        for part in parts("closed_networks", closed.unwrap_or("own"))? {
+        for part in parts("closed_networks", closed)? {
             match part {
                 "own" => reach.own = true,
                 "none" => {}
@@ -90,7 +90,7 @@ impl Reach {
                 })?),
             }
         }
-        for text in parts("open_addresses", open.unwrap_or_default())? {
+        for text in parts("open_addresses", open)? {
             reach.open.push(OpenAddress::parse(text).ok_or_else(|| bad(
                 "open_addresses",
                 text,
@@ -158,28 +158,27 @@ mod tests {
 
     #[test]
     fn settings_are_read() {
-        let reach = Reach::read(None, None).unwrap();
+        let reach = Reach::read("own", "").unwrap();
         assert_eq!(reach, Reach { own: true, closed: Vec::new(), open: Vec::new() });
-        let reach =
-            Reach::read(Some("own, 10.1.2.3/8"), Some("192.168.1.10:5432,10.0.0.0/24")).unwrap();
+        let reach = Reach::read("own, 10.1.2.3/8", "192.168.1.10:5432,10.0.0.0/24").unwrap();
         let text: Vec<_> = reach.closed.iter().map(ToString::to_string).collect();
         assert_eq!((reach.own, text), (true, vec!["10.0.0.0/8".to_owned()]));
         let open: Vec<_> =
             reach.open.iter().map(|open| (open.network.to_string(), open.port)).collect();
         let want = [("192.168.1.10/32", Some(5432)), ("10.0.0.0/24", None)];
         assert_eq!(open, want.map(|(network, port)| (network.to_owned(), port)));
-        assert!(!Reach::read(Some("none"), None).unwrap().own);
+        assert!(!Reach::read("none", "").unwrap().own);
     }
 
     #[test]
     fn invalid_networks_are_refused() {
         for bad in ["10.0.0.0/33", "10.0.0", "fd00::/8", "all", "10.0.0.0/8/8", "10.0.0.0/-1"] {
-            assert!(Reach::read(Some(bad), None).is_err(), "{bad}");
+            assert!(Reach::read(bad, "").is_err(), "{bad}");
         }
         for bad in ["db:5432", "10.0.0.1:0", "10.0.0.1:70000", "10.0.0.1:", "[::1]:80", "own"] {
-            assert!(Reach::read(None, Some(bad)).is_err(), "{bad}");
+            assert!(Reach::read("own", bad).is_err(), "{bad}");
         }
-        assert!(Reach::read(Some(&"10.0.0.1,".repeat(65)), None).is_err());
+        assert!(Reach::read(&"10.0.0.1,".repeat(65), "").is_err());
     }
 
     #[test]

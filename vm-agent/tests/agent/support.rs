@@ -9,6 +9,7 @@ use epsilon_api::{
     log::LogQuery,
     vm::{Answer, Call, Vm},
 };
+use epsilon_bootstrap::settings::Section as _;
 use epsilon_vm_agent::{
     app::Agent,
     config::{Config, Settings},
@@ -32,9 +33,24 @@ pub(crate) struct World {
     pub(crate) folder: TempDir,
 }
 
+/// Settings from YAML; keys that operators cannot set are put on the checked ones.
 pub(crate) fn config(folder: &Path, yaml: &str) -> Config {
-    let settings: Settings = serde_yaml::from_str(yaml).unwrap();
-    settings.check(folder).unwrap()
+    let mut written: serde_yaml::Mapping = serde_yaml::from_str(yaml).unwrap();
+    let mut fixed = |key: &str| written.remove(key);
+    let duration =
+        |value: serde_yaml::Value| humantime::parse_duration(value.as_str().unwrap()).unwrap();
+    let count = |value: serde_yaml::Value| value.as_u64().unwrap() as usize;
+    let reconcile_every = fixed("reconcile_every").map(duration);
+    let instance_idle_min = fixed("instance_idle_min").map(duration);
+    let queue_depth = fixed("queue_depth").map(count);
+    let starts_per_version = fixed("starts_per_version").map(count);
+    let settings = Settings::read(&serde_yaml::to_string(&written).unwrap()).unwrap();
+    let mut config = settings.check(folder).unwrap();
+    config.reconcile_every = reconcile_every.unwrap_or(config.reconcile_every);
+    config.keep.min = instance_idle_min.unwrap_or(config.keep.min);
+    config.queue_depth = queue_depth.unwrap_or(config.queue_depth);
+    config.starts_per_version = starts_per_version.unwrap_or(config.starts_per_version);
+    config
 }
 
 impl World {

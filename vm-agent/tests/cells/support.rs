@@ -9,6 +9,7 @@ use epsilon_api::{
     log::LogQuery,
     vm::{Answer, Call, Vm, VmStatus},
 };
+use epsilon_bootstrap::settings::Section as _;
 use epsilon_vm_agent::{app::Agent, config::Settings};
 use futures_util::StreamExt;
 use http::Request;
@@ -162,8 +163,8 @@ impl World {
 
     pub(crate) async fn on(folder: impl Into<Data>, yaml: &str) -> Self {
         let folder = folder.into();
-        let mut settings: Settings = serde_yaml::from_str(yaml).unwrap();
-        settings.layer_shelf = Some(folder.path().join("layers"));
+        let mut settings = Settings::read(yaml).unwrap();
+        settings.layer_cache = Some(folder.path().join("layers"));
         let registry = Registry::new();
         let agent = Agent::build(settings.check(folder.path()).unwrap(), &registry).await.unwrap();
         Self { agent, folder, registry }

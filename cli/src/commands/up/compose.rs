@@ -49,7 +49,7 @@ impl Platform {
         let builder = builder::config::Config::new(settings.builder, &data.join("builder"))
             .map_err(|e| wrong(&e))?;
         let mut agent = settings.vm_agent;
-        agent.layer_shelf.get_or_insert_with(|| builder.layer_cache());
+        agent.layer_cache.get_or_insert_with(|| builder.layer_cache());
         let agent = agent.check(data).map_err(|e| wrong(&e))?;
         let database = data.join("epsilon.db");
         let database = database.to_str().ok_or_else(|| {

@@ -26,9 +26,39 @@ impl Settings {
         let mut layers = Layers::load(file, env, flags)?;
         Ok(Self {
             drain_grace: layers.take_drain_grace()?,
-            gateway: layers.section("gateway")?,
-            vm_agent: layers.section("vm_agent")?,
-            builder: layers.section("builder")?,
+            gateway: layers.section()?,
+            vm_agent: layers.section()?,
+            builder: layers.section()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &Path) -> Result<Settings, Failure> {
+        Settings::load(Some(file), [], &[])
+    }
+
+    #[test]
+    fn shipped_files_are_settings() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        for file in [
+            "infra/systemd/epsilon.yaml",
+            "vm-agent/config.default.yaml",
+            "builder/config.default.yaml",
+        ] {
+            load(&root.join(file)).unwrap();
+        }
+    }
+
+    /// Both have the same default: one program reads it before its part is there.
+    #[test]
+    fn the_grace_without_settings_is_the_documented_one() {
+        let none = Settings::load(None, [], &[]).unwrap();
+        let text = include_str!("../../../../gateway/config.default.yaml");
+        let grace = humantime::format_duration(none.drain_grace);
+        assert!(text.contains(&format!("\n  drain_grace: {grace}\n")), "{grace}");
     }
 }

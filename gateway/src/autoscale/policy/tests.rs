@@ -1,7 +1,7 @@
 //! Histories of demand with their decisions; and properties that hold for any demand.
 
 use super::{
-    super::config::{Config, Settings},
+    super::config::{Config, PolicyConfig, Settings},
     *,
 };
 use proptest::prelude::*;
@@ -21,6 +21,12 @@ fn settings() -> Settings {
 
 fn policy(settings: Settings) -> Policy {
     Policy::new(Config::new(settings).unwrap().policy())
+}
+
+/// A policy that orders no more VMs than this at once.
+fn bounded(settings: Settings, starting_at_once: u32) -> Policy {
+    let config = Config::new(settings).unwrap().policy;
+    Policy::new(&PolicyConfig { starting_at_once, ..config })
 }
 
 fn sample(demand: f64, ready: u32) -> Sample {
@@ -142,7 +148,6 @@ fn brisk() -> Policy {
         headroom: 2,
         trend_limit: 1.0,
         stable_window: s(4),
-        panic_window: s(1),
         scale_in_after: s(4),
         boot_time: s(1),
         ..Settings::default()
@@ -191,14 +196,14 @@ fn a_new_leader_drains_no_vm_at_once() {
 
 #[test]
 fn starts_at_once_are_bounded_and_schedules_are_not() {
-    let mut policy = policy(Settings { starting_at_once: 3, ..settings() });
+    let mut policy = bounded(settings(), 3);
     let decision = after(&mut policy, 0, steady(10, 100.0), 2);
     assert_eq!((decision.wanted, decision.reason.label()), (5, "starting"));
     let schedule = serde_json::from_str(
         r#"[{"days":"fri","from":"11:00","to":"13:00","zone":"UTC","at_least":15}]"#,
     );
-    let scheduled = Settings { starting_at_once: 3, schedule: schedule.unwrap(), ..settings() };
-    let decision = after(&mut self::policy(scheduled), 0, steady(10, 100.0), 2);
+    let scheduled = Settings { schedule: schedule.unwrap(), ..settings() };
+    let decision = after(&mut bounded(scheduled, 3), 0, steady(10, 100.0), 2);
     assert_eq!(decision.wanted, 15);
     assert_eq!(decision.reason.to_string(), "scheduled: fri 11:00–13:00 UTC");
 }
@@ -253,15 +258,13 @@ fn an_empty_group_gets_one_vm_to_learn_size() {
 }
 
 /// Settings for the properties, with limits that sometimes apply.
-fn any_settings() -> impl Strategy<Value = Settings> {
+fn any_config() -> impl Strategy<Value = PolicyConfig> {
     (1u32..4, 0u32..20, 0u32..20, 1u32..20, 1.0f64..3.0).prop_map(
-        |(min, more, headroom, starting_at_once, trend_limit)| Settings {
-            min,
-            max: min + more,
-            headroom,
-            starting_at_once,
-            trend_limit,
-            ..Settings::default()
+        |(min, more, headroom, starting_at_once, trend_limit)| {
+            let settings =
+                Settings { min, max: min + more, headroom, trend_limit, ..Settings::default() };
+            let config = Config::new(settings).unwrap().policy;
+            PolicyConfig { starting_at_once, ..config }
         },
     )
 }
@@ -275,9 +278,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn never_outside_the_limits(settings in any_settings(), history in any_history()) {
-        let (min, max) = (settings.min, settings.max);
-        let mut policy = policy(settings);
+    fn never_outside_the_limits(config in any_config(), history in any_history()) {
+        let (min, max) = (config.min, config.max);
+        let mut policy = Policy::new(&config);
         for (second, (demand, ready)) in (0..).zip(history) {
             let wanted = policy.decide(s(second), now(), &sample(demand, ready)).wanted;
             prop_assert!((min..=max).contains(&wanted));
@@ -288,11 +291,11 @@ proptest! {
     /// the next property.)
     #[test]
     fn more_demand_never_means_fewer(
-        settings in any_settings(),
+        config in any_config(),
         history in prop::collection::vec((0.0f64..200.0, 0u32..20, 0.0f64..50.0), 1..400),
     ) {
-        let settings = Settings { trend_limit: 1.0, ..settings };
-        let (mut less, mut more) = (policy(settings.clone()), policy(settings));
+        let config = PolicyConfig { trend_limit: 1.0, ..config };
+        let (mut less, mut more) = (Policy::new(&config), Policy::new(&config));
         for (second, (demand, ready, extra)) in (0..).zip(history) {
             let less = less.decide(s(second), now(), &sample(demand, ready));
             let more = more.decide(s(second), now(), &sample(demand + extra, ready));
@@ -303,11 +306,11 @@ proptest! {
     /// With the trend: demand that is larger by a factor never means fewer VMs.
     #[test]
     fn larger_demand_never_means_fewer(
-        settings in any_settings(),
+        config in any_config(),
         history in any_history(),
         factor in 1.0f64..5.0,
     ) {
-        let (mut less, mut more) = (policy(settings.clone()), policy(settings));
+        let (mut less, mut more) = (Policy::new(&config), Policy::new(&config));
         for (second, (demand, ready)) in (0..).zip(history) {
             let less = less.decide(s(second), now(), &sample(demand, ready));
             let more = more.decide(s(second), now(), &sample(demand * factor, ready));

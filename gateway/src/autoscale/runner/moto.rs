@@ -8,6 +8,7 @@ use crate::autoscale::{
     driver::aws::Aws,
     runner::tests::{ScriptedVm, status},
 };
+use crate::config::defaults::DEFAULTS;
 use async_trait::async_trait;
 use epsilon_api::{units::Bytes, vm::InstanceStatus};
 use epsilon_cloud_aws::{
@@ -93,12 +94,16 @@ impl Vms for Machines {
 async fn capacity_in_moto_follows_the_load() {
     let moto = Moto::start().await;
     let group = in_moto::group(&moto, 1, 8, 1).await;
-    let settings: Settings = serde_json::from_str(
-        r#"{"driver":"aws-asg","group":"vms","max":8,"headroom":0,"trend_limit":1,"stable_window":"2s",
-            "panic_window":"1s","scale_in_after":"2s","every":"1s","lease":"5s","leaving_share":1}"#,
-    )
-    .unwrap();
-    let config = Config::new(settings).unwrap();
+    let settings: Settings = DEFAULTS
+        .read(
+            "autoscale",
+            r#"{"driver":"aws-asg","group":"vms","max":8,"headroom":0,"trend_limit":1,
+                "stable_window":"2s","scale_in_after":"2s","every":"1s"}"#,
+        )
+        .unwrap();
+    let mut config = Config::new(settings).unwrap();
+    config.lease = Duration::from_secs(5);
+    config.leaving_share = 1.0;
     let machines = Arc::new(Machines::default());
     let journal = Arc::new(Journal::new(&config, &Registry::new()).unwrap());
     let runner = Runner {

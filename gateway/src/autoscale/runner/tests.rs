@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::autoscale::{config::Settings, driver::GroupInstance};
+use crate::config::defaults::DEFAULTS;
 use async_trait::async_trait;
 use epsilon_api::{
     ids::{FunctionName, InstanceId, VersionNumber},
@@ -258,10 +259,12 @@ impl Running {
 /// The autoscaler of one gateway in this world. `aws-asg`, because that driver's marks outlive the
 /// process.
 fn run(world: &Arc<World>, change: impl FnOnce(&mut Settings)) -> Running {
-    let mut settings: Settings = serde_json::from_str(
-        r#"{"driver":"aws-asg","group":"vms","max":20,"headroom":2,"trend_limit":1}"#,
-    )
-    .unwrap();
+    let mut settings: Settings = DEFAULTS
+        .read(
+            "autoscale",
+            r#"{"driver":"aws-asg","group":"vms","max":20,"headroom":2,"trend_limit":1}"#,
+        )
+        .unwrap();
     change(&mut settings);
     let config = Config::new(settings).unwrap();
     let journal = Arc::new(Journal::new(&config, &Registry::new()).unwrap());

@@ -32,6 +32,14 @@ pub(crate) struct Policy {
     pub(crate) per_second: u32,
 }
 
+/// When everything fails at once, the fleet gets a fifth more calls and not several times as many; a
+/// gateway with few calls can retry, too. A VM without room does not count.
+impl Default for Policy {
+    fn default() -> Self {
+        Self { percent: 20, per_second: 10 }
+    }
+}
+
 /// The token bucket; one per gateway.
 #[derive(Debug)]
 pub(crate) struct Budget {

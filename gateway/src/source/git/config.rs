@@ -1,52 +1,54 @@
 //! Settings of `git push` as a deployment, section `gateway.git:`.
 
-use crate::config::invalid::ConfigError;
+use crate::config::defaults::DEFAULTS;
+use crate::config::invalid::{ConfigError, rule};
 use epsilon_api::serde_text;
 use epsilon_api::units::Bytes;
 use serde::Deserialize;
 use std::{path::PathBuf, time::Duration};
 
-/// The section `gateway.git:`. Every key may be left out.
+/// The section `gateway.git:`.
+#[allow(missing_docs, reason = "`config.default.yaml` explains each key")]
 #[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Whether the control listener accepts `git push` at `/git/PROJECT`. Default `true`: it
-    /// requires the admin key, and a machine without git answers with what to install.
     pub enabled: bool,
-    /// The git program that serves the repositories, 2.30 or newer. Default `git`: the first one on
-    /// the `PATH`.
-    pub program: PathBuf,
-    /// The branch whose pushes are deployed. Default `main`. Other branches are stored, and the
-    /// pusher sees a note.
     pub branch: String,
-    /// Tags whose pushes are deployed, too: a pattern in which `*` matches any text, such as `v*`.
-    /// Default: none; tags are stored.
     pub tags: Option<String>,
-    /// Largest push, compressed as git sends it; never more than `gateway.max_source`. Default
-    /// `256MiB`: sources with their history.
     #[serde(deserialize_with = "serde_text::text")]
     pub max_push: Bytes,
-    /// Concurrent pushes, clones and fetches; more are refused with 503. Default 16: each runs one
-    /// or two git processes. A push counts until its deployment has ended.
-    pub max_requests: usize,
-    /// Longest time for git to receive a push, or to send a fetch; the deployment in between has
-    /// `gateway.deploy_timeout`. Default `10m`: a large push over a slow line.
-    #[serde(deserialize_with = "serde_text::duration")]
-    pub timeout: Duration,
-    /// Longest time for git to look something up in a repository. Default `1m`; it takes
-    /// milliseconds on an idle machine.
-    #[serde(deserialize_with = "serde_text::duration")]
-    pub lookup_timeout: Duration,
+    /// No settings: a test of the whole gateway may need other numbers.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub limits: Limits,
 }
 
 impl Default for Settings {
     fn default() -> Self {
+        DEFAULTS.of("git")
+    }
+}
+
+/// What is the same for every operator.
+#[doc(hidden)]
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// The git program, 2.30 or newer: the first one on the `PATH`.
+    pub program: PathBuf,
+    /// Concurrent pushes, clones and fetches; more get 503. Each runs one or two git processes. A
+    /// push counts until its deployment has ended.
+    pub max_requests: usize,
+    /// Longest time for git to receive a push, or to send a fetch: a large push over a slow line.
+    pub timeout: Duration,
+    /// Longest time for git to look something up in a repository; it takes milliseconds on an idle
+    /// machine.
+    pub lookup_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
         Self {
-            enabled: true,
             program: "git".into(),
-            branch: "main".into(),
-            tags: None,
-            max_push: Bytes::mib(256),
             max_requests: 16,
             timeout: Duration::from_secs(10 * 60),
             lookup_timeout: Duration::from_secs(60),
@@ -58,21 +60,15 @@ impl Default for Settings {
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     pub(crate) enabled: bool,
-    pub(crate) program: PathBuf,
     pub(crate) branch: String,
     pub(crate) tags: Option<String>,
     pub(crate) max_push: Bytes,
-    pub(crate) max_requests: usize,
-    pub(crate) timeout: Duration,
-    pub(crate) lookup_timeout: Duration,
+    pub(crate) limits: Limits,
 }
 
 impl Config {
     /// Checks the settings.
     pub(crate) fn new(settings: Settings, max_source: Bytes) -> Result<Self, ConfigError> {
-        let rule = |holds: bool, key, rule: &'static str| {
-            if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
-        };
         rule(
             is_branch(&settings.branch),
             "git.branch",
@@ -84,18 +80,12 @@ impl Config {
             "must be a tag's name such as `v*`, without `refs/tags/`",
         )?;
         rule(settings.max_push >= Bytes(64 << 10), "git.max_push", "must be at least `64KiB`")?;
-        rule(settings.max_requests > 0, "git.max_requests", "must be at least 1")?;
-        rule(!settings.timeout.is_zero(), "git.timeout", "must be longer than `0s`")?;
-        rule(!settings.lookup_timeout.is_zero(), "git.lookup_timeout", "must be longer than `0s`")?;
         Ok(Self {
             enabled: settings.enabled,
-            program: settings.program,
             branch: settings.branch,
             tags: settings.tags,
             max_push: settings.max_push.min(max_source),
-            max_requests: settings.max_requests,
-            timeout: settings.timeout,
-            lookup_timeout: settings.lookup_timeout,
+            limits: settings.limits,
         })
     }
 }
@@ -133,8 +123,6 @@ mod tests {
         assert!(Config::new(tags("v*"), Bytes::mib(512)).is_ok());
         let small = Settings { max_push: Bytes(1), ..Settings::default() };
         assert_eq!(refused(small), "git.max_push");
-        let never = Settings { timeout: Duration::ZERO, ..Settings::default() };
-        assert_eq!(refused(never), "git.timeout");
     }
 
     #[test]

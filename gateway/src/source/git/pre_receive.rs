@@ -165,7 +165,7 @@ impl PreReceive<'_> {
         let commit = commit.ok_or_else(|| format!("{} is not a commit", update.shown()))?;
         let git = self.repository.git();
         let path = self.repository.path();
-        let time = self.host.config.lookup_timeout;
+        let time = self.host.config.limits.lookup_timeout;
         let contents = unsupported::check(git, path, commit.as_str(), quarantine.env(), time).await;
         contents.map_err(as_refusal)?.map_err(|what| format!("{what}: {}", what.hint()))?;
         if self.host.deploys.builders.is_empty() {

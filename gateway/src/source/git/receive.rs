@@ -108,10 +108,11 @@ impl GitHost {
         let conversation = async {
             let late = || GitError::TookTooLong {
                 what: "receive-pack".into(),
-                limit: self.config.timeout,
+                limit: self.config.limits.timeout,
             };
-            let request =
-                timeout(self.config.timeout, hook.read_updates()).await.map_err(|_| late())?;
+            let request = timeout(self.config.limits.timeout, hook.read_updates())
+                .await
+                .map_err(|_| late())?;
             let pre_receive = PreReceive {
                 host: &self,
                 by: &by,
@@ -123,7 +124,7 @@ impl GitHost {
             let is_accepted = decided.0.is_accepted();
             verdict = Some(decided);
             hook.decide(is_accepted).await?;
-            tokio::time::sleep(self.config.timeout).await;
+            tokio::time::sleep(self.config.limits.timeout).await;
             Err::<std::convert::Infallible, HookError>(late().into())
         };
         let git = async {
@@ -147,7 +148,7 @@ impl GitHost {
                 self.record_push(&project, update.new.short());
             }
             verdict.settle(&repository).await;
-            let tidied = repository.tidy(self.config.timeout).await;
+            let tidied = repository.tidy(self.config.limits.timeout).await;
             if let Err(err) = tidied {
                 tracing::warn!(%project, error = %Chain(&err), "git gc of a repository failed; the next push tries again.");
             }

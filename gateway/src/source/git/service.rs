@@ -93,7 +93,7 @@ impl GitHost {
         let run = self.git.run([service.verb(), "--stateless-rpc", "--advertise-refs"]);
         let run = protocol.into_iter().fold(run, |run, version| run.env("GIT_PROTOCOL", version));
         let run = run.setting("receive.advertisePushOptions=false").arg(repository.path());
-        let limits = Limits { time: self.config.lookup_timeout, output: MAX_REFS };
+        let limits = Limits { time: self.config.limits.lookup_timeout, output: MAX_REFS };
         let mut output = head.into_bytes();
         output.extend(run.output(limits).await?);
         Ok(body::full(output))
@@ -112,7 +112,7 @@ impl GitHost {
         let run = self.git.run([Service::Upload.verb(), "--stateless-rpc"]).arg(repository.path());
         let run = protocol.into_iter().fold(run, |run, version| run.env("GIT_PROTOCOL", version));
         let (process, Pipes { stdin, mut stdout, stderr: _ }) = run.start()?;
-        let until = Instant::now() + self.config.timeout;
+        let until = Instant::now() + self.config.limits.timeout;
         let feeding = timeout_at(until, feed(wants, stdin, is_gzip, MAX_WANTS));
         let (fed, first_output) = feed_and_collect(feeding, &mut stdout).await;
         fed.unwrap_or(Fed::Broken).or_refused(MAX_WANTS)?;

@@ -13,42 +13,17 @@ use std::{
 use tokio::io::AsyncReadExt;
 
 /// The mapping `gateway.github.<project>`. `repository` and `secret_file` are required.
+#[allow(missing_docs, reason = "`config.default.yaml` explains each key")]
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The repository, as `OWNER/NAME`. Pushes to any other repository are not deployed, even with
-    /// a valid signature.
     pub repository: String,
-    /// The branch whose pushes are deployed. Default `main`.
     pub branch: String,
-    /// Tags whose pushes are deployed, too: a pattern in which `*` matches any text, such as `v*`.
-    /// Default: none.
     pub tags: Option<String>,
-    /// File with the secret with which GitHub signs its deliveries, at least 16 characters. It is
-    /// read for each delivery.
     pub secret_file: PathBuf,
-    /// File with a token that may read the repository and write its commit statuses. Default: none;
-    /// then the repository must be public, and no status is reported.
     pub token_file: Option<PathBuf>,
-    /// URL of GitHub; its host must be one of `gateway.hooks.hosts`. Default `https://github.com`.
     pub url: String,
-    /// URL of GitHub's API. Default: `https://api.github.com` for the default `url`, `URL/api/v3`
-    /// for others, as for GitHub Enterprise.
     pub api_url: Option<String>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            repository: String::new(),
-            branch: "main".into(),
-            tags: None,
-            secret_file: PathBuf::new(),
-            token_file: None,
-            url: GITHUB_URL.into(),
-            api_url: None,
-        }
-    }
 }
 
 const GITHUB_URL: &str = "https://github.com";
@@ -177,9 +152,10 @@ fn is_repository(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::defaults::DEFAULTS;
 
     fn hook(text: &str) -> Result<Hook, String> {
-        let settings: Settings = serde_json::from_str(text).map_err(|err| err.to_string())?;
+        let settings = DEFAULTS.read("github.<project>", text).map_err(|err| err.to_string())?;
         let hosts = Hosts::new(
             vec!["github.com".into(), "api.github.com".into(), "github.example.org".into()],
             vec!["127.0.0.1".into()],

@@ -19,7 +19,7 @@ fn settings(moto: &Moto) -> String {
         "gateway:
   autoscale:
     {{ driver: aws-asg, group: vms, region: eu-central-1, endpoint: \"{}\", min: 1, max: 2, place: 128MiB, headroom: 2,
-      stable_window: 4s, panic_window: 1s, scale_in_after: 4s, boot_time: 1s, trend_limit: 1, every: 1s, lease: 3s }}
+      stable_window: 4s, scale_in_after: 4s, boot_time: 1s, trend_limit: 1, every: 1s }}
 vm_agent: {{ memory: 512MiB }}
 ",
         moto.endpoint()

@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn exceptions_come_after_metadata_and_before_closed_networks() {
-        let reach = Reach::read(Some("10.0.0.0/8"), Some("10.0.0.5:5432,10.9.0.0/16")).unwrap();
+        let reach = Reach::read("10.0.0.0/8", "10.0.0.5:5432,10.9.0.0/16").unwrap();
         let mut firewall = reach.firewall("eps0");
         firewall.resolvers = vec!["10.0.0.2".parse().unwrap()];
         let want = "\

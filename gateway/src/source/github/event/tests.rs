@@ -1,6 +1,7 @@
 //! Deliveries as GitHub sends them (its own samples), and others.
 
 use super::*;
+use crate::config::defaults::DEFAULTS;
 use crate::source::github::allowed_hosts::Hosts;
 use crate::source::github::project::Settings;
 use epsilon_api::ids::ProjectName;
@@ -11,7 +12,7 @@ const COMMIT: &str = "6113728f27ae82c7b1a177c8d03f9e96e0adf246";
 const ZEROS: &str = "0000000000000000000000000000000000000000";
 
 fn hook(text: &str) -> Hook {
-    let settings: Settings = serde_json::from_str(text).unwrap();
+    let settings: Settings = DEFAULTS.read("github.<project>", text).unwrap();
     let hosts = Hosts::new(vec!["github.com".into(), "api.github.com".into()], Vec::new());
     Hook::new(ProjectName::parse("shop").unwrap(), settings, &hosts).unwrap()
 }

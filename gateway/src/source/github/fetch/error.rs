@@ -153,12 +153,12 @@ impl FetchError {
             Self::TooLarge(_) => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "SOURCE_TOO_LARGE",
-                Some("the operator's setting is `gateway.hooks.max_fetch`"),
+                Some("deploy a project of this size with `epsilon deploy` instead"),
             ),
             Self::TookTooLong(_) => (
                 StatusCode::GATEWAY_TIMEOUT,
                 CODE,
-                Some("the operator's setting is `gateway.hooks.fetch_timeout`"),
+                Some("push again, or deploy with `epsilon deploy` if the line is slow"),
             ),
             Self::Refused { kind: Refusal::Credentials | Refusal::Absent, .. } => (
                 StatusCode::BAD_GATEWAY,

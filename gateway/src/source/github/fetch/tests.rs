@@ -1,6 +1,7 @@
 //! Commits fetched from a git server on this machine: real git on both sides.
 
 use super::*;
+use crate::config::defaults::DEFAULTS;
 use crate::source::github::allowed_hosts::Hosts;
 use crate::source::github::config::{Config, Settings as All};
 use crate::source::github::fake_github::{Behaviour, FakeGithub, File, TOKEN};
@@ -19,7 +20,8 @@ fn limits() -> Limits {
 }
 
 fn hook_with(github: &FakeGithub, more: &Value, private: &[&str]) -> Hook {
-    let settings: Settings = serde_json::from_value(github.hook(REPOSITORY, more)).unwrap();
+    let hook = github.hook(REPOSITORY, more).to_string();
+    let settings: Settings = DEFAULTS.read("github.<project>", &hook).unwrap();
     let private = private.iter().map(|host| (*host).to_owned()).collect();
     let hosts = Hosts::new(vec!["localhost".into()], private);
     Hook::new(ProjectName::parse("shop").unwrap(), settings, &hosts).unwrap()

@@ -1,6 +1,7 @@
 //! Statuses sent to a scripted GitHub API.
 
 use super::*;
+use crate::config::defaults::DEFAULTS;
 use crate::source::github::allowed_hosts::Hosts;
 use crate::source::github::config::{Config, Settings as All};
 use crate::source::github::fake_github::{FakeGithub, TOKEN};
@@ -13,13 +14,14 @@ const COMMIT: &str = "6113728f27ae82c7b1a177c8d03f9e96e0adf246";
 const NO_PAUSE: Duration = Duration::from_millis(1);
 
 fn limits() -> Limits {
-    let all = All { max_payload: Bytes::mib(1), ..All::default() };
+    let mut all = All::default();
+    all.limits.max_payload = Bytes::mib(1);
     Config::new(all, BTreeMap::new()).unwrap().limits
 }
 
 fn hook(github: &FakeGithub) -> Hook {
     let settings = github.hook("octo/shop", &json!({"token_file": github.token_file()}));
-    let settings: Settings = serde_json::from_value(settings).unwrap();
+    let settings: Settings = DEFAULTS.read("github.<project>", &settings.to_string()).unwrap();
     let hosts = Hosts::new(Vec::new(), vec!["127.0.0.1".into()]);
     Hook::new(ProjectName::parse("shop").unwrap(), settings, &hosts).unwrap()
 }

@@ -87,8 +87,8 @@ pub(crate) async fn start() -> (Fleet, Cloud) {
     );
     let orders = Orders::new();
     let settings = format!(
-        "{{ driver: exec, command: ['{}'], max: {MOST}, place: 128MiB, headroom: 1, every: 1s, lease: 3s, \
-           stable_window: 4s, panic_window: 1s, scale_in_after: 4s, boot_time: 1s, trend_limit: 1 }}",
+        "{{ driver: exec, command: ['{}'], max: {MOST}, place: 128MiB, headroom: 1, every: 1s, \
+           stable_window: 4s, scale_in_after: 4s, boot_time: 1s, trend_limit: 1 }}",
         orders.command().display()
     );
     note(&format!("EPSILON_GATEWAY_AUTOSCALE=\"{settings}\""));
