@@ -1,6 +1,6 @@
 //! The checked settings of the builder ([`Config`]): holding one means that it is valid. What an
-//! operator writes is in `settings.rs` ([`Settings`]), explained in `config.default.yaml`; what
-//! nobody sets is in `limits.rs`.
+//! operator writes is in `settings.rs` ([`Settings`]), explained in `config.default.yaml`; the
+//! fixed limits are in `limits.rs`.
 
 mod limits;
 mod member;
