@@ -346,6 +346,7 @@ impl CallError {
 
 /// `{"error": …}` in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorEnvelope {
     /// The error body.
     pub error: ErrorBody,
@@ -353,6 +354,7 @@ pub struct ErrorEnvelope {
 
 /// An error as callers and the CLI see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// The kind: `invalid_request`, `not_found`, `unauthorized`, `conflict`, `limit`, `function` or
     /// `platform`.
