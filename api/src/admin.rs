@@ -14,6 +14,7 @@ use std::{fmt, time::Duration};
 
 /// Body of every successful answer: `{"data": …}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Data<T> {
     /// The requested object or list.
     pub data: T,
@@ -24,6 +25,7 @@ pub struct Data<T> {
 
 /// The continuation of a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Pagination {
     /// Pass it as `?cursor=` to get the next page.
     pub next_cursor: Option<String>,
@@ -33,6 +35,7 @@ pub struct Pagination {
 
 /// One function: its active version and its settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FunctionInfo {
     /// Its name.
     pub name: FunctionName,
@@ -62,9 +65,11 @@ pub struct FunctionInfo {
 
 /// How long idle instances of a function stay, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeepAliveInfo {
     /// How long an instance stays after its last call.
     #[serde(with = "crate::function::millis", rename = "idle_ms")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub idle: Duration,
     /// Prewarming after the last call, where calls arrive at regular intervals.
     #[serde(
@@ -73,6 +78,7 @@ pub struct KeepAliveInfo {
         rename = "ready_after_ms",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
     pub ready_after: Option<Duration>,
     /// Who chose these times.
     #[serde(default)]
@@ -90,6 +96,7 @@ impl From<&Keep> for KeepAliveInfo {
 
 /// One version of a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VersionInfo {
     /// Its number.
     pub version: VersionNumber,
@@ -115,6 +122,7 @@ pub struct VersionInfo {
 
 /// Whether calls are sent to a VM, as seen by the gateway that answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VmStanding {
     /// Calls are sent to it.
@@ -151,6 +159,7 @@ impl VmStanding {
 
 /// One VM: its last report, and its state as seen by the gateway that answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VmInfo {
     /// Its last report. `images` is left out; see [`Self::images_held`].
     #[serde(flatten)]
@@ -184,6 +193,7 @@ pub struct VmInfo {
 
 /// What a key gives access to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KeyKind {
     /// The control API.
@@ -210,6 +220,7 @@ impl KeyKind {
 
 /// One key that every gateway accepts, without its secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeyInfo {
     /// The key's id: the third word of its text.
     pub id: String,
@@ -230,6 +241,7 @@ pub struct KeyInfo {
 
 /// One builder, as the gateway that answers sees it at this moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BuilderInfo {
     /// Its id; absent for the builder in the gateway's own process.
     #[serde(default)]
@@ -255,6 +267,7 @@ pub struct BuilderInfo {
 
 /// Body of `POST /v1/functions/{name}/rollback`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {
     /// The version to go back to; the newest one older than the active one when absent.
@@ -264,6 +277,7 @@ pub struct RollbackRequest {
 
 /// State of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum DeploymentState {
     /// In progress.
@@ -286,6 +300,7 @@ impl fmt::Display for DeploymentState {
 
 /// One push of a project.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeploymentInfo {
     /// The deployment's id.
     pub id: DeploymentId,
@@ -309,6 +324,7 @@ pub struct DeploymentInfo {
 
 /// One function in a deployment's result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeployedFunction {
     /// Its name.
     pub name: FunctionName,
@@ -322,6 +338,7 @@ pub struct DeployedFunction {
 
 /// The steps of a deployment, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Receive, unpack and check the archive.
@@ -360,6 +377,7 @@ impl fmt::Display for Step {
 /// One line of the answer to `POST /v1/deployments` (newline-delimited JSON). The last line is
 /// `done` or `failed`; an answer that ends without one was cut.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum DeployEvent {
     /// The deployment was accepted.

@@ -6,6 +6,7 @@ use std::fmt;
 
 /// The autoscaler of the gateway that answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AutoscalerInfo {
     /// `none`, `exec` or `aws-asg`.
     pub driver: String,
@@ -35,6 +36,7 @@ pub struct AutoscalerInfo {
 
 /// Whether a gateway's autoscaler acts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AutoscalerState {
     /// No driver is configured: decisions are computed and shown.
@@ -71,6 +73,7 @@ impl fmt::Display for AutoscalerState {
 
 /// One decision: a new number of VMs, or an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AutoscalerDecision {
     /// When it was made.
     pub at: Timestamp,

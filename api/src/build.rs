@@ -91,6 +91,7 @@ pub enum BuildEvent {
 
 /// One function that was built.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BuiltFunction {
     /// Its name.
     pub name: FunctionName,
@@ -105,6 +106,7 @@ pub struct BuiltFunction {
 
 /// The result of a build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Built {
     /// The project's name.
     pub project: ProjectName,

@@ -68,6 +68,7 @@ const RETRY_LATER: Duration = Duration::from_secs(5);
 
 /// `{"error": …}` in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorEnvelope {
     /// The error body.
     pub error: ErrorBody,
@@ -76,6 +77,7 @@ pub struct ErrorEnvelope {
 /// The kinds of errors, as programs tell them apart: `type` in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ErrorKind {
     /// The request has to be corrected.
     InvalidRequest,
@@ -116,6 +118,7 @@ impl ErrorKind {
 
 /// An error as callers and the CLI see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// What kind of error it is.
     #[serde(rename = "type")]

@@ -46,6 +46,7 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Kinds of members of a fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MemberKind {
     /// A VM with its agent.
@@ -66,6 +67,7 @@ impl MemberKind {
 
 /// Registration and heartbeat: which member, and where gateways reach it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Join {
     /// Must equal [`PROTOCOL`].
@@ -86,10 +88,12 @@ pub struct Join {
 
 /// The answer to a [`Join`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Joined {
     /// The credential with which this member authenticates from now on, at any gateway. Never shown
     /// again.
     #[serde(with = "crate::redacted::revealed")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub credential: Secret<String>,
     /// The same as in the answer to each heartbeat.
     #[serde(flatten)]
@@ -98,6 +102,7 @@ pub struct Joined {
 
 /// The answer to a heartbeat.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Welcome {
     /// The gateways whose tokens a member accepts.
     pub gateways: Vec<GatewayKey>,
@@ -109,6 +114,7 @@ pub struct Welcome {
 
 /// One gateway and the key that its tokens are verified with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GatewayKey {
     /// The gateway.
     pub id: GatewayId,

@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, fmt, num::NonZeroU32, time::Duration};
 
 /// What runs user code inside a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Runtime {
     /// The Node wrapper, over unix sockets.
@@ -23,6 +24,7 @@ pub enum Runtime {
 
 /// Calling convention of a handler.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Signature {
     /// Detected by the wrapper: `handler` is Lambda's, an object with `fetch` is the web's, else
@@ -39,6 +41,7 @@ pub enum Signature {
 
 /// The version of API Gateway's proxy event that a Lambda handler gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventVersion {
     /// The event of REST APIs.
@@ -57,6 +60,7 @@ impl EventVersion {
 
 /// Network access of an instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Network {
     /// The outside world; not the VM's metadata service, not other instances.
@@ -68,6 +72,7 @@ pub enum Network {
 
 /// What calls share with each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Isolation {
     /// An instance, one call after the other (or `concurrency` at once).
@@ -85,6 +90,7 @@ impl Isolation {
 
 /// What an instance does between calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Idle {
     /// Its processes are frozen after a while without a call, and thawed by the next one.
@@ -102,6 +108,7 @@ impl Idle {
 
 /// The settings of one function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FunctionSpec {
     /// Its runtime.
@@ -117,6 +124,7 @@ pub struct FunctionSpec {
     pub event: EventVersion,
     /// The longest that one call may run, from its hand-over to an instance until its last byte.
     #[serde(with = "millis", rename = "timeout_ms")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub timeout: Duration,
     /// Memory limit of one instance; there is no swap beyond it.
     #[serde(rename = "memory_bytes")]
@@ -125,10 +133,12 @@ pub struct FunctionSpec {
     #[serde(rename = "cpu_millicores")]
     pub cpu: MilliCores,
     /// Calls at once in one instance.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32, minimum = 1))]
     pub concurrency: NonZeroU32,
     /// Instances that stay ready without calls.
     pub min_instances: u32,
     /// Instances at most, per VM.
+    #[cfg_attr(feature = "openapi", schema(value_type = u32, minimum = 1))]
     pub max_instances: NonZeroU32,
     /// How long an instance beyond `min_instances` stays without a call. `None`: derived from the
     /// function's own pauses between calls.
@@ -138,6 +148,7 @@ pub struct FunctionSpec {
         rename = "idle_timeout_ms",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
     pub idle_timeout: Option<Duration>,
     /// Environment variables of the code.
     pub env: BTreeMap<String, String>,
@@ -161,6 +172,7 @@ pub struct FunctionSpec {
         rename = "stop_grace_ms",
         skip_serializing_if = "is_default_stop_grace"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub stop_grace: Duration,
     /// What an instance does between calls.
     #[serde(default, skip_serializing_if = "Idle::is_default")]
@@ -222,6 +234,7 @@ impl FunctionSpec {
 
 /// An image that an engine can run: a reference that `docker run` takes, and its digest.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImageRef {
     /// `name:tag` in this machine's engine, or `registry/name@sha256:…`.
     pub reference: String,
@@ -239,6 +252,7 @@ impl fmt::Display for ImageRef {
 /// The composition of a function's image, so that a VM can have its code without the image: layers
 /// that are mounted into a booted container of the runtime base.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Parts {
     /// The runtime base image.
     pub base: ImageRef,
@@ -248,6 +262,7 @@ pub struct Parts {
 
 /// One layer of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImageLayer {
     /// `sha256:…` of the uncompressed tar: identifies the content, wherever it is stored.
     pub diff_id: String,
@@ -258,6 +273,7 @@ pub struct ImageLayer {
 
 /// A layer as stored in a registry: compressed (gzip).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Blob {
     /// `sha256:…` of the compressed bytes.
     pub digest: String,

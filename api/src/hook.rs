@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The answer to a delivery that was understood.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HookAnswer {
     /// The result.
     pub result: HookResult,
@@ -17,6 +18,7 @@ pub struct HookAnswer {
 
 /// The result of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum HookResult {
     /// A `ping`: the secret is right.

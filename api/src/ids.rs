@@ -24,12 +24,15 @@ impl InvalidId {
     }
 }
 
-/// Declares a newtype over a shared string: cheap to clone, parsed by `$valid`.
+/// Declares a newtype over a shared string: cheap to clone, parsed by `$valid`. `$pattern` states the
+/// same rule in the OpenAPI document.
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $valid:expr) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $pattern:literal, $valid:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        #[cfg_attr(feature = "openapi", schema(value_type = String, pattern = $pattern))]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -96,6 +99,7 @@ text_id!(
     FunctionName,
     "function name",
     "a letter, then up to 62 letters, digits, `-` or `_`",
+    "^[A-Za-z][A-Za-z0-9_-]{0,62}$",
     |text| {
         let bytes = text.as_bytes();
         bytes.len() <= NAME_MAX
@@ -109,6 +113,7 @@ text_id!(
     ProjectName,
     "project name",
     "a letter or digit, then up to 62 letters, digits, `.`, `-` or `_`",
+    "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
     |text| {
         let bytes = text.as_bytes();
         bytes.len() <= NAME_MAX
@@ -122,6 +127,7 @@ text_id!(
     VmId,
     "VM id",
     "1 to 63 lower-case letters, digits or `-`",
+    "^[a-z0-9-]{1,63}$",
     |text| {
         (1..=63).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -133,6 +139,7 @@ text_id!(
     GatewayId,
     "gateway id",
     "`g-` and 12 hexadecimal digits",
+    "^g-[0-9a-f]{12}$",
     |text| {
         text.strip_prefix("g-").is_some_and(|rest| {
             rest.len() == 12 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -145,6 +152,7 @@ text_id!(
     KeyId,
     "key id",
     "12 hexadecimal digits",
+    "^[0-9a-f]{12}$",
     |text| text.len() == 12 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 );
 
@@ -153,6 +161,7 @@ text_id!(
     InstanceId,
     "instance id",
     "12 hexadecimal digits",
+    "^[0-9a-f]{12}$",
     |text| text.len() == 12 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 );
 
@@ -161,6 +170,7 @@ text_id!(
     DeploymentId,
     "deployment id",
     "`d-` and 16 hexadecimal digits",
+    "^d-[0-9a-f]{16}$",
     |text| {
         text.strip_prefix("d-").is_some_and(|rest| {
             rest.len() == 16 && rest.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -173,6 +183,7 @@ text_id!(
     RequestId,
     "request id",
     "8 to 64 letters, digits, `-`, `_` or `.`",
+    "^[A-Za-z0-9._-]{8,64}$",
     |text| {
         (8..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
@@ -245,7 +256,9 @@ impl RequestId {
 
 /// The number of a version: 1, 2, 3… per function, never used twice, not even after a delete.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
+#[cfg_attr(feature = "openapi", schema(value_type = u32, minimum = 1))]
 pub struct VersionNumber(NonZeroU32);
 
 impl VersionNumber {
@@ -286,6 +299,7 @@ impl FromStr for VersionNumber {
 
 /// One version of one function: what instances are made of, and what pools are keyed by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VersionId {
     /// The function.
     pub function: FunctionName,

@@ -8,6 +8,7 @@ use std::{fmt, str::FromStr};
 
 /// Severity of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// `console.debug`, `console.trace`.
@@ -33,6 +34,7 @@ impl fmt::Display for Level {
 
 /// One line of a log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LogRecord {
     /// When it was written.
     pub time: Timestamp,
@@ -55,6 +57,7 @@ pub struct LogRecord {
     /// The position of its end in that VM's log of the function: filled in for readers. A line that
     /// could not be stored has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, pattern = "^[0-9]+-[0-9]+$"))]
     pub position: Option<LogPosition>,
 }
 

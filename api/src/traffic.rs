@@ -16,11 +16,13 @@ pub const MAX_VERSIONS: usize = 8;
 
 /// How many of a hundred calls a version gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Share {
     /// The version.
     pub version: VersionNumber,
     /// Its share, whole percents.
+    #[cfg_attr(feature = "openapi", schema(maximum = 100))]
     pub percent: u8,
 }
 
@@ -110,6 +112,8 @@ impl<'de> Deserialize<'de> for Sticky {
 
 /// A share of calls, stored in hundredths of a percent. In JSON a number of percent: `0.5`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[cfg_attr(feature = "openapi", schema(value_type = f64, minimum = 0, maximum = 100))]
 pub struct Rate(u16);
 
 impl Rate {
@@ -168,6 +172,7 @@ impl<'de> Deserialize<'de> for Rate {
 /// When a split is aborted: a version other than the stable one answers too often with a status of
 /// 500 or above, or the platform does in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct AbortRule {
     /// Error rate that must be exceeded.
     #[serde(rename = "abort_above_percent")]
@@ -207,6 +212,7 @@ pub struct Split {
 
 /// Why a split was aborted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Aborted {
     /// When it was aborted.
     pub at: Timestamp,
@@ -229,6 +235,7 @@ impl fmt::Display for Aborted {
 
 /// Body of `POST /v1/functions/{name}/traffic`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TrafficRequest {
     /// The shares; together 100.
@@ -240,6 +247,7 @@ pub struct TrafficRequest {
     /// What identifies a caller, so that it stays on its version: `cookie` or `header:NAME`.
     /// Default: callers do not stay.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, pattern = "^(cookie|header:.+)$"))]
     pub sticky: Option<Sticky>,
     /// Error rate of a version that aborts the split; 100 never does. Default:
     /// `gateway.traffic.abort_above`.
@@ -255,6 +263,7 @@ pub struct TrafficRequest {
 
 /// Body of `POST /v1/functions/{name}/promote`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PromoteRequest {
     /// The version that gets all calls; when absent, the one that is tried beside the stable one.
@@ -264,6 +273,7 @@ pub struct PromoteRequest {
 
 /// How the calls of a function are routed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TrafficInfo {
     /// The function.
     pub function: FunctionName,
@@ -281,10 +291,12 @@ pub struct TrafficInfo {
 
 /// The terms of a split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SplitInfo {
     /// Since when these shares apply.
     pub since: Timestamp,
     /// What identifies a caller, so that it stays on its version.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, pattern = "^(cookie|header:.+)$"))]
     pub sticky: Option<Sticky>,
     /// When it is aborted.
     #[serde(flatten)]
@@ -293,10 +305,12 @@ pub struct SplitInfo {
 
 /// One version's part of the calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VersionTraffic {
     /// The version.
     pub version: VersionNumber,
     /// Its share.
+    #[cfg_attr(feature = "openapi", schema(maximum = 100))]
     pub percent: u8,
     /// URL of this version alone.
     pub url: String,

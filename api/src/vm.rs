@@ -124,6 +124,7 @@ impl StartPhases {
 
 /// The report of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct VmStatus {
     /// The VM's id.
     pub id: VmId,
@@ -166,6 +167,7 @@ pub struct VmStatus {
 
 /// The cells of a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CellCount {
     /// Ready to be assigned.
     pub ready: u32,
@@ -175,6 +177,7 @@ pub struct CellCount {
 
 /// How long a VM keeps idle instances of a version, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Keep {
     /// The function.
     pub function: FunctionName,
@@ -182,6 +185,7 @@ pub struct Keep {
     pub version: VersionNumber,
     /// How long an instance stays after its last call.
     #[serde(with = "crate::function::millis", rename = "idle_ms")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u64))]
     pub idle: Duration,
     /// Prewarming after the last call; `None` where that would not pay.
     #[serde(
@@ -190,6 +194,7 @@ pub struct Keep {
         rename = "ready_after_ms",
         skip_serializing_if = "Option::is_none"
     )]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
     pub ready_after: Option<Duration>,
     /// Who chose these times.
     #[serde(default)]
@@ -200,6 +205,7 @@ pub struct Keep {
 
 /// Who chose how long idle instances stay; the better informed one is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum KeepAliveSource {
     /// The operator's default: the function's pauses are not conclusive (yet).
@@ -213,6 +219,7 @@ pub enum KeepAliveSource {
 
 /// Whether a VM accepts calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum VmState {
     /// Accepts calls.
@@ -225,6 +232,7 @@ pub enum VmState {
 
 /// What an instance does, as listings and metrics name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum InstanceState {
     /// Its container is made, or its code loads.
@@ -258,6 +266,7 @@ impl InstanceState {
 
 /// One instance in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct InstanceStatus {
     /// The instance's id.
     pub id: InstanceId,

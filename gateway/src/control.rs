@@ -26,6 +26,7 @@ mod keys;
 mod logs;
 mod openapi;
 mod query;
+mod routes;
 pub(crate) mod startup;
 mod traffic;
 mod vms;
@@ -35,7 +36,7 @@ use crate::deploy::Deploys;
 use crate::fleet::Fleet;
 use crate::fleet::link::Identity;
 use crate::functions::Functions;
-use crate::health::Health;
+use crate::health::{Health, Report};
 use crate::keys::ApiKeys;
 use crate::observe::audit::Audit;
 use crate::observe::events::AcceptFailed;
@@ -47,15 +48,15 @@ use crate::source::github::Hooks;
 use crate::store_health::StoreHealth;
 use crate::urls::Urls;
 use axum::{
-    Router,
+    Json, Router,
     body::Body,
     extract::State,
     middleware,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
 };
 use bytes::Bytes;
 use epsilon_api::{
+    admin::Data,
     error::{ErrorBody, ErrorEnvelope},
     headers::{CONTROL, LISTENER, REQUEST_ID, request_id},
     ids::RequestId,
@@ -68,11 +69,12 @@ use epsilon_store::Store;
 use error::ApiError;
 use http::{
     HeaderMap, HeaderValue, Request, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
 };
 use hyper::body::Incoming;
 use prometheus::{Registry, TextEncoder};
-use startup::Startup;
+use routes::Groups;
+use startup::{Starting, Startup};
 use std::{future::Future, io, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -125,56 +127,54 @@ impl Control {
 type Shared = State<Arc<Control>>;
 
 fn router(control: &Arc<Control>) -> Router {
+    let Groups { stored, in_memory, members, local, open } = Groups::all();
     let store = middleware::from_fn_with_state(Arc::clone(control), auth::require_store);
     let key_unless_local =
         middleware::from_fn_with_state(Arc::clone(control), auth::require_key_unless_local);
-    let remove = delete(functions::delete).layer(store.clone());
-    let split = post(traffic::split).layer(store.clone());
-    // For members, which have keys of their own.
-    let members = Router::new()
-        .route("/v1/fleet/join", post(fleet::join))
-        .route("/v1/fleet/beat", post(fleet::heartbeat))
-        .route("/v1/fleet/leave", post(fleet::leave))
-        .route_layer(middleware::from_fn(auth::require_certificate));
-    Router::new()
-        .route("/v1/functions", get(functions::list))
-        .route("/v1/functions/{name}/versions", get(functions::versions))
-        .route("/v1/functions/{name}/versions/{number}", delete(functions::retire))
-        .route("/v1/functions/{name}/rollback", post(functions::rollback))
-        .route("/v1/functions/{name}/promote", post(traffic::promote))
-        .route("/v1/deployments", get(deployments::list).post(deployments::create))
-        .route("/v1/deployments/{id}", get(deployments::detail))
-        .route("/v1/vms/{id}/drain", post(vms::drain))
-        .route("/v1/vms/{id}/undrain", post(vms::undrain))
-        .route("/v1/keys", get(keys::list))
-        .route("/v1/keys/{key}", delete(keys::remove))
+    let api = stored
         .route_layer(store)
-        // These answer from memory.
-        .route("/v1/functions/{name}", get(functions::detail).merge(remove))
-        .route("/v1/functions/{name}/traffic", get(traffic::show).merge(split))
-        .route("/v1/functions/{name}/logs", get(logs::stream))
-        .route("/v1/vms", get(vms::list))
-        .route("/v1/builders", get(builders::list))
-        .route("/v1/autoscaler", get(autoscaler::show))
+        .merge(in_memory)
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), audit::record))
         .route_layer(middleware::from_fn_with_state(Arc::clone(control), auth::require_key))
-        .merge(members)
-        // For git, whose authentication and errors have another form.
+        .merge(members.route_layer(middleware::from_fn(auth::require_certificate)))
+        .merge(local.route_layer(key_unless_local))
+        .merge(open);
+    Router::from(api)
+        // For git, whose authentication and errors have another form; not part of the document.
         .merge(git::router())
-        // For GitHub, which signs its requests.
-        .route("/v1/hooks/github/{project}", post(github::github))
-        .route("/v1/openapi.json", get(openapi::document))
-        .route("/healthz", get(healthz))
-        .route("/metrics", get(metrics).layer(key_unless_local))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .with_state(Arc::clone(control))
 }
 
-async fn healthz(State(control): Shared) -> Response {
-    axum::Json(serde_json::json!({"data": control.health.report()})).into_response()
+/// Health of the gateway.
+///
+/// `degraded` and `unavailable` have a `reason` that an operator must act on; an unavailable gateway
+/// cannot serve calls while another one may (`GET /` of the public listener is 503 then).
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    operation_id = "healthz",
+    responses(
+        (status = 200, description = "The control API answers.", body = Data<Report>),
+        (status = 503, description = "The gateway is starting.", body = Data<Starting>),
+    ),
+    security(()),
+)]
+async fn healthz(State(control): Shared) -> Json<Data<Report>> {
+    Json(query::data(control.health.report()))
 }
 
+/// Metrics in Prometheus' text format.
+///
+/// Without the key from the same machine only.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain")),
+    security((), ("key" = [])),
+)]
 async fn metrics(State(control): Shared) -> Result<Response, ApiError> {
     let text = TextEncoder::new()
         .encode_to_string(&control.registry.gather())
@@ -238,11 +238,13 @@ impl Handler for ControlHandler {
             // The request id, which the error must contain, is known only here.
             error.request_id = Some(id.clone());
             let status = response.status();
-            let again = response.headers_mut().remove(RETRY_AFTER);
-            response = axum::Json(ErrorEnvelope { error }).into_response();
+            let mut headers = std::mem::take(response.headers_mut());
+            response = Json(ErrorEnvelope { error }).into_response();
             *response.status_mut() = status;
-            if let Some(again) = again {
-                response.headers_mut().insert(RETRY_AFTER, again);
+            for name in [RETRY_AFTER, ALLOW] {
+                if let Some(value) = headers.remove(&name) {
+                    response.headers_mut().insert(name, value);
+                }
             }
         }
         if let Ok(value) = HeaderValue::from_str(id.as_str()) {

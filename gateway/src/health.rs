@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use std::sync::Arc;
 use tokio::time::Instant;
+use utoipa::ToSchema;
 
 /// Where the health is computed from.
 #[derive(Debug)]
@@ -36,7 +37,8 @@ pub(crate) struct Health {
 }
 
 /// The health at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = HealthReport)]
 pub(crate) struct Report {
     pub(crate) status: Status,
     /// Why the status is not `ok`.
@@ -47,7 +49,8 @@ pub(crate) struct Report {
 }
 
 /// The status; the table of the module describes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = HealthStatus)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
     Ok,
@@ -56,7 +59,8 @@ pub(crate) enum Status {
 }
 
 /// The VMs of the fleet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = HealthVms)]
 pub(crate) struct Vms {
     /// VMs in the store.
     pub(crate) known: usize,
@@ -64,18 +68,17 @@ pub(crate) struct Vms {
     pub(crate) heard: usize,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// Whether the store answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = HealthStore)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub(crate) enum Store {
+    /// It answers.
     Ok,
     /// It does not answer; calls of known functions are served.
-    Away {
-        since: Timestamp,
-    },
+    Away { since: Timestamp },
     /// It answers queries but does not accept writes.
-    Full {
-        since: Timestamp,
-    },
+    Full { since: Timestamp },
 }
 
 impl Status {

@@ -40,6 +40,8 @@ mod gateways;
 mod git;
 #[path = "gateway/http.rs"]
 mod http;
+#[path = "gateway/openapi.rs"]
+mod openapi;
 #[path = "gateway/raw.rs"]
 mod raw;
 #[path = "gateway/slow.rs"]

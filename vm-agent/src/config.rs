@@ -1,5 +1,5 @@
 //! The checked settings of the agent ([`Config`]): what it runs by. What an operator may write is in
-//! `settings.rs` ([`Settings`]), explained in `config.default.yaml`; what nobody sets is in
+//! `settings.rs` ([`Settings`]), explained in `config.default.yaml`; fixed limits are in
 //! `limits.rs`.
 
 pub(crate) mod invalid;

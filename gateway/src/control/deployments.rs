@@ -5,7 +5,8 @@ use super::{
     audit::Began,
     error::{ApiError, unprocessable},
     logs::lines,
-    query::{InPath, PAGING, Params, data, listed},
+    openapi::Archive,
+    query::{InPath, Listed, PAGING, PageParams, Params, data, listed},
 };
 use crate::control::Control;
 use crate::deploy::progress::Progress;
@@ -17,10 +18,11 @@ use axum::{
     response::Response,
 };
 use epsilon_api::{
-    admin::{Data, DeploymentInfo},
+    admin::{Data, DeployEvent, DeploymentInfo},
     body,
     build::{BuildError, BuildMessage, Built},
-    ids::DeploymentId,
+    error::ErrorEnvelope,
+    ids::{DeploymentId, FunctionName},
     units::Bytes,
 };
 use futures_util::StreamExt;
@@ -33,17 +35,36 @@ use tokio_stream::wrappers::ReceiverStream;
 /// Longest name of a folder that file systems allow.
 const FOLDER_MAX: usize = 255;
 
-/// `GET /v1/deployments`
+/// Deployments, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/deployments",
+    operation_id = "list_deployments",
+    params(PageParams),
+    responses(
+        (status = 200, description = "A page of deployments.", body = Listed<DeploymentInfo>),
+    ),
+)]
 pub(super) async fn list(
     State(control): Shared,
     uri: Uri,
-) -> Result<Json<Data<Vec<DeploymentInfo>>>, ApiError> {
+) -> Result<Json<Listed<DeploymentInfo>>, ApiError> {
     let page = Params::read(&uri, &PAGING)?.page()?;
     let part = control.store.deployments(&page).await?;
     Ok(Json(listed(part.map(|deployment| control.deploys.info(deployment)))))
 }
 
-/// `GET /v1/deployments/{id}`
+/// One deployment.
+#[utoipa::path(
+    get,
+    path = "/v1/deployments/{id}",
+    operation_id = "get_deployment",
+    params(("id" = DeploymentId, Path, description = "The deployment.")),
+    responses(
+        (status = 200, description = "The deployment.", body = Data<DeploymentInfo>),
+        (status = 404, description = "`DEPLOYMENT_NOT_FOUND`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn detail(
     State(control): Shared,
     InPath(id): InPath<DeploymentId>,
@@ -54,9 +75,30 @@ pub(super) async fn detail(
     Ok(Json(data(control.deploys.info(deployment))))
 }
 
-/// `POST /v1/deployments?folder=NAME&only=F`: accepts a tar.gz, or as `application/json` a document
-/// of images built elsewhere; answers with the events of the deployment. If the client hangs up,
-/// the deployment is cancelled, unless its versions serve already.
+/// Push a project, or images made elsewhere.
+///
+/// All functions of the project together or none. Deployments of one project are queued. Hanging up
+/// cancels a deployment that does not serve yet.
+#[utoipa::path(
+    post,
+    path = "/v1/deployments",
+    operation_id = "deploy",
+    params(
+        ("folder" = Option<String>, Query, nullable = false, max_length = 255, description = "Name of the project's folder, for a project without a name of its own; not with images."),
+        ("only" = Option<Vec<FunctionName>>, Query, nullable = false, description = "Only this function. May be given several times."),
+    ),
+    request_body(
+        content((inline(Archive) = "application/gzip"), (Built = "application/json")),
+        description = "The project as tar.gz, or what `epsilon build --json` prints."
+    ),
+    responses(
+        (status = 200, description = "What happens, one event per line, as it happens. The last line is `done` or `failed`; an answer that ends without one was cut.", body = DeployEvent, content_type = "application/x-ndjson"),
+        (status = 400, description = "`BAD_REQUEST`: the document was cut.", body = ErrorEnvelope),
+        (status = 413, description = "`BODY_TOO_LARGE`", body = ErrorEnvelope),
+        (status = 422, description = "`BUILT_INVALID`", body = ErrorEnvelope),
+        (status = 503, description = "`NO_BUILDER`: no builder has joined", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn create(
     State(control): Shared,
     actor: Actor,

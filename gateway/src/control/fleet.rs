@@ -20,6 +20,7 @@ use crate::{
 use axum::{Extension, Json, body::Body, extract::State};
 use epsilon_api::{
     admin::Data,
+    error::ErrorEnvelope,
     fleet::{GatewayKey, HEARTBEAT_INTERVAL, Join, Joined, MemberKind, PROTOCOL, Welcome},
     ids::VmId,
 };
@@ -42,7 +43,22 @@ const ALIVE: Duration = Duration::from_millis(HEARTBEAT_INTERVAL.as_millis() as 
 /// The fields of a [`Join`].
 const JOIN: [&str; 7] = ["protocol", "kind", "id", "address", "tls", "memory_bytes", "cpu"];
 
-/// `POST /v1/fleet/join`
+/// Internal: an agent or a builder joins.
+///
+/// Takes the token of its kind.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet/join",
+    operation_id = "join_fleet",
+    request_body(content = Join),
+    responses(
+        (status = 200, description = "The public keys of all gateways, the clock of their tokens, and the member's credential.", body = Data<Joined>),
+        (status = 409, description = "`ID_TAKEN`, `TLS_REQUIRED`, `PROTOCOL_MISMATCH`", body = ErrorEnvelope),
+        (status = 413, description = "`BODY_TOO_LARGE`", body = ErrorEnvelope),
+        (status = 422, description = "`INVALID_BODY`, `UNKNOWN_FIELD`", body = ErrorEnvelope),
+    ),
+    security(("token" = [])),
+)]
 pub(super) async fn join(
     State(control): Shared,
     Extension(Peer { address: peer, .. }): Extension<Peer>,
@@ -77,7 +93,20 @@ pub(super) async fn join(
     Ok(Json(Data { data: Joined { credential, welcome }, pagination: None }))
 }
 
-/// `POST /v1/fleet/beat`
+/// Internal: heartbeat of a member.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet/beat",
+    operation_id = "beat",
+    request_body(content = Join),
+    responses(
+        (status = 200, description = "The public keys of all gateways and the clock of their tokens.", body = Data<Welcome>),
+        (status = 409, description = "`TLS_REQUIRED`, `PROTOCOL_MISMATCH`", body = ErrorEnvelope),
+        (status = 413, description = "`BODY_TOO_LARGE`", body = ErrorEnvelope),
+        (status = 422, description = "`INVALID_BODY`, `UNKNOWN_FIELD`", body = ErrorEnvelope),
+    ),
+    security(("credential" = [])),
+)]
 pub(super) async fn heartbeat(
     State(control): Shared,
     uri: Uri,
@@ -111,7 +140,16 @@ pub(super) async fn heartbeat(
     Ok(Json(Data { data: control.welcome().await?, pagination: None }))
 }
 
-/// `POST /v1/fleet/leave`
+/// Internal: a member leaves.
+#[utoipa::path(
+    post,
+    path = "/v1/fleet/leave",
+    operation_id = "leave_fleet",
+    responses(
+        (status = 204, description = "The member has left."),
+    ),
+    security(("credential" = [])),
+)]
 pub(super) async fn leave(
     State(control): Shared,
     uri: Uri,

@@ -4,33 +4,53 @@
 use super::{
     Shared,
     error::ApiError,
-    query::{InPath, PAGING, Params, VersionInPath, data, json, listed},
+    query::{InPath, Listed, PAGING, PageParams, Params, VersionInPath, data, json, listed},
 };
 use crate::control::Control;
 use crate::functions::actor::Actor;
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
     admin::{Data, FunctionInfo, KeepAliveInfo, RollbackRequest, VersionInfo},
+    error::ErrorEnvelope,
     function::Version,
-    ids::FunctionName,
+    ids::{FunctionName, VersionNumber},
     vm::{KeepAliveSource, VmStatus},
 };
 use epsilon_store::{StoreError, StoredVersion};
 use http::Uri;
 use std::sync::Arc;
 
-/// `GET /v1/functions`
+/// All functions, by name.
+#[utoipa::path(
+    get,
+    path = "/v1/functions",
+    operation_id = "list_functions",
+    params(PageParams),
+    responses(
+        (status = 200, description = "A page of functions.", body = Listed<FunctionInfo>),
+    ),
+)]
 pub(super) async fn list(
     State(control): Shared,
     uri: Uri,
-) -> Result<Json<Data<Vec<FunctionInfo>>>, ApiError> {
+) -> Result<Json<Listed<FunctionInfo>>, ApiError> {
     let page = Params::read(&uri, &PAGING)?.page()?;
     let part = control.store.functions(&page).await?;
     let vms = control.fleet.status();
     Ok(Json(listed(part.map(|version| control.info(version, &vms)))))
 }
 
-/// `GET /v1/functions/{name}`
+/// One function.
+#[utoipa::path(
+    get,
+    path = "/v1/functions/{name}",
+    operation_id = "get_function",
+    params(("name" = FunctionName, Path, description = "The function.")),
+    responses(
+        (status = 200, description = "The function.", body = Data<FunctionInfo>),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn detail(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
@@ -41,12 +61,22 @@ pub(super) async fn detail(
     Ok(Json(data(control.info(Version::clone(&version), &control.fleet.status()))))
 }
 
-/// `GET /v1/functions/{name}/versions`
+/// Versions of a function, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/functions/{name}/versions",
+    operation_id = "list_versions",
+    params(("name" = FunctionName, Path, description = "The function."), PageParams),
+    responses(
+        (status = 200, description = "A page of versions.", body = Listed<VersionInfo>),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn versions(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
     uri: Uri,
-) -> Result<Json<Data<Vec<VersionInfo>>>, ApiError> {
+) -> Result<Json<Listed<VersionInfo>>, ApiError> {
     let page = Params::read(&uri, &PAGING)?.page()?;
     let part = control.store.versions(&name, &page).await?;
     let table = control.routes.table();
@@ -61,8 +91,27 @@ pub(super) async fn versions(
     }))))
 }
 
-/// `DELETE /v1/functions/{name}/versions/{number}`: removes a version that does not serve; returns
-/// it.
+/// Remove one version of a function.
+///
+/// It cannot be called by its address or rolled back to any more. Refused for a version that
+/// serves, has a share of the calls, or is needed by a running deployment. Other gateways may
+/// serve it for half a minute more.
+#[utoipa::path(
+    delete,
+    path = "/v1/functions/{name}/versions/{number}",
+    operation_id = "retire_version",
+    params(
+        ("name" = FunctionName, Path, description = "The function."),
+        ("number" = VersionNumber, Path, description = "The version."),
+    ),
+    responses(
+        (status = 200, description = "The version that was removed.", body = Data<VersionInfo>),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`, `VERSION_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 409, description = "`VERSION_SERVES`", body = ErrorEnvelope),
+        (status = 410, description = "`VERSION_NOT_KEPT`", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn retire(
     State(control): Shared,
     actor: Actor,
@@ -74,8 +123,26 @@ pub(super) async fn retire(
     Ok(Json(data(control.version_info(StoredVersion { version, active: false }, None))))
 }
 
-/// `POST /v1/functions/{name}/rollback`: changes the active version and ends a split; running calls
-/// finish on the version where they began.
+/// Make another version the active one.
+///
+/// Without a version: the stable one of a split, else the newest one older than the active one.
+/// Ends a split. Running calls finish on the version where they began.
+#[utoipa::path(
+    post,
+    path = "/v1/functions/{name}/rollback",
+    operation_id = "rollback",
+    params(("name" = FunctionName, Path, description = "The function.")),
+    request_body(content = RollbackRequest, description = "Nothing counts as an empty object."),
+    responses(
+        (status = 200, description = "The function after the change.", body = Data<FunctionInfo>),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`, `VERSION_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 409, description = "`NO_OLDER_VERSION`", body = ErrorEnvelope),
+        (status = 410, description = "`VERSION_NOT_KEPT`", body = ErrorEnvelope),
+        (status = 413, description = "`BODY_TOO_LARGE`", body = ErrorEnvelope),
+        (status = 422, description = "`INVALID_BODY`, `UNKNOWN_FIELD`", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn rollback(
     State(control): Shared,
     actor: Actor,
@@ -89,7 +156,21 @@ pub(super) async fn rollback(
     Ok(Json(data(control.info(version, &control.fleet.status()))))
 }
 
-/// `DELETE /v1/functions/{name}`: returns the version that served.
+/// Remove a function with its versions.
+///
+/// Calls that run end where they began. The name is free for any project; version numbers are not
+/// used again.
+#[utoipa::path(
+    delete,
+    path = "/v1/functions/{name}",
+    operation_id = "delete_function",
+    params(("name" = FunctionName, Path, description = "The function.")),
+    responses(
+        (status = 200, description = "What served until now.", body = Data<FunctionInfo>),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn delete(
     State(control): Shared,
     actor: Actor,
@@ -170,7 +251,7 @@ mod tests {
     use super::*;
     use epsilon_api::{
         function::{FunctionSpec, ImageRef, Runtime},
-        ids::{DeploymentId, ProjectName, VersionNumber},
+        ids::{DeploymentId, ProjectName},
         vm::Keep,
     };
     use jiff::Timestamp;

@@ -4,6 +4,7 @@
 use super::{
     Shared,
     error::{self, ApiError, unprocessable},
+    openapi::Payload,
     query::{InPath, Params, data},
 };
 use crate::source::github::{DeliveryError, PayloadError};
@@ -11,11 +12,39 @@ use axum::{
     Json,
     extract::{Request, State},
 };
-use epsilon_api::{admin::Data, hook::HookAnswer, ids::ProjectName};
+use epsilon_api::{admin::Data, error::ErrorEnvelope, hook::HookAnswer, ids::ProjectName};
 use http::StatusCode;
 
-/// Every understood event is answered 202, even if nothing is to be done: GitHub counts other
-/// statuses as failed deliveries.
+/// GitHub's webhook reports a push.
+///
+/// Authenticated by the signature, not by a key. The events `ping` and `push` are handled. Every
+/// understood event is answered 202, even if nothing is to be done: GitHub counts other statuses as
+/// failed deliveries.
+#[utoipa::path(
+    post,
+    path = "/v1/hooks/github/{project}",
+    operation_id = "github_hook",
+    params(
+        ("project" = ProjectName, Path, description = "The project that the hook deploys."),
+        ("X-GitHub-Event" = String, Header, description = "Kind of event."),
+        ("X-GitHub-Delivery" = String, Header, description = "Id of the delivery."),
+        ("X-Hub-Signature-256" = String, Header, description = "`sha256=` and the HMAC of the body with the hook's secret."),
+    ),
+    request_body(content((inline(Payload) = "application/json")), description = "GitHub's payload."),
+    responses(
+        (status = 202, description = "The delivery was handled; `result` is the outcome.", body = Data<HookAnswer>),
+        (status = 401, description = "`SIGNATURE_REFUSED`", body = ErrorEnvelope),
+        (status = 404, description = "`HOOK_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 408, description = "`BODY_TOO_SLOW`", body = ErrorEnvelope),
+        (status = 409, description = "`DELIVERY_REPLAYED`", body = ErrorEnvelope),
+        (status = 413, description = "`BODY_TOO_LARGE`: more than `gateway.hooks.max_payload`", body = ErrorEnvelope),
+        (status = 415, description = "`NOT_JSON`", body = ErrorEnvelope),
+        (status = 422, description = "`INVALID_BODY`, `INVALID_HEADER`", body = ErrorEnvelope),
+        (status = 503, description = "`HOOK_NOT_READY`, `TOO_MANY_HOOKS`, `STORE_UNAVAILABLE`", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+    security(()),
+)]
 pub(super) async fn github(
     State(control): Shared,
     InPath(project): InPath<ProjectName>,

@@ -5,31 +5,62 @@ use super::{
     Shared,
     auth::KeyId as CallersKey,
     error::ApiError,
-    query::{InPath, PAGING, Params, data, listed},
+    query::{InPath, Listed, PAGING, PageParams, Params, data, listed},
 };
 use crate::keys::lost::{OWNED_FOR, silent_before};
 use axum::{Extension, Json, extract::State};
 use epsilon_api::{
     admin::{Data, KeyInfo, KeyKind},
+    error::ErrorEnvelope,
     ids::KeyId,
 };
 use epsilon_store::{KeyRole, OwnedKey};
 use http::{StatusCode, Uri};
 use jiff::Timestamp;
 
-/// `GET /v1/keys`. Members' credentials are not listed; they are removed with the member.
+/// Keys that every gateway accepts, without their secrets.
+///
+/// Admin keys and the tokens of VMs and builders; each gateway has its own. Credentials of members
+/// are not listed; they are removed with the member.
+#[utoipa::path(
+    get,
+    path = "/v1/keys",
+    operation_id = "list_keys",
+    params(PageParams),
+    responses(
+        (status = 200, description = "Keys, by id.", body = Listed<KeyInfo>),
+    ),
+)]
 pub(super) async fn list(
     State(control): Shared,
     Extension(CallersKey(own)): Extension<CallersKey>,
     uri: Uri,
-) -> Result<Json<Data<Vec<KeyInfo>>>, ApiError> {
+) -> Result<Json<Listed<KeyInfo>>, ApiError> {
     let page = Params::read(&uri, &PAGING)?.page()?;
     let part = control.store.keys(&page).await?;
     Ok(Json(listed(part.map(|key| info(key, &own)))))
 }
 
-/// `DELETE /v1/keys/{key}?force=`. The key of the request itself, and one whose gateway sent a
-/// heartbeat within a day, are removed only with `force`.
+/// Remove a key: no gateway accepts it any more.
+///
+/// Keys of gateways without a heartbeat for 30 days are removed automatically. Refused for the key
+/// of the request itself, and for one whose gateway sent a heartbeat within a day, unless `force` is
+/// given; that gateway enters the key in its file again when it starts.
+#[utoipa::path(
+    delete,
+    path = "/v1/keys/{key}",
+    operation_id = "remove_key",
+    params(
+        ("key" = KeyId, Path, description = "The id of the key."),
+        ("force" = Option<bool>, Query, nullable = false, description = "Also if it is in use."),
+    ),
+    responses(
+        (status = 200, description = "The key that was removed.", body = Data<KeyInfo>),
+        (status = 404, description = "`KEY_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 409, description = "`KEY_IN_USE`", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn remove(
     State(control): Shared,
     Extension(CallersKey(own)): Extension<CallersKey>,

@@ -15,7 +15,8 @@ use axum::{
 };
 use bytes::Bytes;
 use epsilon_api::{
-    ids::{FunctionName, VmId},
+    error::ErrorEnvelope,
+    ids::{FunctionName, RequestId, VmId},
     log::{LogCursor, LogQuery, LogRecord},
 };
 use futures_util::{
@@ -30,7 +31,26 @@ use tokio::time::sleep;
 /// Pause before a follower retries a VM that cannot be reached, and between two checks for new VMs.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 
-/// The handler. With `follow=true` it ends when the client hangs up or the gateway stops.
+/// The log of a function.
+///
+/// Stored lines of all VMs, oldest first; with `follow` then new ones, until the client hangs up or
+/// the gateway stops. A client that reconnects sends the last position of each VM as `after`.
+#[utoipa::path(
+    get,
+    path = "/v1/functions/{name}/logs",
+    operation_id = "logs",
+    params(
+        ("name" = FunctionName, Path, description = "The function."),
+        ("follow" = Option<bool>, Query, nullable = false, description = "Go on with new lines."),
+        ("request_id" = Option<RequestId>, Query, nullable = false, description = "Only lines of this call."),
+        ("tail" = Option<u32>, Query, nullable = false, description = "At most this many of the newest stored lines."),
+        ("after" = Option<Vec<String>>, Query, nullable = false, description = "Only lines after this one: its `vm` and `position`, joined by `:`. Once for each VM."),
+    ),
+    responses(
+        (status = 200, description = "One record per line, as they arrive.", body = LogRecord, content_type = "application/x-ndjson"),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn stream(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,

@@ -14,9 +14,16 @@ use epsilon_api::{
 use epsilon_store::{Page, Paged};
 use http::{StatusCode, Uri, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{fmt::Display, str::FromStr};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{
+        ObjectBuilder, Type,
+        path::{Parameter, ParameterBuilder, ParameterIn},
+    },
+};
 
 /// Longest JSON body; archives are not read here.
 const MAX_JSON: usize = 64 << 10;
@@ -129,10 +136,46 @@ impl Params {
 /// The parameters of every list.
 pub(super) const PAGING: [&str; 2] = ["cursor", "limit"];
 
+/// [`PAGING`] in the OpenAPI document.
+pub(super) enum PageParams {}
+
+impl IntoParams for PageParams {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let [cursor, limit] = PAGING;
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        let number = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(MAX_PAGE))
+            .default(Some(PAGE.into()));
+        let parameter = |name: &str, what: &str, schema: ObjectBuilder| {
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Query)
+                .description(Some(what))
+                .schema(Some(schema))
+                .build()
+        };
+        vec![
+            parameter(cursor, "`pagination.next_cursor` of the previous page.", text),
+            parameter(limit, "Longest page.", number),
+        ]
+    }
+}
+
+/// A page of a list, in its envelope: [`Data`] with the continuation that every list has.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Listed<T> {
+    /// The items.
+    data: Vec<T>,
+    /// The continuation.
+    pagination: Pagination,
+}
+
 /// A page of a list, in its envelope.
-pub(super) fn listed<T>(part: Paged<T>) -> Data<Vec<T>> {
+pub(super) fn listed<T>(part: Paged<T>) -> Listed<T> {
     let has_more = part.next.is_some();
-    Data { data: part.items, pagination: Some(Pagination { next_cursor: part.next, has_more }) }
+    Listed { data: part.items, pagination: Pagination { next_cursor: part.next, has_more } }
 }
 
 /// An answer, in its envelope.

@@ -2,14 +2,26 @@
 //! `epsilon up` builds the runtime base at its first start, which takes minutes. Set by the program
 //! that starts the gateway, read by each request of the control API.
 
-use super::error::ApiError;
+use super::{error::ApiError, query::data};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header::RETRY_AFTER};
 use parking_lot::Mutex;
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 /// Seconds after which to retry.
 const RETRY: HeaderValue = HeaderValue::from_static("2");
+
+/// The answer of `/healthz` during the start, in its envelope.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HealthStarting)]
+pub(super) struct Starting {
+    /// Always `starting`.
+    status: &'static str,
+    /// The current step, for people.
+    step: String,
+}
 
 /// A start. Cheap to clone; all clones share the state.
 #[derive(Clone, Debug)]
@@ -37,8 +49,8 @@ impl Startup {
     pub(crate) fn answer(&self, path: &str) -> Option<Response> {
         let step = self.0.lock().clone()?;
         let mut response = if path == "/healthz" {
-            let health = serde_json::json!({"data": {"status": "starting", "step": *step}});
-            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(health)).into_response()
+            let health = Starting { status: "starting", step: step.to_string() };
+            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(data(health))).into_response()
         } else {
             let message = format!("the gateway is starting: {step}");
             let starting = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "STARTING", message);

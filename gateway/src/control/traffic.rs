@@ -14,6 +14,7 @@ use crate::{
 use axum::{Json, body::Body, extract::State};
 use epsilon_api::{
     admin::{Data, FunctionInfo},
+    error::ErrorEnvelope,
     ids::FunctionName,
     traffic::{PromoteRequest, SplitInfo, TrafficInfo, TrafficRequest, VersionTraffic},
 };
@@ -23,7 +24,19 @@ use http::Uri;
 const FIELDS: [&str; 6] =
     ["shares", "stable", "sticky", "abort_above_percent", "abort_window_ms", "abort_min_calls"];
 
-/// `GET /v1/functions/{name}/traffic`
+/// Where the calls of a function go.
+///
+/// Counts are those of the gateway that answers.
+#[utoipa::path(
+    get,
+    path = "/v1/functions/{name}/traffic",
+    operation_id = "showTraffic",
+    params(("name" = FunctionName, Path, description = "The function.")),
+    responses(
+        (status = 200, description = "The shares, and how the last split ended by itself.", body = Data<TrafficInfo>),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn show(
     State(control): Shared,
     InPath(name): InPath<FunctionName>,
@@ -33,7 +46,28 @@ pub(super) async fn show(
     Ok(Json(data(control.traffic_info(&name)?)))
 }
 
-/// `POST /v1/functions/{name}/traffic`: versions that get no calls yet are started before they do.
+/// Split the calls of a function among its versions.
+///
+/// Versions that get no calls yet have an instance before they do. One share of 100 ends a split.
+#[utoipa::path(
+    post,
+    path = "/v1/functions/{name}/traffic",
+    operation_id = "splitTraffic",
+    params(("name" = FunctionName, Path, description = "The function.")),
+    request_body(content = TrafficRequest),
+    responses(
+        (status = 200, description = "The shares after the change.", body = Data<TrafficInfo>),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`, `VERSION_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 409, description = "`ACTIVE_VERSION_CHANGED`", body = ErrorEnvelope),
+        (status = 410, description = "`VERSION_NOT_KEPT`", body = ErrorEnvelope),
+        (status = 413, description = "`BODY_TOO_LARGE`", body = ErrorEnvelope),
+        (status = 422, description = "`INVALID_BODY`, `UNKNOWN_FIELD`, `INVALID_SHARES`", body = ErrorEnvelope),
+        (status = 502, description = "`FUNCTION_INIT_FAILED`, `FUNCTION_CRASHED`: a version does not start; nothing was changed.", body = ErrorEnvelope),
+        (status = 503, description = "`NO_CAPACITY`: no VM can start a version; nothing was changed", body = ErrorEnvelope),
+        (status = 504, description = "`FUNCTION_TIMEOUT`: a version does not start in time; nothing was changed.", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn split(
     State(control): Shared,
     actor: Actor,
@@ -47,8 +81,29 @@ pub(super) async fn split(
     Ok(Json(data(control.traffic_info(&name)?)))
 }
 
-/// `POST /v1/functions/{name}/promote`: one version gets all calls; running calls finish on the
-/// version where they began.
+/// Give all calls to one version.
+///
+/// Without a version: the only one of a split beside the stable one. Ends the split; running calls
+/// finish on the version where they began.
+#[utoipa::path(
+    post,
+    path = "/v1/functions/{name}/promote",
+    operation_id = "promote",
+    params(("name" = FunctionName, Path, description = "The function.")),
+    request_body(content = PromoteRequest, description = "Nothing counts as an empty object."),
+    responses(
+        (status = 200, description = "The function after the change.", body = Data<FunctionInfo>),
+        (status = 404, description = "`FUNCTION_NOT_FOUND`, `VERSION_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 409, description = "`NOTHING_TO_PROMOTE`, `PROMOTE_WHICH`, `ACTIVE_VERSION_CHANGED`", body = ErrorEnvelope),
+        (status = 410, description = "`VERSION_NOT_KEPT`", body = ErrorEnvelope),
+        (status = 413, description = "`BODY_TOO_LARGE`", body = ErrorEnvelope),
+        (status = 422, description = "`INVALID_BODY`, `UNKNOWN_FIELD`", body = ErrorEnvelope),
+        (status = 502, description = "`FUNCTION_INIT_FAILED`, `FUNCTION_CRASHED`: a version does not start; nothing was changed.", body = ErrorEnvelope),
+        (status = 503, description = "`NO_CAPACITY`: no VM can start a version; nothing was changed", body = ErrorEnvelope),
+        (status = 504, description = "`FUNCTION_TIMEOUT`: a version does not start in time; nothing was changed.", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn promote(
     State(control): Shared,
     actor: Actor,

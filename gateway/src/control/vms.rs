@@ -3,11 +3,12 @@
 use super::{
     Control, Shared,
     error::ApiError,
-    query::{InPath, PAGING, Params, data, listed},
+    query::{InPath, Listed, PAGING, PageParams, Params, data, listed},
 };
 use axum::{Json, extract::State};
 use epsilon_api::{
     admin::{Data, VmInfo},
+    error::ErrorEnvelope,
     ids::VmId,
     suggest::nearest,
 };
@@ -16,18 +17,42 @@ use http::{StatusCode, Uri};
 use std::sync::Arc;
 use tokio::time::Instant;
 
-/// `GET /v1/vms`. A fleet has few VMs, so they are one page.
+/// All VMs, with their instances.
+///
+/// A fleet has few VMs, so they are one page.
+#[utoipa::path(
+    get,
+    path = "/v1/vms",
+    operation_id = "list_vms",
+    params(PageParams),
+    responses(
+        (status = 200, description = "The VMs.", body = Listed<VmInfo>),
+    ),
+)]
 pub(super) async fn list(
     State(control): Shared,
     uri: Uri,
-) -> Result<Json<Data<Vec<VmInfo>>>, ApiError> {
+) -> Result<Json<Listed<VmInfo>>, ApiError> {
     Params::read(&uri, &PAGING)?.page()?;
     let now = Instant::now();
     let items = control.fleet.members().iter().map(|member| member.info(now)).collect();
     Ok(Json(listed(Paged { items, next: None })))
 }
 
-/// `POST /v1/vms/{id}/drain`
+/// Drain a VM: it gets no new calls, running ones finish.
+///
+/// Survives a restart. Idempotent.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{id}/drain",
+    operation_id = "drain",
+    params(("id" = VmId, Path, description = "The VM.")),
+    responses(
+        (status = 200, description = "The VM after the change.", body = Data<VmInfo>),
+        (status = 404, description = "`VM_NOT_FOUND`, `MEMBER_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn drain(
     State(control): Shared,
     InPath(id): InPath<VmId>,
@@ -36,7 +61,20 @@ pub(super) async fn drain(
     set(control, id, &uri, true).await
 }
 
-/// `POST /v1/vms/{id}/undrain`
+/// Let a VM take calls again.
+///
+/// Idempotent.
+#[utoipa::path(
+    post,
+    path = "/v1/vms/{id}/undrain",
+    operation_id = "undrain",
+    params(("id" = VmId, Path, description = "The VM.")),
+    responses(
+        (status = 200, description = "The VM after the change.", body = Data<VmInfo>),
+        (status = 404, description = "`VM_NOT_FOUND`, `MEMBER_NOT_FOUND`", body = ErrorEnvelope),
+        (status = 507, description = "`STORE_FULL`", body = ErrorEnvelope),
+    ),
+)]
 pub(super) async fn undrain(
     State(control): Shared,
     InPath(id): InPath<VmId>,

@@ -96,6 +96,13 @@ async fn every_control_path_requires_the_key() {
 }
 
 #[tokio::test]
+async fn a_wrong_method_is_answered_with_the_right_ones() {
+    let world = World::with(&["hello"]).await;
+    let reply = world.ask(Method::PUT, "/v1/deployments", "").await;
+    assert_eq!((reply.status.as_u16(), reply.header("allow")), (405, "GET,HEAD,POST"));
+}
+
+#[tokio::test]
 async fn health_metrics_and_the_document_are_open() {
     let world = World::with(&["hello"]).await;
     for path in ["/healthz", "/metrics", "/v1/openapi.json"] {

@@ -34,7 +34,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Semaphore,
+    sync::{OnceCell, Semaphore},
 };
 
 /// Deadline of each wait of a test.
@@ -54,6 +54,9 @@ pub(crate) struct World {
     pub(crate) dir: Arc<TempDir>,
     store_dir: Option<TempDir>,
 }
+
+/// The OpenAPI document of this build.
+static DOCUMENT: OnceCell<Value> = OnceCell::const_new();
 
 /// An answer whose body was read to its end.
 #[derive(Debug)]
@@ -207,9 +210,37 @@ impl World {
         path: &str,
         text: &str,
     ) -> Reply {
-        let request = self.control_request(method, path).header("authorization", key);
+        let request = self.control_request(method.clone(), path).header("authorization", key);
         let request = request.body(body::full(text.to_owned())).unwrap();
-        read(patient(self.client.request(request)).await.unwrap()).await
+        let reply = read(patient(self.client.request(request)).await.unwrap()).await;
+        self.check_documented(&method, path, &reply).await;
+        reply
+    }
+
+    /// Fails if the OpenAPI document does not know this status of this route.
+    async fn check_documented(&self, method: &Method, path: &str, reply: &Reply) {
+        let document = DOCUMENT.get_or_try_init(async || {
+            let request = self.control_request(Method::GET, "/v1/openapi.json");
+            let request = request.body(body::empty()).unwrap();
+            let document = read(patient(self.client.request(request)).await.unwrap()).await;
+            // A gateway that starts has no document yet.
+            if document.status == StatusCode::OK { Ok(document.json()) } else { Err(()) }
+        });
+        let Ok(document) = document.await else { return };
+        if reply.status == StatusCode::BAD_REQUEST && reply.code() == "TLS_REQUIRED" {
+            return; // the listener's own, before any route
+        }
+        let paths = document["paths"].as_object().unwrap();
+        let (path, _) = path.split_once('?').unwrap_or((path, ""));
+        let Some((_, route)) = paths.iter().find(|(template, _)| is_of(path, template)) else {
+            return;
+        };
+        let operation = &route[method.as_str().to_lowercase()];
+        let answer = &operation["responses"][reply.status.as_str()];
+        assert!(
+            operation.is_null() || answer.is_object(),
+            "undocumented: {method} {path} {reply:?}"
+        );
     }
 
     pub(crate) fn control_request(&self, method: Method, path: &str) -> http::request::Builder {
@@ -263,6 +294,12 @@ impl World {
     pub(crate) fn metrics(&self) -> String {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap()
     }
+}
+
+/// Whether a path is one of a route such as `/v1/functions/{name}`.
+fn is_of(path: &str, template: &str) -> bool {
+    path.split('/').count() == template.split('/').count()
+        && path.split('/').zip(template.split('/')).all(|(a, b)| a == b || b.starts_with('{'))
 }
 
 /// An address of this machine other than loopback; connections to it have it as their source.
@@ -421,7 +458,14 @@ impl Builder for FakeBuilder {
                 message: err.to_string(),
                 hint: None,
             })?;
-            assert!(!source.to_bytes().is_empty());
+            if source.to_bytes().is_empty() {
+                return Err(BuildError {
+                    code: "SOURCE_REFUSED".into(),
+                    status: StatusCode::UNPROCESSABLE_ENTITY,
+                    message: "the archive is empty".into(),
+                    hint: None,
+                });
+            }
             for line in self.lines.lock().unwrap().iter() {
                 job.log.report(BuildEvent::Line(line.clone()));
             }
