@@ -16,7 +16,7 @@ use epsilon_registry::{
     debian::{ANN, DebianRegistry, SECOND_TOKEN, User},
 };
 use epsilon_vm_agent::{
-    config::Settings,
+    config::{Config, Settings},
     engine::{Engine, EngineError, docker::DockerEngine},
 };
 use futures_util::{TryStreamExt, future::join_all};
@@ -94,7 +94,7 @@ impl Remote {
 
     /// An agent's engine with these settings.
     fn engine(&self, yaml: &str) -> DockerEngine {
-        engine(Settings::read(yaml).unwrap(), None)
+        engine(Settings::read(yaml).unwrap(), |_| {})
     }
 
     fn password(&self, folder: &Path, password: &str) -> String {
@@ -107,11 +107,9 @@ impl Remote {
     }
 }
 
-fn engine(settings: Settings, access: Option<Access>) -> DockerEngine {
+fn engine(settings: Settings, change: impl FnOnce(&mut Config)) -> DockerEngine {
     let mut config = settings.check(Path::new("/nowhere")).unwrap();
-    if let Some(access) = access {
-        config.registries = access;
-    }
+    change(&mut config);
     let seconds = HistogramVec::new(HistogramOpts::new("test_seconds", "test"), &["call"]).unwrap();
     DockerEngine::new(&config, seconds).unwrap()
 }
@@ -123,7 +121,7 @@ fn text_of(err: &EngineError) -> String {
 #[tokio::test]
 async fn image_is_pulled_by_digest_from_anonymous_registry() {
     let remote = Remote::with("plain", &[]).await;
-    let engine = remote.engine("{ pulls_at_once: 1 }");
+    let engine = engine(Settings::read("{}").unwrap(), |config| config.pulls_at_once = 1);
     let all = join_all((0..4).map(|_| engine.ensure_image(&remote.image))).await;
     for local in all {
         local.unwrap();
@@ -192,7 +190,7 @@ async fn expired_token_is_replaced_once() {
     aws.gives_tokens();
     let host = EcrHost::new(&remote.registry.address().to_string(), "123456789012", "eu-central-1");
     let access = Access::to_fake(Ecr::at(aws.endpoint()), host);
-    let engine = engine(Settings::default(), Some(access));
+    let engine = engine(Settings::default(), |config| config.registries = access);
     // The first token is refused, the second is accepted and cached.
     for _ in 0..2 {
         engine.ensure_image(&remote.image).await.unwrap();

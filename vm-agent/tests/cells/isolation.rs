@@ -214,7 +214,10 @@ async fn calls_that_no_function_needs_are_refused() {
 #[tokio::test]
 async fn only_dns_of_the_machine_is_reached() {
     let base = Base::new();
-    let world = World::new("{reconcile_every: 200ms}").await;
+    let world = World::with_limits("{}", |config| {
+        config.reconcile_every = std::time::Duration::from_millis(200);
+    })
+    .await;
     let version = function(&world, &base, CODE, |_| {});
     world.until_ready(&version, 1).await;
     // A service of this machine on all its addresses.

@@ -10,7 +10,10 @@ use epsilon_api::{
     vm::{Answer, Call, Vm, VmStatus},
 };
 use epsilon_bootstrap::settings::Section as _;
-use epsilon_vm_agent::{app::Agent, config::Settings};
+use epsilon_vm_agent::{
+    app::Agent,
+    config::{Config, Settings},
+};
 use futures_util::StreamExt;
 use http::Request;
 use http_body_util::BodyExt;
@@ -161,12 +164,22 @@ impl World {
         Self::on(tempfile::tempdir().unwrap(), yaml).await
     }
 
+    /// With limits that are not settings.
+    pub(crate) async fn with_limits(yaml: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::build(tempfile::tempdir().unwrap().into(), yaml, change).await
+    }
+
     pub(crate) async fn on(folder: impl Into<Data>, yaml: &str) -> Self {
-        let folder = folder.into();
+        Self::build(folder.into(), yaml, |_| {}).await
+    }
+
+    async fn build(folder: Data, yaml: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut settings = Settings::read(yaml).unwrap();
         settings.layer_cache = Some(folder.path().join("layers"));
         let registry = Registry::new();
-        let agent = Agent::build(settings.check(folder.path()).unwrap(), &registry).await.unwrap();
+        let mut config = settings.check(folder.path()).unwrap();
+        change(&mut config);
+        let agent = Agent::build(config, &registry).await.unwrap();
         Self { agent, folder, registry }
     }
 
