@@ -1,5 +1,5 @@
 //! `make bench ARGS=autoscaling`: hours of traffic in seconds, through the real policy of
-//! `gateway/src/autoscale` and through a plain target-tracking policy, over a fleet that is only
+//! `autoscaler/src` and through a plain target-tracking policy, over a fleet that is only
 //! counted. Shows what each costs: calls that waited, calls that were refused, VM-hours.
 //!
 //! Deterministic: the same numbers on every machine. Not a measure of speed, and not of placement:

@@ -8,6 +8,7 @@
 //! builder: { }
 //! ```
 
+pub mod invalid;
 mod section;
 
 pub use section::{Defaults, Removed, Section};

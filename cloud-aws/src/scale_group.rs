@@ -1,6 +1,6 @@
 //! One EC2 Auto Scaling group, as the gateway's autoscaler uses it. The SDK's errors become five
 //! kinds here, each of which a person can act on; no other type of the SDK leaves this file.
-//! Decides nothing; the gateway's `autoscale/plan.rs` does.
+//! Decides nothing; the autoscaler's `autoscaler/src/plan.rs` does.
 //!
 //! Each request has three attempts and half a minute in all, so that a caller need not retry.
 //! Credentials, region and endpoint come from the SDK's default chain (environment, profile, the

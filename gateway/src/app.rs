@@ -5,7 +5,6 @@ mod build;
 mod control;
 mod parts;
 
-use crate::autoscale::Autoscaler;
 use crate::call::{CallHandler, Calls};
 use crate::control::{Control, ControlHandler};
 use crate::fleet::watch;
@@ -15,6 +14,7 @@ use crate::reconcile::retention::Retention;
 use crate::reconcile::split_abort::Aborts;
 use crate::reconcile::store_sync::{FinalHeartbeat, Sync};
 use crate::reconcile::{min_instances, orphan_instances};
+use epsilon_autoscaler::Autoscaler;
 use epsilon_fleet_link::{certificate, gateway_token, tls};
 use epsilon_http_server::{Server, Shutdown};
 use epsilon_store::StoreError;

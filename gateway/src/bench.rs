@@ -2,7 +2,6 @@
 //! `benches` only.
 
 use crate::invoke::place::place;
-use crate::placement::bounded_load::Balance;
 use crate::{
     call::lookup::{self, Target},
     config::{Config, Settings},
@@ -11,6 +10,7 @@ use crate::{
     routes::Routes,
 };
 use epsilon_api::{function::Version, ids::VmId, vm::Vm};
+use epsilon_placement::bounded_load::Balance;
 use http::{Method, Uri};
 use std::sync::Arc;
 

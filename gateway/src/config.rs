@@ -1,29 +1,28 @@
 //! The checked settings of the gateway ([`Config`]), composed of those of its areas. What an
 //! operator writes is in `settings.rs` ([`Settings`]), explained in `config.default.yaml`; each area
-//! checks its own section (`autoscale/config.rs`, `source/git/config.rs`, …).
+//! checks its own section (`source/git/config.rs`, …).
 
-use crate::autoscale::config as autoscale;
 pub use crate::call::version_addresses::Setting as VersionAddresses;
 use crate::deploy::prebuilt::ceilings;
 use crate::fleet::member::HealthPolicy;
 use crate::invoke::retry::{MAX_TRIES, budget};
 use crate::networks::Networks;
-use crate::placement::bounded_load::{Balance, CALLS_PER_CORE};
 use crate::reconcile::retention::Keep;
 use crate::source::git::config as git;
 use crate::source::github;
 use crate::traffic::config as traffic;
 use epsilon_api::units::Bytes;
+use epsilon_autoscaler::config as autoscale;
+use epsilon_bootstrap::settings::invalid::{ConfigError, rule};
 use epsilon_fleet_link::tls;
 use epsilon_http_server::pace::PaceLimits;
-use invalid::{ConfigError, rule};
+use epsilon_placement::bounded_load::{Balance, CALLS_PER_CORE};
 use limits::Limits;
 pub use settings::Settings;
 use std::{net::SocketAddr, path::PathBuf};
 
 pub(crate) mod connections;
 pub(crate) mod defaults;
-pub(crate) mod invalid;
 pub(crate) mod limits;
 mod removed;
 mod settings;

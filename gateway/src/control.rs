@@ -31,7 +31,6 @@ pub(crate) mod startup;
 mod traffic;
 mod vms;
 
-use crate::autoscale::Journal;
 use crate::deploy::Deploys;
 use crate::fleet::Fleet;
 use crate::fleet::link::Identity;
@@ -61,6 +60,7 @@ use epsilon_api::{
     headers::{CONTROL, LISTENER, REQUEST_ID, request_id},
     ids::RequestId,
 };
+use epsilon_autoscaler::Journal;
 use epsilon_http_server::{
     Connection, Handler, Refused,
     limited::{BodyLimits, Limited, waits_for_continue},

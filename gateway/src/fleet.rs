@@ -15,6 +15,7 @@
 //! | `link` | the connections to one member: pool, TLS, gateway token |
 //! | `totals` | calls and weights of all VMs together |
 
+pub(crate) mod autoscaled;
 pub(crate) mod breaker;
 pub(crate) mod health;
 pub(crate) mod link;
@@ -26,14 +27,14 @@ pub(crate) mod totals;
 pub(crate) mod view;
 pub(crate) mod watch;
 
-use crate::placement::ring::{Ring, Walk};
-use crate::placement::{hash, ring};
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
     function::Version,
     ids::{FunctionName, VersionId, VmId},
     vm::{Vm, VmStatus},
 };
+use epsilon_placement::ring::{Ring, Walk};
+use epsilon_placement::{hash, ring};
 use health::Standing;
 pub(crate) use member::{HealthPolicy, Member};
 use parking_lot::Mutex;

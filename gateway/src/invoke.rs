@@ -19,11 +19,11 @@ use crate::{
     config::Config,
     fleet::{Fleet, load::InFlightGuard},
     observe::metrics::Metrics,
-    placement::bounded_load::Balance,
     reconcile::prewarm::Prewarmer,
     routes::Route,
 };
 use epsilon_api::{chain::Chain, error::VmError, vm::Answer};
+use epsilon_placement::bounded_load::Balance;
 use outgoing::Outgoing;
 use place::Placed;
 use retry::{Attempts, Failure, budget::Budget};

@@ -13,14 +13,12 @@
 //! | `invoke` | one call on one VM after the other, until one answers |
 //! | `routes` | names → versions, in memory |
 //! | `fleet` | the VMs |
-//! | [`autoscale`] | how many VMs there should be, and which ones leave |
 //! | `deploy` | archive → serving versions, all or none |
 //! | `functions` | roll back, promote, split, delete: changes of what serves |
 //! | `control` | the control API |
 //! | `health` | health for load balancers |
 //! | `keys` | the keys of the gateway's listeners |
 //! | `networks` | lists of CIDRs |
-//! | [`placement`] | which VM should serve a function: pure rules |
 //! | `reconcile` | background loops: store, orphaned instances, retention, `minInstances`, prewarming |
 //! | `refusal` | the answer to bytes that are not a request |
 //! | `source` | where deployments come from besides the control API: `git push`, GitHub's webhooks |
@@ -42,7 +40,6 @@ mod invoke;
 mod keys;
 mod networks;
 mod observe;
-pub mod placement;
 mod reconcile;
 mod refusal;
 mod routes;
@@ -53,7 +50,6 @@ mod traffic;
 mod urls;
 
 pub mod app;
-pub mod autoscale;
 pub mod config;
 
 #[cfg(test)]

@@ -9,13 +9,13 @@ pub(crate) mod version_cache;
 use crate::fleet::Fleet;
 use crate::fleet::view::VersionKey;
 use crate::observe::metrics::{FunctionMetrics, Metrics};
-use crate::placement::hash;
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
     function::Version,
     ids::{FunctionName, VersionNumber},
     traffic::{Aborted, text},
 };
+use epsilon_placement::hash;
 use epsilon_store::Traffic;
 use error_window::ErrorWindow;
 use http::HeaderValue;

@@ -3,7 +3,7 @@
 //! at most as long as `vm_agent.queue_wait`, and is refused then.
 
 use super::{STEPS, traffic::SplitMix};
-use epsilon_gateway::autoscale::sample::Sample;
+use epsilon_autoscaler::sample::Sample;
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
@@ -87,7 +87,7 @@ impl Fleet {
         true
     }
 
-    /// Scales to this many VMs, as `autoscale/plan.rs` does: leaving ones come back first, then new
+    /// Scales to this many VMs, as `autoscaler/src/plan.rs` does: leaving ones come back first, then new
     /// ones boot for 60 to 90 s; the emptiest leaves, a tenth at once, and is gone when its calls
     /// are over.
     pub(crate) fn scale(&mut self, now: u64, wanted: u32) {

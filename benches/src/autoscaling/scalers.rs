@@ -2,7 +2,7 @@
 //! offers it, with the same target.
 
 use super::{FEWEST, MOST, fleet::Fleet, traffic::Shape};
-use epsilon_gateway::autoscale::{
+use epsilon_autoscaler::{
     config::{Config, Settings},
     policy::Policy,
 };

@@ -12,7 +12,7 @@
 //! What a start costs is not published: the load of the code is assumed to be log-normal around 100
 //! ms.
 
-use epsilon_gateway::placement::hash;
+use epsilon_placement::hash;
 use std::f64::consts::TAU;
 
 /// How long the trace is.

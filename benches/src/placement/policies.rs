@@ -5,7 +5,7 @@ use super::{
     traffic::{Call, Rng},
     world::{CORES, SLOTS, World},
 };
-use epsilon_gateway::placement::{
+use epsilon_placement::{
     bounded_load::{Balance, Totals},
     choice::{self, Candidate, Choice, Locality, Penalty, Prewarm},
     hash,

@@ -12,7 +12,7 @@ use epsilon_api::{
     vm::{Answer, Call, InstanceState, InstanceStatus, Vm, VmState, VmStatus},
 };
 use epsilon_gateway::bench::{Running, Trial};
-use epsilon_gateway::placement::{
+use epsilon_placement::{
     hash,
     ring::{self, Ring},
 };

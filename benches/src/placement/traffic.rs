@@ -2,7 +2,7 @@
 //! function in the middle of the list surges for a while.
 
 use super::SURGE;
-use epsilon_gateway::placement::hash;
+use epsilon_placement::hash;
 
 /// Calls that run at once on each VM, on average.
 const LOAD: f64 = 12.0;

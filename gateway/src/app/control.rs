@@ -2,7 +2,6 @@
 
 use super::parts::Parts;
 use super::{StartError, Startup};
-use crate::autoscale::Journal;
 use crate::call::relay::headers::clean_trailers;
 use crate::config::Config;
 use crate::control::Control;
@@ -14,6 +13,7 @@ use crate::reconcile::drain_prewarm::DrainPrewarm;
 use crate::source::git::GitHost;
 use crate::source::git::command::Git;
 use crate::source::github::{self, Hooks};
+use epsilon_autoscaler::Journal;
 use epsilon_fleet_link::tls;
 use epsilon_http_server::{
     Security, Server,

@@ -2,7 +2,6 @@
 //! fleet, deployments, calls, changes of functions, background loops.
 
 use super::{Background, ControlAddress, StartError};
-use crate::autoscale::{Autoscaler, FleetVms};
 use crate::call::Calls;
 use crate::call::lookup::negative_lookup::NegativeLookup;
 use crate::call::version_addresses::VersionAddresses;
@@ -12,6 +11,7 @@ use crate::deploy::builders::Builders;
 use crate::deploy::queue::Queue;
 use crate::deploy::start::FETCH_TIMEOUT;
 use crate::fleet::Fleet;
+use crate::fleet::autoscaled::FleetVms;
 use crate::fleet::link::{Identity, Link, LinkLimits};
 use crate::fleet::membership::{FleetMembership, MemberLimits};
 use crate::functions::Functions;
@@ -25,6 +25,7 @@ use crate::routes::{Routes, version_cache::VersionCache};
 use crate::store_health::StoreHealth;
 use crate::urls::Urls;
 use epsilon_api::{fleet::MemberKind, vm::Vm};
+use epsilon_autoscaler::Autoscaler;
 use epsilon_fleet_link::clock::Clock;
 use epsilon_fleet_link::gateway_token::Signer;
 use epsilon_fleet_link::{certificate, tls};

@@ -5,13 +5,13 @@
 //! counter; `slots` of the API maps a slot to a version. The cookie contains the slot's number and
 //! nothing else about the caller.
 
-use crate::placement::hash;
 use crate::routes::Route;
 use crate::routes::split::Split;
 use epsilon_api::traffic::{
     Sticky,
     slots::{COUNT, Slots},
 };
+use epsilon_placement::hash;
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use std::sync::Arc;
 

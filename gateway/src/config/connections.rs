@@ -1,7 +1,7 @@
 //! Settings of the two listeners: how many connections, how slow a peer may be, and TLS.
 
 use super::Settings;
-use super::invalid::{ConfigError, rule};
+use epsilon_bootstrap::settings::invalid::{ConfigError, rule};
 use epsilon_fleet_link::tls;
 use epsilon_http_server::{Limits, limiter::Exempt, pace::PaceLimits};
 use std::time::Duration;

@@ -4,7 +4,6 @@
 use super::defaults::DEFAULTS;
 use super::limits::Limits;
 use super::removed::REMOVED;
-use crate::autoscale::config as autoscale;
 use crate::call::version_addresses::Setting as VersionAddresses;
 use crate::deploy::prebuilt::ceilings;
 use crate::networks::Networks;
@@ -14,6 +13,7 @@ use crate::traffic::config as traffic;
 use epsilon_api::ids::ProjectName;
 use epsilon_api::serde_text;
 use epsilon_api::units::Bytes;
+use epsilon_autoscaler::config as autoscale;
 use epsilon_bootstrap::settings::{Defaults, Removed, Section};
 use serde::Deserialize;
 use std::{collections::BTreeMap, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};

@@ -6,11 +6,11 @@
 //! entries: memory is fixed, and two versions in one slot cost a wrong guess now and then.
 
 use super::view::{VersionKey, Warm};
-use crate::placement::bounded_load::{Balance, Totals};
 use epsilon_api::{
     units::{Bytes, MilliCores},
     vm::{InstanceState, VmStatus},
 };
+use epsilon_placement::bounded_load::{Balance, Totals};
 use std::{
     sync::{
         Arc,

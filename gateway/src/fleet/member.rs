@@ -7,13 +7,13 @@ use super::link::error::LinkError;
 use super::load::Load;
 use super::view::View;
 use super::{breaker, health};
-use crate::placement::ring;
 use arc_swap::{ArcSwap, Guard};
 use epsilon_api::{
     admin::{VmInfo, VmStanding},
     ids::VmId,
     vm::{Vm, VmState, VmStatus},
 };
+use epsilon_placement::ring;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::{

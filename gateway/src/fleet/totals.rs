@@ -3,8 +3,8 @@
 
 use crate::fleet::Member;
 use crate::fleet::health::Standing;
-use crate::placement::bounded_load::Balance;
-use crate::placement::bounded_load::Totals;
+use epsilon_placement::bounded_load::Balance;
+use epsilon_placement::bounded_load::Totals;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;

@@ -12,10 +12,10 @@ use crate::fleet::link::error::LinkError;
 use crate::fleet::load::InFlightGuard;
 use crate::fleet::{FunctionWalk, Member, Snapshot};
 use crate::observe::placement::PlacementMetrics;
-use crate::placement::bounded_load::{Balance, Totals};
-use crate::placement::choice::{Candidate, Choice, Locality, Penalty, Prewarm};
 use crate::routes::Route;
 use epsilon_api::{error::VmError, function::Isolation, vm::VmState};
+use epsilon_placement::bounded_load::{Balance, Totals};
+use epsilon_placement::choice::{Candidate, Choice, Locality, Penalty, Prewarm};
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -51,7 +51,7 @@ pub(crate) fn place(
     let FunctionWalk { walk, lacks_image: new_home } =
         fleet.walk(route.home, now, |home| home.view().holds_image(route.key));
     let has_other_vms = totals.vms as usize > tried.len() + 1;
-    let choice = crate::placement::choice::choose(walk, has_other_vms, look, |penalty| {
+    let choice = epsilon_placement::choice::choose(walk, has_other_vms, look, |penalty| {
         metrics.passed_over(penalty);
     })?;
     metrics.placed(&choice);

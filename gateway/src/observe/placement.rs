@@ -2,7 +2,7 @@
 //! retried. The handles of all label values are created once: counting is one atomic operation.
 
 use crate::invoke::retry::outcome::{Denied, Retry};
-use crate::placement::choice::{Choice, Penalty, Prewarm};
+use epsilon_placement::choice::{Choice, Penalty, Prewarm};
 use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 /// Metrics of placement and retries.
@@ -106,7 +106,7 @@ fn position(step: u32) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::placement::choice::Locality;
+    use epsilon_placement::choice::Locality;
 
     #[test]
     fn labels_stand_where_they_are_counted() {

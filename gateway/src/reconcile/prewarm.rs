@@ -15,9 +15,9 @@
 use crate::fleet::Member;
 use crate::fleet::view::VersionKey;
 use crate::observe::placement::PlacementMetrics;
-use crate::placement::choice::Prewarm;
 use crate::routes::Route;
 use epsilon_api::{chain::Chain, ids::VmId};
+use epsilon_placement::choice::Prewarm;
 use parking_lot::Mutex;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;

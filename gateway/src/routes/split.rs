@@ -3,12 +3,12 @@
 
 use super::error_window::{AbortSwitch, ErrorWindow};
 use crate::observe::metrics::{FunctionMetrics, Metrics};
-use crate::placement::hash;
 use crate::routes::Route;
 use epsilon_api::{
     function::Version,
     traffic::{Aborted, slots::COUNT},
 };
+use epsilon_placement::hash;
 use epsilon_store::Traffic;
 use std::sync::{
     Arc,

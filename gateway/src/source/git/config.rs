@@ -1,9 +1,9 @@
 //! Settings of `git push` as a deployment, section `gateway.git:`.
 
 use crate::config::defaults::DEFAULTS;
-use crate::config::invalid::{ConfigError, rule};
 use epsilon_api::serde_text;
 use epsilon_api::units::Bytes;
+use epsilon_bootstrap::settings::invalid::{ConfigError, rule};
 use serde::Deserialize;
 use std::{path::PathBuf, time::Duration};
 

@@ -5,9 +5,9 @@ use super::allowed_hosts::Hosts;
 use super::project;
 use super::project::Hook;
 use crate::config::defaults::DEFAULTS;
-use crate::config::invalid::ConfigError;
 use epsilon_api::ids::ProjectName;
 use epsilon_api::units::Bytes;
+use epsilon_bootstrap::settings::invalid::ConfigError;
 use serde::Deserialize;
 use std::{collections::BTreeMap, time::Duration};
 

@@ -3,8 +3,8 @@
 //! delivery: a changed secret needs no restart, and none stays in memory.
 
 use super::allowed_hosts::{CheckedUrl, Hosts};
-use crate::config::invalid::ConfigError;
 use epsilon_api::{ids::ProjectName, redacted::Secret};
+use epsilon_bootstrap::settings::invalid::ConfigError;
 use serde::Deserialize;
 use std::{
     io,

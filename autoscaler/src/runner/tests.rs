@@ -1,8 +1,8 @@
 //! The loop with a scripted group, scripted VMs and a paused clock: hours pass in milliseconds.
 
 use super::*;
-use crate::autoscale::{config::Settings, driver::GroupInstance};
-use crate::config::defaults::DEFAULTS;
+use crate::config::DEFAULTS;
+use crate::{config::Settings, driver::GroupInstance};
 use async_trait::async_trait;
 use epsilon_api::{
     ids::{FunctionName, InstanceId, VersionNumber},
@@ -118,9 +118,9 @@ impl ScaleGroup for World {
         let instances = state.vms.iter().map(|(id, vm)| GroupInstance {
             id: id.clone(),
             phase: match (vm.ending, vm.ready_at <= Instant::now()) {
-                (true, _) => crate::autoscale::driver::Phase::Waiting,
-                (false, true) => crate::autoscale::driver::Phase::Serving,
-                (false, false) => crate::autoscale::driver::Phase::Starting,
+                (true, _) => crate::driver::Phase::Waiting,
+                (false, true) => crate::driver::Phase::Serving,
+                (false, false) => crate::driver::Phase::Starting,
             },
             protected: vm.protected,
         });

@@ -3,12 +3,12 @@
 //! drain. The settings use seconds instead of minutes.
 
 use super::*;
-use crate::autoscale::{
+use crate::config::DEFAULTS;
+use crate::{
     config::Settings,
     driver::aws::Aws,
     runner::tests::{ScriptedVm, status},
 };
-use crate::config::defaults::DEFAULTS;
 use async_trait::async_trait;
 use epsilon_api::{units::Bytes, vm::InstanceStatus};
 use epsilon_cloud_aws::{

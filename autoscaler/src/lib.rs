@@ -22,8 +22,8 @@ mod plan;
 mod runner;
 mod vms;
 
-pub(crate) use journal::Journal;
-pub(crate) use vms::{FleetVms, Vms};
+pub use journal::Journal;
+pub use vms::Vms;
 
 use config::{Config, Driver};
 use driver::{ScaleGroup, exec::Exec};
@@ -35,13 +35,13 @@ use tokio_util::sync::CancellationToken;
 
 /// An autoscaler that does not run yet.
 #[derive(Debug)]
-pub(crate) struct Autoscaler {
+pub struct Autoscaler {
     runner: Runner,
 }
 
 impl Autoscaler {
     /// Creates the driver; sends no request yet.
-    pub(crate) fn new(
+    pub fn new(
         config: Config,
         vms: Arc<dyn Vms>,
         registry: &Registry,
@@ -66,12 +66,12 @@ impl Autoscaler {
     }
 
     /// The journal for the control API.
-    pub(crate) fn journal(&self) -> Arc<Journal> {
+    pub fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.runner.journal)
     }
 
     /// Runs until it is stopped.
-    pub(crate) async fn run(self, stop: CancellationToken) {
+    pub async fn run(self, stop: CancellationToken) {
         self.runner.run(stop).await;
     }
 }

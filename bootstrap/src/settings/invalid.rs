@@ -1,5 +1,5 @@
-//! The error for a setting that cannot be used. It is below the settings of every area, so that
-//! none of them imports the root `config`.
+//! The error for a setting of the gateway that cannot be used. It is below the settings of every
+//! area, of which some are crates of their own.
 
 use std::borrow::Cow;
 
@@ -14,6 +14,9 @@ pub struct ConfigError {
 }
 
 /// The rule for one key, unless it holds.
-pub(crate) fn rule(holds: bool, key: &'static str, rule: &'static str) -> Result<(), ConfigError> {
+///
+/// # Errors
+/// If it does not.
+pub fn rule(holds: bool, key: &'static str, rule: &'static str) -> Result<(), ConfigError> {
     if holds { Ok(()) } else { Err(ConfigError { key, rule: rule.into() }) }
 }

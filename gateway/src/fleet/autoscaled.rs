@@ -1,5 +1,4 @@
-//! What the autoscaler needs of the rest of the gateway: reports, drains, the leader's lease. A
-//! trait, so that the loop can be tested without a fleet; [`FleetVms`] is the implementation.
+//! The fleet as the autoscaler sees it: reports of VMs, drains, the leader's lease in the store.
 
 use crate::fleet::Fleet;
 use crate::fleet::health::Standing;
@@ -11,32 +10,13 @@ use epsilon_api::{
     units::Bytes,
     vm::{InstanceStatus, VmStatus},
 };
+use epsilon_autoscaler::Vms;
 use epsilon_store::{Store, StoreError};
 use jiff::Timestamp;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// Name of the role for which gateways take a lease in the store.
 const ROLE: &str = "autoscaler";
-
-/// Access to the fleet's VMs.
-#[async_trait]
-pub(crate) trait Vms: Send + Sync + fmt::Debug {
-    /// The last reports of the VMs that respond.
-    fn status(&self) -> Vec<VmStatus>;
-
-    /// Memory of an instance, if its version is known.
-    fn memory(&self, instance: &InstanceStatus) -> Option<Bytes>;
-
-    /// The VMs that drain, by the store.
-    async fn draining(&self) -> Result<Vec<VmId>, StoreError>;
-
-    /// Records in the store that a VM drains or no longer does, and applies it. An unknown VM is
-    /// fine.
-    async fn drain(&self, vm: &VmId, draining: bool) -> Result<(), StoreError>;
-
-    /// Whether this gateway is the leader, for the duration of the lease.
-    async fn lead(&self, lease: Duration) -> Result<bool, StoreError>;
-}
 
 /// The gateway's VMs.
 #[derive(Debug)]

@@ -3,12 +3,18 @@
 //! loop is here or in `config.default.yaml` with its reason; `docs/autoscaling.md` explains their effect.
 
 use super::schedule::{Window, WindowSettings};
-use crate::config::defaults::DEFAULTS;
-use crate::config::invalid::{ConfigError, rule};
 use epsilon_api::serde_text;
 use epsilon_api::units::Bytes;
+use epsilon_bootstrap::settings::{
+    Defaults,
+    invalid::{ConfigError, rule},
+};
 use serde::Deserialize;
 use std::time::Duration;
+
+/// The gateway's file: operators read one, whatever crate an area of it is in.
+pub(crate) const DEFAULTS: Defaults =
+    Defaults::new("gateway", include_str!("../../gateway/config.default.yaml"));
 
 /// The mapping `gateway.autoscale`.
 #[allow(missing_docs, reason = "`config.default.yaml` explains each key")]

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 /// The autoscaler's metrics, log and recent decisions.
 #[derive(Debug)]
-pub(crate) struct Journal {
+pub struct Journal {
     shown: Mutex<Shown>,
     keep: usize,
     metrics: Metrics,
@@ -29,15 +29,15 @@ struct Shown {
 
 /// The result of one round.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Acted {
-    pub(crate) state: AutoscalerState,
+pub struct Acted {
+    pub state: AutoscalerState,
     /// VMs wanted when it began, and why.
-    pub(crate) wanted: u32,
-    pub(crate) reason: String,
+    pub wanted: u32,
+    pub reason: String,
     /// The steps as text.
-    pub(crate) steps: Vec<String>,
+    pub steps: Vec<String>,
     /// The problem with a hint, and its kind in one word.
-    pub(crate) problem: Option<(&'static str, String)>,
+    pub problem: Option<(&'static str, String)>,
 }
 
 impl Journal {
@@ -64,14 +64,14 @@ impl Journal {
     }
 
     /// The state for the control API.
-    pub(crate) fn info(&self) -> AutoscalerInfo {
+    pub fn info(&self) -> AutoscalerInfo {
         let shown = self.shown.lock();
         let decisions = shown.decisions.iter().rev().cloned().collect();
         AutoscalerInfo { decisions, ..shown.info.clone() }
     }
 
     /// Called every second with the wanted count. A changed count is recorded as a decision.
-    pub(crate) fn decided(&self, now: Timestamp, decision: &Decision, sample: &Sample) {
+    pub fn decided(&self, now: Timestamp, decision: &Decision, sample: &Sample) {
         self.metrics.decided(decision, sample);
         let mut shown = self.shown.lock();
         let before = shown.info.wanted;
@@ -99,7 +99,7 @@ impl Journal {
     }
 
     /// Called after each round.
-    pub(crate) fn acted(&self, now: Timestamp, acted: Acted) {
+    pub fn acted(&self, now: Timestamp, acted: Acted) {
         let mut shown = self.shown.lock();
         let dry_run = shown.info.dry_run;
         let before = std::mem::replace(&mut shown.info.state, acted.state);

@@ -1,7 +1,7 @@
 //! All gateways of a fleet compute the same ring, and a change of the fleet moves few functions.
 
 use super::*;
-use crate::placement::hash;
+use crate::hash;
 use proptest::prelude::*;
 use std::collections::HashSet;
 
