@@ -210,7 +210,7 @@ async fn deeply_nested_folders_are_refused_and_harmless() {
     )
     .await
     .unwrap_err();
-    assert!(err.message.contains("128 folders"), "{}", err.message);
+    assert!(err.message.contains("128 nested folders"), "{}", err.message);
     with_script(&lab, "true").await.unwrap();
     lab.restart().await.end().await;
 }
