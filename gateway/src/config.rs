@@ -9,7 +9,7 @@ use crate::invoke::retry::{MAX_TRIES, budget};
 use crate::networks::Networks;
 use crate::reconcile::retention::Keep;
 use crate::source::git::config as git;
-use crate::source::github;
+use crate::source::github::config as github;
 use crate::traffic::config as traffic;
 use epsilon_api::units::Bytes;
 use epsilon_autoscaler::config as autoscale;
@@ -59,7 +59,7 @@ pub struct Config {
     pub(crate) autoscale: autoscale::Config,
     pub(crate) traffic: traffic::Config,
     pub(crate) git: git::Config,
-    pub(crate) hooks: github::config::Config,
+    pub(crate) hooks: github::Config,
     pub(crate) limits: Limits,
 }
 
@@ -90,7 +90,7 @@ impl Config {
             autoscale: autoscale::Config::new(settings.autoscale)?,
             traffic: traffic::Config::new(&settings.traffic),
             git: git::Config::new(settings.git, settings.max_source)?,
-            hooks: github::config::Config::new(settings.hooks, settings.github)?,
+            hooks: github::Config::new(settings.hooks, settings.github)?,
             public_url: url("public_url", settings.public_url)?,
             control_url: url("control_url", settings.control_url)?,
             tls,
