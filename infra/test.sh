@@ -15,6 +15,7 @@ stop_beside() {
         # `timeout` passes the signal on to all that it runs.
         if [ -e "$pid" ]; then kill -TERM "$(cat "$pid")" 2>/dev/null || true; fi
     done
+    wait 2>/dev/null || true # its tests clean up after themselves
 }
 trap 'stop_beside; rm -rf "$logs"' EXIT
 trap 'exit 130' INT

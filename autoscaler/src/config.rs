@@ -71,6 +71,8 @@ const STARTING_AT_ONCE: u32 = 10;
 const LEAVING_SHARE: f64 = 0.1;
 /// How many rounds of `every` a gateway stays the leader without renewing its lease: two may fail.
 const LEASE_ROUNDS: u32 = 3;
+/// With a long `every`, another gateway leads this much later than the next round at most.
+const LONGEST_LEASE: Duration = Duration::from_secs(5 * 60);
 /// Decisions that are stored for `epsilon autoscaler`.
 const DECISIONS: usize = 100;
 
@@ -191,7 +193,7 @@ impl Config {
             leaving_share: LEAVING_SHARE,
             leave_grace: settings.leave_grace,
             every: settings.every,
-            lease: settings.every * LEASE_ROUNDS,
+            lease: (settings.every * LEASE_ROUNDS).min(settings.every + LONGEST_LEASE),
             decisions: DECISIONS,
             policy: PolicyConfig {
                 min: settings.min,

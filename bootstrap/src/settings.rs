@@ -315,6 +315,7 @@ mod tests {
         let limits = Limits { body: "9MiB".into() };
         assert_eq!(part, Part { listen: "here".into(), workers: 3, limits });
         assert_eq!(part, Part::defaults());
+        assert_eq!(read("gateway: { workers: }", &[], &[]).unwrap(), part, "a key without a value");
     }
 
     #[test]

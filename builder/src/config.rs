@@ -85,6 +85,12 @@ impl Config {
         for (key, value) in positive {
             check(!value.is_zero(), key, &format!("{value:?}"), "it must be longer than 0")?;
         }
+        for (key, value) in
+            [("install_timeout", s.install_timeout), ("dockerfile_timeout", s.dockerfile_timeout)]
+        {
+            let fits = value <= limits::BUILD_TIMEOUT;
+            check(fits, key, &format!("{value:?}"), "a whole build has 30 minutes")?;
+        }
         check(s.builds > 0, "builds", "0", "at least one build must be allowed")?;
         // Node alone takes about 40 MiB; the engine refuses less than 6 MiB.
         for (key, value) in

@@ -47,8 +47,7 @@ const OPEN_FILES_SHARE: usize = 2;
 pub struct Limits {
     /// Open connections at most; more wait in the kernel's queue.
     pub connections: usize,
-    /// Longest wait for a TLS handshake and for the first head; also for an unauthenticated peer to
-    /// read its answer.
+    /// Longest wait for a TLS handshake and for the first head.
     pub head: Duration,
     /// Longest silence between two requests of a gateway, the next head included. Must exceed the
     /// gateways' own idle limit, or they would send calls on closing connections.
@@ -132,6 +131,8 @@ impl Limits {
             max_per_address: (max_connections / PER_ADDRESS_SHARE).max(8),
             exempt: Exempt::none(),
             has_reserve: false,
+            // A tunnel is a call that runs: instances limit these.
+            counts_tunnels: false,
             max_header: MAX_HEADER,
             // The fields that a gateway lets through, and those that it adds.
             max_headers: MAX_HEADERS + GATEWAY_HEADERS,

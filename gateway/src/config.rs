@@ -19,7 +19,7 @@ use epsilon_http_server::pace::PaceLimits;
 use epsilon_placement::bounded_load::{Balance, CALLS_PER_CORE};
 use limits::Limits;
 pub use settings::Settings;
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 pub(crate) mod connections;
 pub(crate) mod defaults;
@@ -55,6 +55,7 @@ pub struct Config {
     /// Those of `tls`, where the public listener speaks TLS.
     pub(crate) public_tls: Option<tls::Files>,
     pub(crate) keep: Keep,
+    pub(crate) fetch_timeout: Duration,
     pub(crate) ceilings: ceilings::Ceilings,
     pub(crate) autoscale: autoscale::Config,
     pub(crate) traffic: traffic::Config,
@@ -85,6 +86,7 @@ impl Config {
         )?;
         Ok(Self {
             ceilings: ceilings::Ceilings::new(settings.ceilings),
+            fetch_timeout: settings.fetch_timeout,
             keep: Keep { versions: settings.keep_versions, grace: settings.image_grace },
             version_addresses: settings.version_addresses,
             autoscale: autoscale::Config::new(settings.autoscale)?,

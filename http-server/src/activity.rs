@@ -225,6 +225,7 @@ pub(crate) mod tests {
             pace: PACE,
             half_close_timeout: Some(Duration::from_secs(10)),
             has_reserve: false,
+            counts_tunnels: true,
             crowded_idle_timeout: Duration::from_secs(5),
             unread_end_timeout: None,
         }

@@ -10,6 +10,7 @@ use crate::{
 use epsilon_api::{body::Holding, vm::InterimSink};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
+use parking_lot::Mutex;
 use prometheus::IntGauge;
 use std::{
     net::{IpAddr, SocketAddr},
@@ -32,8 +33,8 @@ pub struct Connection {
     certificate: OnceLock<Certificate>,
     has_received_request: AtomicBool,
     /// Releases the connection slot when the last holder is dropped: the connection, an answer's
-    /// body or a tunnel.
-    slot_guard: Option<SlotGuard>,
+    /// body or a tunnel; earlier for tunnels of a listener that does not count them.
+    slot_guard: Mutex<Option<SlotGuard>>,
 }
 
 /// Whether the peer of a connection proved with a TLS certificate that it belongs to the fleet.
@@ -94,7 +95,7 @@ impl Connection {
             exchange,
             certificate,
             has_received_request,
-            slot_guard,
+            slot_guard: Mutex::new(slot_guard),
         }
     }
 
@@ -105,8 +106,14 @@ impl Connection {
         Self::of(peer, Arc::new(Activity::new(pace, None)), None)
     }
 
-    pub(crate) fn slot(&self) -> Option<&Slot> {
-        self.slot_guard.as_ref().map(|slot_guard| &slot_guard.slot)
+    /// What `read` says of the slot; `None` if the connection has none.
+    pub(crate) fn with_slot<T>(&self, read: impl FnOnce(&Slot) -> T) -> Option<T> {
+        self.slot_guard.lock().as_ref().map(|slot_guard| read(&slot_guard.slot))
+    }
+
+    /// Gives the slot to another connection although this one goes on, as a tunnel.
+    pub(crate) fn release_slot(&self) {
+        drop(self.slot_guard.lock().take());
     }
 
     /// Called once, when the peer's TLS is known.
@@ -126,15 +133,13 @@ impl Connection {
 
     /// Whether there is no room for it, except to say so or to answer a health check.
     pub fn is_reserve(&self) -> bool {
-        self.slot().is_some_and(Slot::is_reserve)
+        self.with_slot(Slot::is_reserve).unwrap_or_default()
     }
 
     /// The peer has authenticated: its connection is not counted by address any more, and is closed
     /// after those of others when there is no room.
     pub fn trust(&self) {
-        if let Some(slot) = self.slot() {
-            slot.trust();
-        }
+        self.with_slot(Slot::trust);
     }
 
     /// The connection became a tunnel and counts as busy until it ends.
@@ -160,7 +165,7 @@ impl Connection {
     }
 
     pub(crate) fn check(&self, limits: &Limits, now: Instant) -> Check {
-        let is_crowded = self.slot().is_some_and(Slot::is_crowded);
+        let is_crowded = self.with_slot(Slot::is_crowded).unwrap_or_default();
         self.activity.check(limits, is_crowded, now)
     }
 }

@@ -24,6 +24,8 @@ pub struct Limits {
     /// Whether some connections more are answered when all slots are taken
     /// ([`crate::Connection::is_reserve`]).
     pub has_reserve: bool,
+    /// Whether a connection that became a tunnel (WebSocket) still counts among `max_connections`.
+    pub counts_tunnels: bool,
     /// Bytes of a head.
     pub max_header: usize,
     /// Fields of a head.

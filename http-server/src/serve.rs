@@ -11,7 +11,7 @@ use crate::{
     activity::Check,
     connection::{Busy, Connection},
     handler::{Handler, Refused},
-    limiter::Occupant,
+    limiter::{Occupant, Slot},
     limits::Limits,
     refusal,
     socket::{Socket, Watched},
@@ -104,7 +104,12 @@ pub(crate) async fn serve_connection<S: Socket>(
             let event = tokio::select! {
                 biased;
                 ended = &mut http => {
-                    let Err(error) = ended else { return };
+                    let Err(error) = ended else {
+                        if !limits.counts_tunnels {
+                            connection.release_slot(); // what lives on is a tunnel
+                        }
+                        return;
+                    };
                     tracing::debug!(%error, "Connection ended with an error.");
                     break error.is_parse().then_some(StatusCode::BAD_REQUEST);
                 }
@@ -121,13 +126,11 @@ pub(crate) async fn serve_connection<S: Socket>(
                     Pin::new(&mut http).graceful_shutdown();
                 }
                 ConnectionEvent::MakeRoom => {
-                    match (connection.activity.idle_for(), connection.slot()) {
-                        (None, Some(slot)) => {
-                            slot.keep(); // a request arrived in the meantime
-                            events.push(must_close());
-                        }
-                        _ => return,
+                    let is_idle = connection.activity.idle_for().is_some();
+                    if is_idle || connection.with_slot(Slot::keep).is_none() {
+                        return;
                     }
+                    events.push(must_close()); // a request arrived in the meantime
                 }
                 ConnectionEvent::HalfClosed => {
                     events.extend(limits.half_close_timeout.map(check_after));

@@ -442,7 +442,9 @@ impl Layers {
         let host = Host::of(&version.image.reference);
         let limit = humantime::format_duration(self.limit);
         EngineError::Registry(Box::new(ImageUnavailable {
-            hint: format!("check whether `{host}` is slow, or raise `vm_agent.pull_timeout`"),
+            hint: format!(
+                "check whether `{host}` is slow, or raise `vm_agent.pull_timeout` and `gateway.fetch_timeout`"
+            ),
             what: format!("did not provide the layers of `{}` within {limit}", version.id()),
             host,
             source: None,

@@ -74,7 +74,9 @@ impl Pulls {
     fn too_slow(&self, host: Host) -> EngineError {
         let limit = humantime::format_duration(self.limit);
         EngineError::Registry(Box::new(ImageUnavailable {
-            hint: format!("check whether `{host}` is slow, or raise `vm_agent.pull_timeout`"),
+            hint: format!(
+                "check whether `{host}` is slow, or raise `vm_agent.pull_timeout` and `gateway.fetch_timeout`"
+            ),
             what: format!("did not provide the image within {limit}"),
             host,
             source: None,

@@ -119,7 +119,8 @@ fn over(defaults: &Mapping, mut written: Mapping) -> Mapping {
         let value = match (default, written.remove(key)) {
             (Value::Mapping(default), None) => over(default, Mapping::new()).into(),
             (Value::Mapping(default), Some(Value::Mapping(own))) => over(default, own).into(),
-            (default, own) => own.unwrap_or_else(|| default.clone()),
+            // A key without a value is as if it were not written.
+            (default, own) => own.filter(|own| !own.is_null()).unwrap_or_else(|| default.clone()),
         };
         merged.insert(key.clone(), value);
     }

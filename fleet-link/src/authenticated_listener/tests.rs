@@ -53,6 +53,18 @@ impl Site {
                     std::future::pending().await
                 }
                 "/stuck" => std::future::pending().await,
+                "/tunnel" => {
+                    let mut request = request;
+                    let tunnel = hyper::upgrade::on(&mut request);
+                    tokio::spawn(async move {
+                        let _held = tunnel.await.unwrap();
+                        std::future::pending::<()>().await;
+                    });
+                    let mut response = Response::new(body::empty());
+                    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                    response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("x"));
+                    response
+                }
                 "/endless" => {
                     let piece =
                         || Ok::<_, Infallible>(hyper::body::Frame::data(vec![0; 1 << 16].into()));
@@ -109,6 +121,25 @@ async fn a_gateway_gets_in_and_keeps_its_connection() {
         assert_eq!(response.status(), 200);
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), text);
     }
+}
+
+/// A call that became a tunnel may live for hours; it is limited as a call, not as a connection.
+#[tokio::test]
+async fn a_tunnel_leaves_its_slot_to_the_next_connection() {
+    let site = Site::open(Limits { connections: 1, ..limits() });
+    let token = site.token();
+    let mut tunnel = TcpStream::connect(site.address).await.unwrap();
+    let text = format!(
+        "GET /tunnel HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: x\r\nx-epsilon-pass: {token}\r\n\r\n"
+    );
+    tunnel.write_all(text.as_bytes()).await.unwrap();
+    let mut head = [0; 12];
+    timeout(LIMIT, tunnel.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    let mut next = site.connect().await;
+    let request = site.request("/echo", body::full("served"));
+    let response = timeout(LIMIT, next.sender.send_request(request)).await.unwrap().unwrap();
+    assert_eq!(response.status(), 200);
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ use crate::config::Config;
 use crate::deploy::Deploys;
 use crate::deploy::builders::Builders;
 use crate::deploy::queue::Queue;
-use crate::deploy::start::FETCH_TIMEOUT;
 use crate::fleet::Fleet;
 use crate::fleet::autoscaled::FleetVms;
 use crate::fleet::link::{Identity, Link, LinkLimits};
@@ -84,7 +83,7 @@ impl Parts {
                 member.drain(true);
             }
         }
-        let member_limits = MemberLimits::default();
+        let member_limits = MemberLimits::new(config.fetch_timeout);
         let identity = Identity {
             tls: config.tls.as_ref().map(tls::Files::client).transpose()?,
             signer: Arc::clone(&signer),
@@ -129,7 +128,7 @@ impl Parts {
             urls: self.urls.clone(),
             queue: Queue::default(),
             limit: config.limits.deploy_timeout,
-            fetch_limit: FETCH_TIMEOUT,
+            fetch_limit: config.fetch_timeout,
             ceilings: config.ceilings,
         })
     }
@@ -145,7 +144,7 @@ impl Parts {
         let membership = FleetMembership::new(
             drain_prewarm,
             self.identity.clone(),
-            MemberLimits::default(),
+            MemberLimits::new(config.fetch_timeout),
             config.health_policy,
         );
         Sync {
@@ -217,7 +216,7 @@ impl Parts {
             version_cache,
             metrics: Arc::clone(&self.metrics),
             traffic: config.traffic,
-            start_limit: FETCH_TIMEOUT,
+            start_limit: config.fetch_timeout,
             close: self.shutdown.close.clone(),
             background: self.background.clone(),
         })

@@ -38,6 +38,7 @@ pub(super) fn limits(settings: &Settings) -> Result<Limits, ConfigError> {
         pace: PaceLimits::waiting(settings.body_timeout),
         half_close_timeout: Some(settings.limits.half_close_timeout),
         has_reserve: true,
+        counts_tunnels: true,
         crowded_idle_timeout: CROWDED_IDLE,
         unread_end_timeout: None, // `pace` is shorter
     })

@@ -52,6 +52,8 @@ pub struct Settings {
     pub version_addresses: VersionAddresses,
     #[serde(deserialize_with = "serde_text::duration")]
     pub image_grace: Duration,
+    #[serde(deserialize_with = "serde_text::duration")]
+    pub fetch_timeout: Duration,
     pub ceilings: ceilings::Settings,
     pub autoscale: autoscale::Settings,
     pub traffic: traffic::Settings,

@@ -37,7 +37,7 @@ use http::StatusCode;
         (status = 404, description = "`HOOK_NOT_FOUND`", body = ErrorEnvelope),
         (status = 408, description = "`BODY_TOO_SLOW`", body = ErrorEnvelope),
         (status = 409, description = "`DELIVERY_REPLAYED`", body = ErrorEnvelope),
-        (status = 413, description = "`BODY_TOO_LARGE`: more than `gateway.hooks.max_payload`", body = ErrorEnvelope),
+        (status = 413, description = "`BODY_TOO_LARGE`: more than 25 MiB", body = ErrorEnvelope),
         (status = 415, description = "`NOT_JSON`", body = ErrorEnvelope),
         (status = 422, description = "`INVALID_BODY`, `INVALID_HEADER`", body = ErrorEnvelope),
         (status = 503, description = "`HOOK_NOT_READY`, `TOO_MANY_HOOKS`, `STORE_UNAVAILABLE`", body = ErrorEnvelope),

@@ -75,7 +75,7 @@ impl DeployError {
                     "the deployment did not finish within {}",
                     humantime::format_duration(*limit)
                 ),
-                Some("the operator's setting is `gateway.deploy_timeout`".into()),
+                Some("the wait for another deployment of the project counts; push again, or a part with `--only`".into()),
             ),
             Self::Cancelled => ErrorBody::new(
                 StatusCode::CONFLICT,

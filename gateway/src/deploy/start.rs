@@ -14,10 +14,6 @@ use futures_util::future::join_all;
 use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
-/// Longest time for one VM to pull a new version's image; then the deployment continues without that
-/// VM. A large image over a slow line; as long as a VM's own default.
-pub(crate) const FETCH_TIMEOUT: Duration = Duration::from_secs(5 * 60);
-
 /// VMs of a function's order that get its image in advance: home, and the next one.
 const HOLDERS: usize = 2;
 

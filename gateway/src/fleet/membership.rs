@@ -41,13 +41,17 @@ pub(crate) struct MemberLimits {
     forget_after: Duration,
 }
 
-impl Default for MemberLimits {
-    fn default() -> Self {
+/// The least of [`MemberLimits::start`].
+const SHORTEST_START: Duration = Duration::from_secs(10 * 60);
+
+impl MemberLimits {
+    /// For VMs that may pull an image for `fetch_timeout`.
+    pub(crate) fn new(fetch_timeout: Duration) -> Self {
         Self {
             connect: Duration::from_secs(1),
             idle: Duration::from_secs(15),
             order: Duration::from_secs(10),
-            start: Duration::from_secs(10 * 60),
+            start: SHORTEST_START.max(fetch_timeout.saturating_mul(2)),
             lost_after: Duration::from_secs(15),
             forget_after: Duration::from_secs(10 * 60),
         }

@@ -103,10 +103,13 @@ impl<W> PoolState<W> {
             | None => return (Freeze::Nothing, None),
         };
         match freezer {
-            Freezer::Applied => (Freeze::Nothing, None),
+            // A busy one is being thawed, by the call that began.
+            Freezer::Applied if matches!(state, Some(State::Idle { .. })) => {
+                (Freeze::Nothing, None)
+            }
             _ if now < since + after => (Freeze::Nothing, Some(since + after)),
             Freezer::Unknown => (Freeze::LookUpFreezer, None),
-            Freezer::Found => (Freeze::Now, None),
+            Freezer::Found | Freezer::Applied => (Freeze::Now, None),
         }
     }
 }
