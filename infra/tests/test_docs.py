@@ -6,6 +6,7 @@ is how a reader finds the code. And figures: those that README and specification
 
 import pathlib
 import re
+import subprocess
 import tomllib
 import unittest
 
@@ -151,6 +152,19 @@ class Docs(unittest.TestCase):
             for name in re.findall(r"`([\w.-]+/[\w./{},*-]+)`", without_code(page.read_text())):
                 if name.split("/")[0] in roots:
                     gone += [f"{page.relative_to(world.ROOT)}: {path}" for path in expand(name) if not exists(path)]
+        self.assertEqual(gone, [])
+
+    def test_every_short_path_is_the_end_of_a_path(self):
+        """Where the folder is clear from the text, as `lease.rs` or `call/reply.rs`, also in diagrams."""
+        files = subprocess.run(["git", "ls-files", "*.rs"], cwd=world.ROOT, capture_output=True, text=True, check=True)
+        ends = {"/" + file for file in files.stdout.split()}
+        gone = []
+        for page in pages():
+            if "decisions" in page.parts or page.name == "CHANGELOG.md":
+                continue
+            for name in sorted(set(re.findall(r"(?<![\w./<>{},*-])[\w{][\w./{},-]*\.rs\b", page.read_text()))):
+                missed = [path for path in expand(name) if not any(end.endswith("/" + path) for end in ends)]
+                gone += [f"{page.relative_to(world.ROOT)}: {path}" for path in missed]
         self.assertEqual(gone, [])
 
     def test_the_table_of_crates_says_what_cargo_does(self):
