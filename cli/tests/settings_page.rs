@@ -16,6 +16,7 @@ const FILES: [(&str, &str); 3] = [
 const HEAD: &str = "# Settings\n\n\
     Written from the `config.default.yaml` of each part by a test; do not edit. A settings file is YAML with the sections below\n\
     (`epsilon up --config FILE`); `EPSILON_<SECTION>_<KEY>` in the environment wins over the file, a flag over both.\n\
+    An area, such as `gateway.git`, is one variable with all of it: `EPSILON_GATEWAY_GIT='{ branch: live }'`.\n\
     Unknown keys are an error, and so are names of earlier releases: the error says what is fixed now, and why.\n\
     Durations are written `500ms`, `10s`, `5m`; sizes `64KiB`, `256MiB`, `1.5GiB`.\n";
 
