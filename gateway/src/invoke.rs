@@ -127,8 +127,8 @@ impl Invoker {
                     self.metrics.placement.retried(retry);
                     let function = &route.version.function;
                     let vm = &member.id;
-                    let cause = Chain(&err);
-                    tracing::debug!(%function, %vm, %cause, "Call failed on a VM; retrying on the next one.");
+                    let error = Chain(&err);
+                    tracing::debug!(%function, %vm, %error, "Call failed on a VM; retrying on the next one.");
                     tries.vms.push(member);
                     (call, failed) = (rest, Some(err));
                 }

@@ -47,7 +47,11 @@ pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
     remove_orphaned_socket_dirs(vm);
     vm.cells.sweep(|id| vm.known.lock().contains(id));
     if adopted + removed > 0 {
-        tracing::info!(adopted, removed, "Took over containers of an earlier run.");
+        tracing::info!(
+            adopted,
+            removed,
+            "Instances of an earlier run were adopted, other containers removed."
+        );
     }
     Ok(())
 }
@@ -164,7 +168,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
         Ok(found) => found,
         Err(err) => {
             if is_changed {
-                tracing::error!(cause = %Chain(&err), "Container engine does not answer.");
+                tracing::error!(error = %Chain(&err), "Container engine does not answer.");
             }
             return;
         }
@@ -173,7 +177,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
         tracing::info!("Container engine answers again.");
     }
     if let Err(err) = vm.network.ensure(&vm.engine).await {
-        tracing::warn!(cause = %Chain(&err), "Network of functions could not be prepared; trying again.");
+        tracing::warn!(error = %Chain(&err), "Network of functions could not be prepared; trying again.");
     }
     let unknown = {
         let now = vm.known.lock();
@@ -201,7 +205,7 @@ pub(crate) async fn remove(vm: &LocalVm, containers: Vec<ContainerInfo>) {
     stream::iter(containers)
         .for_each_concurrent(REMOVALS, |container| async move {
             if let Err(err) = vm.engine.remove(&container.name).await {
-                tracing::warn!(container = %container.name, cause = %Chain(&err), "Container could not be removed; reconciliation will remove it.");
+                tracing::warn!(container = %container.name, error = %Chain(&err), "Container could not be removed; reconciliation will remove it.");
             }
         })
         .await;

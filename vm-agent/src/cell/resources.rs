@@ -133,7 +133,7 @@ async fn remove(cells: &Cells, resources: CellResources) {
             return; // the shutdown of the agent removes by label what is left
         }
         if std::mem::take(&mut is_first) {
-            tracing::warn!(container = %resources.container, cause = %Chain(&err), "Container of a cell could not be removed; trying again.");
+            tracing::warn!(container = %resources.container, error = %Chain(&err), "Container of a cell could not be removed; trying again.");
         }
         sleep(pause).await;
         pause = (pause * 2).min(SLOW_REMOVE);

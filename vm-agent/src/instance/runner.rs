@@ -110,7 +110,7 @@ impl Runner {
             if let Ok(Err(err)) = limits.await
                 && !instance.stop.is_cancelled()
             {
-                tracing::warn!(instance = %instance.id(), cause = %Chain(&err), "Limits of the instance could not be set; stopping it.");
+                tracing::warn!(instance = %instance.id(), error = %Chain(&err), "Limits of the instance could not be set; stopping it.");
                 pool.event(key, Event::Stop(StopReason::Requested));
             }
         });
@@ -260,7 +260,7 @@ impl Runner {
                 return; // the shutdown of the agent removes by label what is left
             }
             if std::mem::take(&mut is_new) {
-                tracing::warn!(container = %name, cause = %Chain(&err), "Container could not be removed; trying again.");
+                tracing::warn!(container = %name, error = %Chain(&err), "Container could not be removed; trying again.");
             }
             let next = Instant::now() + pause;
             if !has_ended
