@@ -227,7 +227,7 @@ impl Instance {
         drop(grant);
     }
 
-    /// Carries out `Effect::Kill`: the runner removes the container.
+    /// Carries out `Effect::Stop`: the runner removes the container.
     pub(crate) fn begin_stop(&self) {
         if let Some(grant) = self.memory.lock().as_mut() {
             grant.mark_leaving();

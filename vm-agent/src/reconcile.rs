@@ -30,7 +30,7 @@ const REMOVALS: usize = 4;
 /// Containers probed for adoption at once; one that hangs answers late.
 const ADOPTIONS: usize = 16;
 /// Timeout of the health request to a found instance.
-const HEALTHY: Duration = Duration::from_secs(2);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Adopts the containers of an earlier run of this agent. Called once, before the first call.
 pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
@@ -95,7 +95,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &ContainerInfo) -> bool {
     if let Some(freezer) = freezer {
         instance.set_freezer(Some(freezer));
     }
-    match timeout(HEALTHY, control::health(&folder)).await {
+    match timeout(HEALTH_TIMEOUT, control::health(&folder)).await {
         Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}
         _ => return false,
     }
@@ -197,7 +197,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
     }
     vm.cells.sweep(|id| vm.known.lock().contains(id));
     for pool in vm.pools() {
-        pool.ensure();
+        pool.start_what_is_needed();
     }
 }
 
