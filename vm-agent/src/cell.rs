@@ -128,7 +128,7 @@ impl Cells {
     pub(crate) fn turn_off(&self, why: &str) {
         if !self.is_off.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                why,
+                error = why,
                 "No more cells: each cold start makes a container from its image. The engine has to see what this agent \
                  mounts: run both on one machine, outside of sandboxes that give either of them mounts of its own."
             );
