@@ -208,7 +208,7 @@ impl Runner {
                 Ok(()) => acted.steps.push(step.to_string()),
                 // A VM that cannot be terminated must not block the others.
                 Err(RoundError::Group(err @ GroupError::Refused(_))) if step.is_independent() => {
-                    tracing::warn!(%step, error = %Chain(&err), "Group refused a step; the other steps continue.");
+                    tracing::warn!(%step, error = %Chain(&err), "Group of VMs refused a step of the autoscaler; the other steps continue.");
                     acted.problem =
                         Some((err.label(), format!("{step}: {}; {}", Chain(&err), err.hint())));
                 }

@@ -1,5 +1,6 @@
 //! The process's limit on open files.
 
+use epsilon_api::chain::Chain;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use tracing::{info, warn};
@@ -14,7 +15,7 @@ pub fn raise_file_limit() {
             info!(files = ?limit.maximum, before = ?limit.current, "Limit on open files raised.");
         }
         Err(err) => {
-            warn!(%err, files = ?limit.current, "Limit on open files cannot be raised; using the soft limit.");
+            warn!(error = %Chain(&err), files = ?limit.current, "Limit on open files cannot be raised; using the soft limit.");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! the disks are that it writes to. Registered by each `main`.
 
 use crate::log;
+use epsilon_api::chain::Chain;
 use prometheus::{
     IntCounter, IntGauge, IntGaugeVec, Opts, Registry,
     core::{Collector, Desc},
@@ -107,7 +108,7 @@ impl Disk {
                 let disk = self.clone();
                 let measured = tokio::task::spawn_blocking(move || disk.measure(&folder)).await;
                 if let Ok(Err(error)) = measured {
-                    tracing::debug!(%error, "Disk space could not be read; trying again later.");
+                    tracing::debug!(error = %Chain(&error), "Disk space could not be read; trying again later.");
                 }
             }
         });

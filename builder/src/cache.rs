@@ -19,7 +19,7 @@ pub(crate) mod upkeep;
 pub(crate) mod walk;
 
 use crate::{error, source::ContentDigest};
-use epsilon_api::{build::BuildError, ids::InstanceId, units::Bytes};
+use epsilon_api::{build::BuildError, chain::Chain, ids::InstanceId, units::Bytes};
 use epsilon_bootstrap::remove_untrusted_dir::clear;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Serialize, de::DeserializeOwned};
@@ -104,7 +104,7 @@ impl NpmCache {
     pub(crate) fn measure(&self, limit: Bytes) {
         let bytes = upkeep::measure(&self.folder()).ok().filter(|bytes| *bytes <= limit.get());
         if let Err(err) = upkeep::write_size(&self.home, bytes.unwrap_or(u64::MAX)) {
-            tracing::warn!(%err, "Size of an npm cache could not be recorded; upkeep removes it first.");
+            tracing::warn!(path = %self.home.display(), error = %Chain(&err), "Size of an npm cache could not be recorded; upkeep removes it first.");
         }
     }
 }
@@ -170,7 +170,7 @@ impl Cache {
             let _asked_or_time = tokio::time::timeout(UPKEEP_EVERY, self.upkeep.notified()).await;
             let cache = self.clone();
             if let Err(err) = tokio::task::spawn_blocking(move || cache.tidy()).await {
-                tracing::error!(%err, "Upkeep of the builder's caches panicked; trying again with the next run.");
+                tracing::error!(error = %Chain(&err), "Upkeep of the builder's caches panicked; trying again with the next run.");
             }
         }
     }
@@ -303,7 +303,9 @@ fn own_id(path: &Path) -> io::Result<String> {
     match fs::read_to_string(path) {
         Ok(text) => match InstanceId::parse(text.trim()) {
             Ok(id) => return Ok(id.to_string()),
-            Err(err) => tracing::warn!(%err, "Builder id file is damaged; generating a new id."),
+            Err(err) => {
+                tracing::warn!(path = %path.display(), error = %Chain(&err), "Builder id file is damaged; generating a new id.")
+            }
         },
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => return Err(err),
@@ -319,7 +321,7 @@ fn remove(path: &Path) {
     if let Err(err) = removed
         && err.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(%err, path = %path.display(), "Folder of a build could not be removed; the next start tries again.");
+        tracing::warn!(error = %Chain(&err), path = %path.display(), "Folder of a build could not be removed; the next start tries again.");
     }
 }
 

@@ -379,7 +379,7 @@ impl Drop for Scratch {
                     }
                     Ok(()) => return,
                     Err(err) => {
-                        tracing::warn!(error = %Chain(&err), "Temporary image could not be removed; the next start tries again.");
+                        tracing::warn!(image = reference, error = %Chain(&err), "Temporary image could not be removed; the next start tries again.");
                         return;
                     }
                 }

@@ -6,7 +6,7 @@ use crate::{
     cache::walk::{Bounds, Stopped, walk},
     error::{self, Hint},
 };
-use epsilon_api::{build::BuildError, units::Bytes};
+use epsilon_api::{build::BuildError, chain::Chain, units::Bytes};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -69,7 +69,7 @@ fn too_large(limit: Bytes) -> BuildError {
 
 fn refused(stopped: &Stopped, limit: Bytes) -> BuildError {
     if let Stopped::Unreadable(err) = stopped {
-        tracing::warn!(%err, "Result of an install cannot be read; it counts as too large.");
+        tracing::warn!(error = %Chain(err), "Size of installed packages cannot be measured; it counts as too large.");
         return too_large(limit);
     }
     error::dependencies_failed(format!("the packages are refused: {stopped}"))

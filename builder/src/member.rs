@@ -10,6 +10,7 @@ use crate::{
     serve::{self, BoundListener},
 };
 use epsilon_api::{
+    chain::Chain,
     fleet::{HEARTBEAT_INTERVAL, Join, MemberKind, PROTOCOL},
     ids::VmId,
     redacted::Secret,
@@ -210,7 +211,7 @@ impl Running {
         end.cancel();
         // Gateways learn that it leaves before the listener closes.
         if let Err(err) = membership.await {
-            tracing::error!(%err, "Membership task panicked; gateways will notice by missing heartbeats.");
+            tracing::error!(error = %Chain(&err), "Membership task panicked; gateways will notice by missing heartbeats.");
         }
         let cut = serving.drain(grace).await;
         beside.close.cancel();

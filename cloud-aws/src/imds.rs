@@ -110,7 +110,7 @@ impl Imds {
                     // A server answers, but it is not EC2's service.
                     Ok(None) => return None,
                     Err(failure) => {
-                        tracing::debug!(cause = %Chain(&failure), "Metadata service provides no instance id; trying again.");
+                        tracing::debug!(error = %Chain(&failure), "Metadata service provides no instance id; trying again.");
                         sleep(PAUSE).await;
                     }
                 }
@@ -182,7 +182,7 @@ impl Watch {
         }
         match failure {
             Some(failure) if !self.is_failing => {
-                tracing::warn!(cause = %Chain(&failure), "Metadata service does not answer; polling on.");
+                tracing::warn!(error = %Chain(&failure), "Metadata service does not answer; polling on.");
                 self.is_failing = true;
             }
             Some(_) => {}

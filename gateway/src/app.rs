@@ -235,7 +235,10 @@ impl Running {
             return Stopped { cut: 0 };
         }
         let cut = calls.running().len();
-        tracing::warn!(cut, "Drain grace is over; cutting calls and cancelling deployments.");
+        tracing::warn!(
+            cut,
+            "`gateway.drain_grace` is over; cutting calls and cancelling deployments."
+        );
         calls.stop();
         cancel.cancel();
         // Clients that wait for a deployment get its result before the connection closes.

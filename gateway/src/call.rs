@@ -174,25 +174,25 @@ impl Calls {
                 return response;
             }
         };
-        let (function, target, addressed, version) = match target {
+        let (route, target, addressed, version) = match target {
             Target::Health => return reply::health(&self.health.report(), record),
             _ if connection.is_reserve() => return reply::error(&CallError::GatewayFull, record),
-            Target::Function(function, target, addressed) => (function, target, addressed, None),
-            Target::Version(function, number, target, addressed) => {
-                (function, target, addressed, Some(number))
+            Target::Function(route, target, addressed) => (route, target, addressed, None),
+            Target::Version(route, number, target, addressed) => {
+                (route, target, addressed, Some(number))
             }
         };
-        let Chosen { route, cookie } = match (version, function.split()) {
-            (None, None) => Chosen { route: function, cookie: None },
+        let Chosen { route, cookie } = match (version, route.split()) {
+            (None, None) => Chosen { route, cookie: None },
             (None, Some(split)) => version::choose(split, request.headers()),
             (Some(number), _) => {
-                let name = &function.version.function;
+                let name = &route.version.function;
                 if let Err(err) =
                     self.version_addresses.admit(name, number, request.headers()).await
                 {
                     return reply::error(&err, record);
                 }
-                match self.version_cache.find(&function, number).await {
+                match self.version_cache.find(&route, number).await {
                     Ok(route) => Chosen { route, cookie: None },
                     Err(err) => return reply::error(&err, record),
                 }
@@ -200,7 +200,8 @@ impl Calls {
         };
         record.route = Some(Arc::clone(&route));
         let prefix = prefix(&route, addressed, version);
-        let (mut request, caller) = Self::prepare(request, target, connection, address, prefix);
+        let (mut request, caller_upgrade) =
+            Self::prepare(request, target, connection, address, prefix);
         if addressed == Addressed::ByPath
             && let Some(raw) = request.extensions_mut().remove::<RawTarget>()
             && let Some(raw) = raw_target::below_name(&raw)
@@ -219,7 +220,7 @@ impl Calls {
         let mut response = match self.invoker.invoke(&route, call).await {
             Ok(Invoked { answer, in_flight }) => {
                 record.in_flight = Some(in_flight);
-                self.reply(answer, caller, &route, addressed, record, connection)
+                self.reply(answer, caller_upgrade, &route, addressed, record, connection)
             }
             Err(err) => reply::error(&err.into(), record),
         };
@@ -272,18 +273,18 @@ impl Calls {
         address: CallerAddress,
         prefix: Option<HeaderValue>,
     ) -> (Request<Limited<Incoming>>, Option<OnUpgrade>) {
-        let caller = request.extensions_mut().remove::<OnUpgrade>();
+        let caller_upgrade = request.extensions_mut().remove::<OnUpgrade>();
         let headers = request.headers_mut();
-        let upgrade = relay::headers::clean_request(headers, caller.is_some());
+        let upgrade = relay::headers::clean_request(headers, caller_upgrade.is_some());
         address.write_to(headers, connection, prefix);
         *request.uri_mut() = target;
-        (request, caller.filter(|_| upgrade.is_some()))
+        (request, caller_upgrade.filter(|_| upgrade.is_some()))
     }
 
     fn reply(
         &self,
         mut answer: Answer,
-        caller: Option<OnUpgrade>,
+        caller_upgrade: Option<OnUpgrade>,
         route: &Route,
         addressed: Addressed,
         mut record: CallRecord,
@@ -296,9 +297,9 @@ impl Calls {
             return reply::answer(answer, addressed, &request_id, Some(record));
         }
         let extensions = answer.response.extensions_mut();
-        let function = extensions.remove::<OnUpgrade>();
+        let function_upgrade = extensions.remove::<OnUpgrade>();
         let held = extensions.remove::<Held>();
-        let (Some(caller), Some(function)) = (caller, function) else {
+        let (Some(caller), Some(function)) = (caller_upgrade, function_upgrade) else {
             let err = VmError::FunctionCrashed {
                 function: route.version.function.clone(),
                 cause: "the function answered 101 to a request without an upgrade".into(),

@@ -150,7 +150,7 @@ impl Deploys {
                 let error = text.lines().next().unwrap_or_default();
                 tracing::info!(deployment = %id, error, %by, "Deployment failed.");
                 self.count(DeploymentState::Failed);
-                let error = err.body();
+                let error = err.body(&id);
                 if let Err(err) = self.store.fail_deployment(&id, &error, Timestamp::now()).await {
                     tracing::error!(deployment = %id, error = %Chain(&err), "Failed deployment could not be recorded in the store; retrying.");
                     failure_retry::retry_recording(self.store.clone(), id, error.clone());

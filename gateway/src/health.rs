@@ -117,7 +117,7 @@ impl Health {
             (None, None) => Store::Ok,
         };
         // Since when the first VM could have reported.
-        let known = members.iter().map(|member| member.known());
+        let known = members.iter().map(|member| member.discovered_at());
         let known = known.chain((self.fleet.unusable() > 0).then_some(self.began)).min();
         let is_start_over = known.is_some_and(|known| now.duration_since(known) >= KNOWN);
         let certificate = self.certificates.iter().map(|one| one.validity(time));

@@ -89,7 +89,7 @@ impl Invoker {
                     place::place(&fleet, route, &tries.vms, &self.balance, &self.metrics.placement);
                 (placed, fleet.members().len() == 1)
             };
-            let Some(Placed { member, in_flight, more, prewarm }) = placed else {
+            let Some(Placed { member, in_flight, has_other_vm, prewarm }) = placed else {
                 return Err(failed.map_or_else(|| no_vm(route), outgoing::map_error));
             };
             if let Some((prewarm, member)) = prewarm {
@@ -99,7 +99,7 @@ impl Invoker {
             let (sent, rest) = if is_last {
                 (call.last().ok_or_else(body_used_up)?, None)
             } else {
-                let (lent, rest) = call.lend(!more).ok_or_else(body_used_up)?;
+                let (lent, rest) = call.lend(!has_other_vm).ok_or_else(body_used_up)?;
                 (lent, Some(rest))
             };
             let result = tries.in_time(route, member.vm.call(sent)).await;
@@ -119,16 +119,16 @@ impl Invoker {
             place::record_outcome(&member, route, Some(&err));
             // A VM that could have queued the call has already done so; another one would only
             // queue it again.
-            let waited = !more && Failure::of(&err) == Failure::Refused;
+            let waited = !has_other_vm && Failure::of(&err) == Failure::Refused;
             let rest = rest.filter(|_| !waited);
-            let whole = rest.as_ref().is_none_or(Outgoing::is_whole);
-            match (tries.again(&err, whole, rest.is_some(), &self.budget), rest) {
+            let can_resend_body = rest.as_ref().is_none_or(Outgoing::is_whole);
+            match (tries.again(&err, can_resend_body, rest.is_some(), &self.budget), rest) {
                 (Some(Ok(retry)), Some(rest)) => {
                     self.metrics.placement.retried(retry);
                     let function = &route.version.function;
                     let vm = &member.id;
-                    let cause = Chain(&err);
-                    tracing::debug!(%function, %vm, %cause, "Call failed on a VM; retrying on the next one.");
+                    let error = Chain(&err);
+                    tracing::debug!(%function, %vm, %error, "Call failed on a VM; retrying on the next one.");
                     tries.vms.push(member);
                     (call, failed) = (rest, Some(err));
                 }

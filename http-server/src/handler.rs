@@ -3,7 +3,7 @@
 
 use crate::connection::Connection;
 use bytes::Bytes;
-use epsilon_api::body::BodyError;
+use epsilon_api::{body::BodyError, chain::Chain};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -27,7 +27,7 @@ pub trait Handler: Clone + Send + Sync + 'static {
 
     /// Reports a connection that could not be accepted, and the pause that follows.
     fn accept_failed(&self, error: &io::Error, pause: Duration) {
-        tracing::warn!(%error, ?pause, "Listener cannot accept connections; retrying after a pause.");
+        tracing::warn!(error = %Chain(error), ?pause, "Listener cannot accept connections; retrying after a pause.");
     }
 }
 

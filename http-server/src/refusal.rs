@@ -4,6 +4,7 @@
 
 use crate::socket::{Socket, Watched};
 use bytes::Bytes;
+use epsilon_api::chain::Chain;
 use http::Response;
 use jiff::{Timestamp, fmt::rfc2822};
 use std::{io, time::Duration};
@@ -22,7 +23,7 @@ const MAX_DISCARDED: usize = 256 << 10;
 pub(crate) async fn answer<S: Socket>(mut socket: Watched<S>, answer: &Response<Bytes>) {
     let outcome = timeout(LIMIT, write(&mut socket, answer)).await;
     if let Ok(Err(error)) = outcome {
-        tracing::debug!(%error, "Error answer could not be written.");
+        tracing::debug!(error = %Chain(&error), "Error answer could not be written.");
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     socket::{Socket, Watched},
     transport::Transport,
 };
+use epsilon_api::chain::Chain;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use http::StatusCode;
 use hyper::{server::conn::http1, service::service_fn};
@@ -110,7 +111,7 @@ pub(crate) async fn serve_connection<S: Socket>(
                         }
                         return;
                     };
-                    tracing::debug!(%error, "Connection ended with an error.");
+                    tracing::debug!(error = %Chain(&error), "Connection ended with an error.");
                     break error.is_parse().then_some(StatusCode::BAD_REQUEST);
                 }
                 Some(event) = events.next() => event,

@@ -16,6 +16,7 @@ use crate::{
     socket::Watched,
     tls,
 };
+use epsilon_api::chain::Chain;
 use prometheus::IntGauge;
 use std::{
     io,
@@ -125,7 +126,7 @@ impl<H: Handler> Opening<H> {
                 }
             }
             Some(Err(error)) => {
-                tracing::debug!(%peer, %error, "TLS handshake failed; connection closed.");
+                tracing::debug!(%peer, error = %Chain(&error), "TLS handshake failed; connection closed.");
             }
             None => {}
         }

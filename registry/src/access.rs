@@ -126,7 +126,7 @@ impl Access {
             Ok(_) => Err(Failed::Work(err)),
             Err(why) => {
                 // The registry's refusal says more than the failed search for other credentials.
-                tracing::warn!(registry = %host, cause = %Chain(&why), "Fresh credentials for the registry could not be obtained.");
+                tracing::warn!(registry = %host, error = %Chain(&why), "Fresh credentials for the registry could not be obtained.");
                 Err(Failed::Work(err))
             }
         }

@@ -113,7 +113,7 @@ impl Agent {
         let vm = LocalVm::new(Parts { id, cpu, config, engine, budget, layers, logs, metrics });
         registry.register(Box::new(Census::new(Arc::downgrade(&vm))?))?;
         if let Err(err) = vm.network.ensure(&vm.engine).await {
-            tracing::warn!(cause = %Chain(&err), "Network of functions could not be prepared; trying again.");
+            tracing::warn!(error = %Chain(&err), "Network of functions could not be prepared; trying again.");
         }
         reconcile::adopt(&vm).await.map_err(|source| StartError::Engine { socket, source })?;
         if vm.is_draining() {
@@ -161,7 +161,7 @@ impl Agent {
         }
         let cut = vm.calls();
         if cut > 0 {
-            tracing::warn!(cut, "Grace period is over; running calls are cut.");
+            tracing::warn!(cut, "Agent stops; running calls are cut.");
         }
         vm.closed.cancel();
         for pool in vm.pools() {

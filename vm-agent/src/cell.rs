@@ -97,7 +97,7 @@ impl Cells {
             _ => Mounts::open(&root)
                 .inspect_err(|err| {
                     tracing::warn!(
-                        cause = %Chain(err),
+                        error = %Chain(err),
                         folder = %root.display(),
                         "No cells: each cold start makes a container from its image. Run the agent as root, on the engine's own \
                          machine and outside of sandboxes that give it mounts of its own, or set `vm_agent.cells_max: 0`."
@@ -128,7 +128,7 @@ impl Cells {
     pub(crate) fn turn_off(&self, why: &str) {
         if !self.is_off.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                why,
+                error = why,
                 "No more cells: each cold start makes a container from its image. The engine has to see what this agent \
                  mounts: run both on one machine, outside of sandboxes that give either of them mounts of its own."
             );
@@ -252,7 +252,7 @@ impl Cells {
         let removed = crate::container::mounts::close(&self.folder(id))
             .and_then(|()| remove_folder(&self.folder(id)));
         if let Err(err) = removed {
-            tracing::warn!(cell = %id, %err, "Directory of a removed cell could not be removed; the next sweep tries again.");
+            tracing::warn!(cell = %id, error = %Chain(&err), "Directory of a removed cell could not be removed; the next sweep tries again.");
         }
     }
 
@@ -271,7 +271,7 @@ impl Cells {
     /// any more.
     pub(crate) fn close(&self) {
         if let Err(err) = crate::container::mounts::close(&self.root) {
-            tracing::error!(%err, folder = %self.root.display(), "Mounts of cells could not be removed at shutdown; the next start of the agent takes them over.");
+            tracing::error!(error = %Chain(&err), folder = %self.root.display(), "Mounts of cells could not be removed at shutdown; the next start of the agent takes them over.");
         }
     }
 }

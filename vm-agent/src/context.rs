@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::network::Network;
 use epsilon_api::{
+    chain::Chain,
     ids::{InstanceId, VmId},
     units::MilliCores,
 };
@@ -169,7 +170,7 @@ impl VmContext {
         let folder = self.sockets_dir(instance);
         let remove = move || {
             if let Err(err) = sockets::unmount(&folder).and_then(|()| clear(&folder)) {
-                tracing::warn!(%err, folder = %folder.display(), "Socket directory of an instance could not be removed; the next start removes it.");
+                tracing::warn!(error = %Chain(&err), folder = %folder.display(), "Socket directory of an instance could not be removed; the next start removes it.");
             }
         };
         drop(self.tasks.spawn_blocking_on(remove, &self.runtime));
@@ -192,7 +193,7 @@ impl VmContext {
 fn can_mount_tmpfs(sockets: &Path) -> bool {
     let tried = mounts::try_tmpfs(sockets).inspect_err(|err| {
         tracing::warn!(
-            %err, folder = %sockets.display(),
+            error = %Chain(err), folder = %sockets.display(),
             "Socket directories of instances have no size limit: this agent cannot mount."
         );
     });

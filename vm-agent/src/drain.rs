@@ -4,6 +4,7 @@
 //!
 //! `vm.rs` applies it to the pools; the task that reports to gateways waits for [`Drain::changed`].
 
+use epsilon_api::chain::Chain;
 use parking_lot::Mutex;
 use std::{
     fs::{self, File},
@@ -57,7 +58,7 @@ impl Drain {
             DrainReason::Requested if reasons.requested != on => {
                 reasons.requested = on;
                 if let Err(err) = self.write(on) {
-                    tracing::error!(%err, path = %self.marker.display(), "Drain could not be stored; it ends with the next start of the agent.");
+                    tracing::error!(error = %Chain(&err), path = %self.marker.display(), "Drain could not be stored; it ends with the next start of the agent.");
                 }
             }
             DrainReason::Requested => {}
@@ -65,7 +66,11 @@ impl Drain {
         }
         let is_on = reasons.requested || reasons.shutdown;
         if self.is_on.swap(is_on, Ordering::Relaxed) != is_on {
-            tracing::info!(draining = is_on, ?why, "Drain state of the VM changed.");
+            if is_on {
+                tracing::info!(?why, "VM drains; running calls finish.");
+            } else {
+                tracing::info!(?why, "VM takes calls again.");
+            }
             self.changed.notify_one();
         }
         is_on

@@ -14,7 +14,7 @@ use crate::container::connections::Connections;
 use crate::container::user_ids::UserIdLease;
 use crate::context::VmContext;
 use crate::engine::{ContainerName, EngineError, Freezer};
-use epsilon_api::{function::Version, ids::InstanceId};
+use epsilon_api::{chain::Chain, function::Version, ids::InstanceId};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::{
@@ -184,7 +184,7 @@ impl Instance {
         match freezer.freeze() {
             Ok(()) => self.is_frozen.store(true, Ordering::Release),
             Err(err) => {
-                tracing::warn!(instance = %self.id(), %err, "Instance could not be frozen.");
+                tracing::warn!(instance = %self.id(), error = %Chain(&err), "Instance could not be frozen.");
             }
         }
     }
@@ -199,7 +199,7 @@ impl Instance {
             && let Err(err) = freezer.thaw()
         {
             self.is_frozen.store(true, Ordering::Release); // the next call tries again
-            tracing::error!(instance = %self.id(), %err, "Instance could not be thawed.");
+            tracing::error!(instance = %self.id(), error = %Chain(&err), "Instance could not be thawed.");
         }
         self.changed.notify_one(); // its freeze timer runs again
     }
@@ -227,7 +227,7 @@ impl Instance {
         drop(grant);
     }
 
-    /// Carries out `Effect::Kill`: the runner removes the container.
+    /// Carries out `Effect::Stop`: the runner removes the container.
     pub(crate) fn begin_stop(&self) {
         if let Some(grant) = self.memory.lock().as_mut() {
             grant.mark_leaving();

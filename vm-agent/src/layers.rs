@@ -234,7 +234,7 @@ impl Layers {
                     Err(Miss::Final(err)) => return Err(err),
                     Err(Miss::Absent(None)) => {}
                     Err(Miss::Absent(Some(cause)) | Miss::Corrupt(cause)) => {
-                        tracing::warn!(layer = %name, cause = %Chain(&*cause), "Layer in the builder's cache is unusable; asking the registry.");
+                        tracing::warn!(layer = %name, error = %Chain(&*cause), "Layer in the builder's cache is unusable; asking the registry.");
                     }
                 }
             }
@@ -318,7 +318,7 @@ impl Layers {
                 Err(Miss::Absent(cause)) => {
                     if let Some(cause) = cause {
                         tracing::warn!(
-                            layer = %name, image = %version.image, cause = %Chain(&*cause),
+                            layer = %name, image = %version.image, error = %Chain(&*cause),
                             "Registry does not provide a layer; reading it from the image."
                         );
                     }
@@ -326,7 +326,7 @@ impl Layers {
                 }
                 Err(Miss::Corrupt(cause)) if again => {
                     tracing::warn!(
-                        layer = %name, image = %version.image, cause = %Chain(&*cause),
+                        layer = %name, image = %version.image, error = %Chain(&*cause),
                         "Layer of the registry does not match its digest; fetching it once more."
                     );
                     again = false;

@@ -125,8 +125,8 @@ impl Logs {
 
     /// Removes the log of a deleted function. Returns at once.
     pub(crate) fn forget(&self, function: FunctionName) {
-        if self.commands.try_send(Command::Forget(function)).is_err() {
-            tracing::warn!("Log queue is full; the log of a deleted function stays on disk.");
+        if self.commands.try_send(Command::Forget(function.clone())).is_err() {
+            tracing::warn!(%function, "Log queue is full; the log of a deleted function stays on disk.");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     app::Agent, config::MemberConfig, drain::DrainReason, error::StartError, serve::Server,
 };
 use epsilon_api::{
+    chain::Chain,
     fleet::{HEARTBEAT_INTERVAL, Join, MemberKind, PROTOCOL, REPORT},
     ids::VmId,
     redacted::Secret,
@@ -131,7 +132,7 @@ impl Member {
                             tracing::warn!(%at, "Cloud takes this spot VM away; draining.");
                         }
                         Notice::Terminating => {
-                            tracing::warn!("Scale group takes this VM away; draining.");
+                            tracing::warn!("Auto Scaling group terminates this VM; draining.");
                         }
                         // Nothing is decided yet; such a VM often runs on for hours.
                         Notice::Rebalance => {
@@ -187,7 +188,7 @@ impl Running {
         tokio::select! {
             biased; // if all calls ended, none is cut
             ended = timeout(drain_grace, is_over) => if ended.is_err() {
-                tracing::warn!(?drain_grace, "Grace period is over; running calls are cut.");
+                tracing::warn!(?drain_grace, "`vm_agent.drain_grace` is over; running calls are cut.");
             },
             _ = now => {}
         }
@@ -197,7 +198,7 @@ impl Running {
         // listener.
         leave.cancel();
         if let Err(err) = membership.await {
-            tracing::error!(%err, "Task of the fleet membership was lost (a bug).");
+            tracing::error!(error = %Chain(&err), "Task of the fleet membership was lost (a bug).");
         }
         shutdown.close.cancel();
         shutdown.tasks.close();

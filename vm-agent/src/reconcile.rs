@@ -30,7 +30,7 @@ const REMOVALS: usize = 4;
 /// Containers probed for adoption at once; one that hangs answers late.
 const ADOPTIONS: usize = 16;
 /// Timeout of the health request to a found instance.
-const HEALTHY: Duration = Duration::from_secs(2);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Adopts the containers of an earlier run of this agent. Called once, before the first call.
 pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
@@ -47,7 +47,11 @@ pub(crate) async fn adopt(vm: &Arc<LocalVm>) -> Result<(), EngineError> {
     remove_orphaned_socket_dirs(vm);
     vm.cells.sweep(|id| vm.known.lock().contains(id));
     if adopted + removed > 0 {
-        tracing::info!(adopted, removed, "Took over containers of an earlier run.");
+        tracing::info!(
+            adopted,
+            removed,
+            "Instances of an earlier run were adopted, other containers removed."
+        );
     }
     Ok(())
 }
@@ -91,7 +95,7 @@ async fn adopt_one(vm: &Arc<LocalVm>, found: &ContainerInfo) -> bool {
     if let Some(freezer) = freezer {
         instance.set_freezer(Some(freezer));
     }
-    match timeout(HEALTHY, control::health(&folder)).await {
+    match timeout(HEALTH_TIMEOUT, control::health(&folder)).await {
         Ok(Ok(health)) if health.state == "ready" && health.active == 0 => {}
         _ => return false,
     }
@@ -164,7 +168,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
         Ok(found) => found,
         Err(err) => {
             if is_changed {
-                tracing::error!(cause = %Chain(&err), "Container engine does not answer.");
+                tracing::error!(error = %Chain(&err), "Container engine does not answer.");
             }
             return;
         }
@@ -173,7 +177,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
         tracing::info!("Container engine answers again.");
     }
     if let Err(err) = vm.network.ensure(&vm.engine).await {
-        tracing::warn!(cause = %Chain(&err), "Network of functions could not be prepared; trying again.");
+        tracing::warn!(error = %Chain(&err), "Network of functions could not be prepared; trying again.");
     }
     let unknown = {
         let now = vm.known.lock();
@@ -193,7 +197,7 @@ async fn sweep(vm: &Arc<LocalVm>) {
     }
     vm.cells.sweep(|id| vm.known.lock().contains(id));
     for pool in vm.pools() {
-        pool.ensure();
+        pool.start_what_is_needed();
     }
 }
 
@@ -201,7 +205,7 @@ pub(crate) async fn remove(vm: &LocalVm, containers: Vec<ContainerInfo>) {
     stream::iter(containers)
         .for_each_concurrent(REMOVALS, |container| async move {
             if let Err(err) = vm.engine.remove(&container.name).await {
-                tracing::warn!(container = %container.name, cause = %Chain(&err), "Container could not be removed; reconciliation will remove it.");
+                tracing::warn!(container = %container.name, error = %Chain(&err), "Container could not be removed; reconciliation will remove it.");
             }
         })
         .await;

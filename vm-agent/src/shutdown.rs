@@ -27,7 +27,7 @@ pub(crate) async fn remove_everything(vm: &LocalVm) {
     match timeout(limit, vm.network.remove(&*vm.engine, has_containers)).await {
         Ok(Ok(())) => {}
         Ok(Err(err)) => {
-            tracing::error!(cause = %Chain(&err), "Network of functions could not be removed; the agent's next start takes it over.");
+            tracing::error!(error = %Chain(&err), "Network of functions could not be removed; the agent's next start takes it over.");
         }
         Err(_) => tracing::error!("Engine did not remove the network of functions in time."),
     }
@@ -59,7 +59,7 @@ async fn remove_containers(vm: &LocalVm) -> bool {
     match vm.engine.list(&vm.id).await {
         Ok(left) => reconcile::remove(vm, left).await,
         Err(err) => {
-            tracing::error!(cause = %Chain(&err), "Containers could not be listed; they stay until the agent's next start.");
+            tracing::error!(error = %Chain(&err), "Containers could not be listed; they stay until the agent's next start.");
             return true;
         }
     }

@@ -11,7 +11,7 @@ use super::{
     remove,
     walk::{Bounds, Stopped, walk},
 };
-use epsilon_api::ids::InstanceId;
+use epsilon_api::{chain::Chain, ids::InstanceId};
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, DirEntry, File},
@@ -54,7 +54,7 @@ pub(crate) fn keep_within(bound: Bound, folders: &[PathBuf], trash: &Path) {
 
 fn list(folder: &Path) -> Vec<Entry> {
     let entries = fs::read_dir(folder).inspect_err(|err| {
-        tracing::warn!(%err, folder = %folder.display(), "Cache folder of the builder cannot be read; leaving it out of upkeep.");
+        tracing::warn!(error = %Chain(err), folder = %folder.display(), "Cache folder of the builder cannot be read; leaving it out of upkeep.");
     });
     entries.into_iter().flatten().filter_map(Result::ok).map(|entry| inspect(&entry)).collect()
 }

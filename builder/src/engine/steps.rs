@@ -71,7 +71,7 @@ impl Steps {
         let pids = self.limits.limits.pids;
         let bounded = make_group(&self.root, self.name(), pids);
         if let Err(err) = bounded {
-            tracing::debug!(%err, "No cgroup for the steps of a Dockerfile; limiting each step when it is seen.");
+            tracing::debug!(error = %Chain(&err), "No cgroup for the steps of a Dockerfile; limiting each step when it is seen.");
         }
     }
 

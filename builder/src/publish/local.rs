@@ -65,7 +65,7 @@ impl Local {
                     if transfer != first {
                         tracing::warn!(
                             ?transfer,
-                            "Engine accepts images only by this method; using it from now on."
+                            "Engine refused the faster ways to load images; using this one from now on."
                         );
                         self.state.lock().transfer = transfer;
                     }

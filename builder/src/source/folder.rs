@@ -2,7 +2,7 @@
 
 use super::{ContentDigest, Hasher, archive};
 use crate::error;
-use epsilon_api::build::BuildError;
+use epsilon_api::{build::BuildError, chain::Chain};
 use epsilon_bootstrap::remove_untrusted_dir::clear;
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -115,7 +115,7 @@ impl Drop for Folder {
         let remove = move || {
             if let Err(cause) = clear(&path) {
                 // The work folder is emptied at the next start.
-                tracing::warn!(path = %path.display(), error = %cause, "Folder of a source could not be removed; the next start removes it.");
+                tracing::warn!(path = %path.display(), error = %Chain(&cause), "Folder of a source could not be removed; the next start removes it.");
             }
         };
         // Thousands of files take a while: not on a thread that serves calls.

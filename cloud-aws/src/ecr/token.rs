@@ -56,7 +56,7 @@ impl TokenCache {
             }
             Err(err) => match cached.as_mut().filter(|cached| now < cached.expires_at) {
                 Some(cached) => {
-                    tracing::warn!(cause = %Chain(&err), "New registry token could not be fetched; using the cached one on.");
+                    tracing::warn!(error = %Chain(&err), "New registry token could not be fetched; using the cached one on.");
                     cached.renew_at = Instant::now() + RENEW_PAUSE;
                     Ok(cached.token.clone())
                 }

@@ -1,5 +1,6 @@
 //! Notices of the metadata service about the VM's end, each parsed and reported once. Pure.
 
+use epsilon_api::chain::Chain;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -51,7 +52,7 @@ impl Source {
                 Ok(action) => Some(Notice::SpotInterruption { at: action.time }),
                 Err(err) => {
                     // The VM goes all the same; `now` is the safe interpretation.
-                    tracing::warn!(cause = %err, "Spot notice cannot be parsed; draining as if the VM ended now.");
+                    tracing::warn!(error = %Chain(&err), "Spot notice cannot be parsed; draining as if the VM ended now.");
                     Some(Notice::SpotInterruption { at: Timestamp::now() })
                 }
             },

@@ -1,8 +1,7 @@
-//! After the version is known: reads the first bytes of a body before the call takes a concurrency
-//! slot of its function, so that a slow caller does not occupy one. A body whose declared length is
-//! at most [`MAX_BUFFERED`] is read completely. Of any other body, the first [`MAX_BUFFERED`] bytes
-//! are read, or less if its length is unknown and the sender pauses: it may be waiting for an
-//! answer.
+//! Reads the first bytes of a body, once the version is known and before the call takes a
+//! concurrency slot, so that a slow caller does not occupy one. A body whose declared length is at
+//! most [`MAX_BUFFERED`] is read completely. Of any other body, the first [`MAX_BUFFERED`] bytes are
+//! read, or less if its length is unknown and the sender pauses: it may be waiting for an answer.
 //!
 //! The memory of all buffers together is limited to [`MAX_TOTAL`]. Beyond it bodies are passed on
 //! as they arrive, under the rules of `epsilon_http_server::pace`. A small body that arrived with its head is

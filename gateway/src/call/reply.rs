@@ -14,6 +14,7 @@ use crate::{
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError, CallBody},
+    chain::Chain,
     error::{CALLER_GONE, CallError},
     headers::{REQUEST_ID, SERVER_TIMING},
     ids::RequestId,
@@ -139,7 +140,7 @@ impl Observer<CallBody> for Receipt {
 
     fn failed(&mut self, error: BodyError) -> BodyError {
         if let Some(record) = &self.0 {
-            tracing::debug!(request_id = %record.request_id, %error, "Answer broke off; the caller gets an incomplete body.");
+            tracing::debug!(request_id = %record.request_id, error = %Chain(&*error), "Answer broke off; the caller gets an incomplete body.");
         }
         error
     }

@@ -84,7 +84,7 @@ fn action(method: &Method, path: &str) -> Option<Action> {
     match (method.as_str(), last) {
         ("DELETE", "{number}") => Some(Action::Retire),
         ("DELETE", "{key}") => Some(Action::RemoveKey),
-        ("DELETE", _) => Some(Action::Delete),
+        ("DELETE", "{name}") => Some(Action::Delete),
         ("POST", "deployments") => Some(Action::Deploy),
         ("POST", "rollback") => Some(Action::Rollback),
         ("POST", "promote") => Some(Action::Promote),
@@ -107,6 +107,7 @@ mod tests {
             (Method::DELETE, "/v1/functions/{name}", Some(Action::Delete)),
             (Method::DELETE, "/v1/functions/{name}/versions/{number}", Some(Action::Retire)),
             (Method::DELETE, "/v1/keys/{key}", Some(Action::RemoveKey)),
+            (Method::DELETE, "/v1/vms/{id}", None),
             (Method::GET, "/v1/functions/{name}/traffic", None),
             (Method::POST, "/v1/functions/{name}/traffic", Some(Action::Split)),
             (Method::POST, "/v1/vms/{id}/undrain", Some(Action::Undrain)),

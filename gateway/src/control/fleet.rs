@@ -89,7 +89,7 @@ pub(super) async fn join(
     let member = Member { join, joined_at: now, seen_at: now };
     control.in_time(control.store.join(&member, &key)).await?;
     let welcome = control.welcome().await?;
-    tracing::info!(member = %member.join.id, kind = ?member.join.kind, address = member.join.address, %peer, "Member joined.");
+    tracing::info!(member = %member.join.id, kind = ?member.join.kind, address = member.join.address, %peer, "Member was registered in the store.");
     Ok(Json(Data { data: Joined { credential, welcome }, pagination: None }))
 }
 

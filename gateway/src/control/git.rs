@@ -70,7 +70,10 @@ async fn refs(
         ));
     };
     let list = control.git.advertise(&project, service, protocol(&headers)).await;
-    Ok(answer(list.map_err(refused)?, &format!("application/x-{}-advertisement", service.name())))
+    Ok(answer(
+        list.map_err(|why| refused(&project, why))?,
+        &format!("application/x-{}-advertisement", service.name()),
+    ))
 }
 
 /// `POST /git/PROJECT/git-receive-pack`: a push.
@@ -87,8 +90,8 @@ async fn receive(
     let (is_gzip, protocol) = form(request.headers()).map_err(IntoResponse::into_response)?;
     let body = request.into_body().into_data_stream().map_err(Into::into);
     let by = Actor::Git(KeyHolder { key: key.clone(), peer: peer.address });
-    let push = Received { by, project, body, is_gzip, protocol };
-    let said = control.git.receive(push).await.map_err(refused);
+    let push = Received { by, project: project.clone(), body, is_gzip, protocol };
+    let said = control.git.receive(push).await.map_err(|why| refused(&project, why));
     // The deployment that results from the push is reported on its own.
     let status = said.as_ref().map_or_else(Response::status, |_| StatusCode::OK);
     let action = Action::Push;
@@ -115,7 +118,8 @@ async fn upload(
     let project = enter(&control, request.headers(), peer, &project).await?;
     let (is_gzip, protocol) = form(request.headers()).map_err(IntoResponse::into_response)?;
     let wants = request.into_body().into_data_stream().map_err(Into::into);
-    let pack = control.git.fetch(&project, protocol, wants, is_gzip).await.map_err(refused)?;
+    let pack = control.git.fetch(&project, protocol, wants, is_gzip).await;
+    let pack = pack.map_err(|why| refused(&project, why))?;
     Ok(answer(pack, "application/x-git-upload-pack-result"))
 }
 
@@ -210,7 +214,7 @@ fn text(status: StatusCode, text: &str) -> Response {
     (status, format!("{text}\n")).into_response()
 }
 
-fn refused(why: git::Refused) -> Response {
+fn refused(project: &ProjectName, why: git::Refused) -> Response {
     use crate::source::git::Refused;
     let status = match &why {
         Refused::Off | Refused::Unknown(_) => StatusCode::NOT_FOUND,
@@ -219,7 +223,7 @@ fn refused(why: git::Refused) -> Response {
         Refused::NotGzip => StatusCode::BAD_REQUEST,
         Refused::Git(GitError::Missing | GitError::TooOld { .. }) => StatusCode::NOT_IMPLEMENTED,
         Refused::Git(_) | Refused::Repository(_) => {
-            tracing::error!(error = %Chain(&why), "git request failed with an internal error.");
+            tracing::error!(%project, error = %Chain(&why), "git request failed with an internal error.");
             StatusCode::INTERNAL_SERVER_ERROR
         }
     };

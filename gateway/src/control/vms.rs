@@ -102,7 +102,11 @@ async fn set(
             if member.drain(draining) && draining {
                 shared.drain_prewarm.begin(holds);
             }
-            tracing::info!(vm = %id, draining, "Drain of a VM was requested or ended.");
+            if draining {
+                tracing::info!(vm = %id, "VM drains, as requested.");
+            } else {
+                tracing::info!(vm = %id, "VM takes calls again, as requested.");
+            }
             Ok(member.info(Instant::now()))
         })
         .await?;

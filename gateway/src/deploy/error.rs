@@ -7,7 +7,7 @@ use epsilon_api::{
     build::BuildError,
     chain::Chain,
     error::{ErrorBody, VmError},
-    ids::{FunctionName, ProjectName},
+    ids::{DeploymentId, FunctionName, ProjectName},
 };
 use epsilon_store::StoreError;
 use http::StatusCode;
@@ -40,7 +40,7 @@ pub(super) enum DeployError {
 
 impl DeployError {
     /// The error for the developer.
-    pub(super) fn body(&self) -> ErrorBody {
+    pub(super) fn body(&self, deployment: &DeploymentId) -> ErrorBody {
         match self {
             Self::Build(err) => err.body(),
             Self::OtherProject { named, pushed } => ErrorBody::new(
@@ -66,7 +66,7 @@ impl DeployError {
             ),
             Self::Store(err) => match store_error::refusal(err) {
                 Some((_, body)) => body,
-                None => internal(err),
+                None => internal(deployment, err),
             },
             Self::TookTooLong(limit) => ErrorBody::new(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -83,7 +83,7 @@ impl DeployError {
                 "the deployment was cancelled: its caller hung up or the gateway stopped",
                 Some("nothing was changed; deploy again".into()),
             ),
-            Self::Panicked => internal(self),
+            Self::Panicked => internal(deployment, self),
         }
     }
 }
@@ -99,7 +99,7 @@ fn start_failed(err: &VmError) -> ErrorBody {
     ErrorBody::new(verdict.status, verdict.code, message, hint)
 }
 
-fn internal(err: &(dyn Error + 'static)) -> ErrorBody {
-    tracing::error!(error = %Chain(err), "Deployment failed with an internal error.");
+fn internal(deployment: &DeploymentId, err: &(dyn Error + 'static)) -> ErrorBody {
+    tracing::error!(%deployment, error = %Chain(err), "Deployment failed with an internal error.");
     store_error::internal().1
 }

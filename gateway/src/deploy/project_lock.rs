@@ -45,22 +45,23 @@ impl ProjectLock {
             }
             sleep(RETRY).await;
         }
-        let renewal = tokio::spawn(renew(Arc::clone(&store), gateway.clone(), role.clone()));
+        let renewal =
+            tokio::spawn(renew(Arc::clone(&store), gateway.clone(), role.clone(), project.clone()));
         let gateway = gateway.clone();
         Ok(Self { store, gateway, role, renewal: renewal.abort_handle() })
     }
 }
 
 /// Renews the lease. Ends with it.
-async fn renew(store: Arc<dyn LeaseStore>, gateway: GatewayId, role: String) {
+async fn renew(store: Arc<dyn LeaseStore>, gateway: GatewayId, role: String, project: ProjectName) {
     loop {
         sleep(RENEW).await;
         // A lease lost to a clock jump or an outage is harmless: the activation's transaction
         // decides.
         if let Ok(false) = store.lead(&gateway, &role, LEASE, Timestamp::now()).await {
             tracing::warn!(
-                role,
-                "Another gateway has taken over the lease of a deployment; the store decides which one is activated."
+                %project,
+                "Another gateway deploys this project now; the store decides which deployment is activated."
             );
             return;
         }

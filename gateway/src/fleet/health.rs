@@ -86,7 +86,7 @@ impl OutReason {
     /// The reason in the API and in metric labels.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::NeverReported => "unheard",
+            Self::NeverReported => "never_reported",
             Self::Silent => "silent",
             Self::Refused => "refused",
             Self::Failing => "failing",
@@ -290,7 +290,7 @@ mod tests {
     }
 
     stories! {
-        who_never_spoke_is_out: 9000 Tick => "unheard";
+        who_never_spoke_is_out: 9000 Tick => "never_reported";
         the_first_line_lets_it_in: 10 Report => "up";
         lines_keep_it_in: 0 Report, 1000 Report, 2000 Report, 4900 Tick => "up";
         two_missed_lines_are_no_reason: 0 Report, 2999 Tick => "up";

@@ -69,10 +69,10 @@ pub(crate) struct Member {
     /// Its last report.
     view: ArcSwap<View>,
     /// When it joined; `None` if it was in the fleet before this gateway started.
-    joined: Option<Instant>,
+    joined_at: Option<Instant>,
     /// When it joined or its agent restarted; `None` if it was in the fleet before this gateway
     /// started.
-    came: Mutex<Option<Instant>>,
+    slow_start_since: Mutex<Option<Instant>>,
     /// The last published standing, and since when it holds.
     published_standing: Mutex<(VmStanding, Timestamp)>,
     missed: AtomicU64,
@@ -81,7 +81,7 @@ pub(crate) struct Member {
     /// Why the last attempt to read its reports failed; `None` after a report.
     cause: Mutex<Option<String>>,
     /// When this gateway learned of it.
-    known: Instant,
+    discovered_at: Instant,
 }
 
 impl Member {
@@ -92,16 +92,17 @@ impl Member {
         Self::new(vm, view, SharedHealth::local(now), health_policy, None)
     }
 
-    /// A VM that joined and has not reported yet. `came`: when it joined; `None` if it was in the
-    /// fleet before this gateway started.
+    /// A VM that joined and has not reported yet. `joined_at`: `None` if it was in the fleet before
+    /// this gateway started.
     pub(crate) fn joined(
         vm: Arc<dyn Vm>,
         health_policy: &HealthPolicy,
-        came: Option<Instant>,
+        joined_at: Option<Instant>,
     ) -> Self {
         let now = Instant::now();
         let view = View::never_reported(&vm.status(), now);
-        Self::new(vm, view, SharedHealth::remote(health_policy.health, now), health_policy, came)
+        let health = SharedHealth::remote(health_policy.health, now);
+        Self::new(vm, view, health, health_policy, joined_at)
     }
 
     /// Sets the address of its listener.
@@ -114,7 +115,7 @@ impl Member {
         view: View,
         health: SharedHealth,
         health_policy: &HealthPolicy,
-        came: Option<Instant>,
+        joined_at: Option<Instant>,
     ) -> Self {
         let member = Self {
             id: view.id.clone(),
@@ -126,13 +127,13 @@ impl Member {
             health,
             drain_requested: AtomicBool::new(false),
             view: ArcSwap::from_pointee(view),
-            joined: came,
-            came: Mutex::new(came),
+            joined_at,
+            slow_start_since: Mutex::new(joined_at),
             published_standing: Mutex::new((VmStanding::Starting, Timestamp::now())),
             missed: AtomicU64::new(0),
             is_absent: AtomicBool::new(false),
             cause: Mutex::default(),
-            known: Instant::now(),
+            discovered_at: Instant::now(),
         };
         member.update_standing(Timestamp::now());
         member
@@ -147,7 +148,7 @@ impl Member {
     pub(crate) fn reported(&self, status: VmStatus, now: Instant) {
         let before = self.view();
         if before.has_reported && before.boot != status.boot {
-            *self.came.lock() = Some(now);
+            *self.slow_start_since.lock() = Some(now);
         }
         *self.cause.lock() = None;
         self.load.reported(&status);
@@ -202,13 +203,14 @@ impl Member {
 
     /// Time since it joined or its agent restarted.
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        self.came.lock().map_or(Duration::MAX, |came| now.saturating_duration_since(came))
+        let since = *self.slow_start_since.lock();
+        since.map_or(Duration::MAX, |since| now.saturating_duration_since(since))
     }
 
     /// The part of its own functions that it has taken over, if a new VM takes them over `within`
     /// this time: from 0 to 1. A restarted agent keeps its functions.
     pub(crate) fn grown(&self, within: Duration, now: Instant) -> f64 {
-        match self.joined.map(|joined| now.saturating_duration_since(joined)) {
+        match self.joined_at.map(|at| now.saturating_duration_since(at)) {
             Some(age) if age < within => age.as_secs_f64() / within.as_secs_f64(),
             Some(_) | None => 1.0,
         }
@@ -270,8 +272,8 @@ impl Member {
     }
 
     /// When this gateway learned of it.
-    pub(crate) fn known(&self) -> Instant {
-        self.known
+    pub(crate) fn discovered_at(&self) -> Instant {
+        self.discovered_at
     }
 
     /// How often its report stream ended or could not be opened.

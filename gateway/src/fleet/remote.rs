@@ -20,6 +20,7 @@ use super::link::{Identity, Link, lines, parsed};
 use super::view::VersionKey;
 use arc_swap::ArcSwap;
 use epsilon_api::{
+    chain::Chain,
     error::VmError,
     fleet::{Join, Refusal},
     function::{ImageRef, Version},
@@ -258,8 +259,9 @@ impl Vm for Remote {
         };
         let records = opened.flatten_stream().map(|line| parsed(&line?));
         // A VM that cannot be reached has no lines; those of the other VMs are still delivered.
-        let records = records.scan((), |(), record: Result<LogRecord, LinkError>| {
-            let record = record.inspect_err(|err| tracing::warn!(error = %err, "Log of a VM broke off; lines of other VMs continue."));
+        let id = self.last.load().id.clone();
+        let records = records.scan((), move |(), record: Result<LogRecord, LinkError>| {
+            let record = record.inspect_err(|err| tracing::warn!(vm = %id, error = %Chain(err), "Log of the VM broke off; lines of other VMs continue."));
             std::future::ready(record.ok())
         });
         records.boxed()

@@ -27,7 +27,7 @@ pub(crate) struct Placed {
     /// Counts the call in that VM's load until it is dropped.
     pub(crate) in_flight: InFlightGuard,
     /// Whether a retry on another VM is worthwhile.
-    pub(crate) more: bool,
+    pub(crate) has_other_vm: bool,
     /// The prewarm of a preferred VM to start in the background, if any.
     pub(crate) prewarm: Option<(Prewarm, Arc<Member>)>,
 }
@@ -44,18 +44,18 @@ pub(crate) fn place(
     let now = Instant::now();
     let totals = fleet.fleet_totals.fresh(fleet.members(), balance, now);
     let members = fleet.members();
-    let look = |vm: usize| Candidate {
+    let candidate_of = |vm: usize| Candidate {
         tried: tried.iter().any(|member| Arc::ptr_eq(member, &members[vm])),
-        ..look(&members[vm], route, balance, totals, now)
+        ..candidate(&members[vm], route, balance, totals, now)
     };
     let FunctionWalk { walk, lacks_image: new_home } =
         fleet.walk(route.home, now, |home| home.view().holds_image(route.key));
     let has_other_vms = totals.vms as usize > tried.len() + 1;
-    let choice = epsilon_placement::choice::choose(walk, has_other_vms, look, |penalty| {
+    let choice = epsilon_placement::choice::choose(walk, has_other_vms, candidate_of, |penalty| {
         metrics.passed_over(penalty);
     })?;
     metrics.placed(&choice);
-    let Choice { vm, more, prewarm, .. } = choice;
+    let Choice { vm, more: has_other_vm, prewarm, .. } = choice;
     let member = Arc::clone(&members[vm]);
     member.breakers.begins(route.key, now);
     let in_flight = member.load.begin_call(route.key);
@@ -65,11 +65,11 @@ pub(crate) fn place(
     });
     let prewarm = prewarm.or(new_home.map(|home| (Prewarm::PullImage, home)));
     let prewarm = prewarm.map(|(prewarm, vm)| (prewarm, Arc::clone(&members[vm])));
-    Some(Placed { member, in_flight, more, prewarm })
+    Some(Placed { member, in_flight, has_other_vm, prewarm })
 }
 
 /// The state of one VM for one call.
-fn look(
+fn candidate(
     member: &Member,
     route: &Route,
     balance: &Balance,

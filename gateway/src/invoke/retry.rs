@@ -73,22 +73,23 @@ impl Failure {
         }
     }
 
-    /// Whether the call itself may be retried; `None` if another VM would not help. `whole`: its
-    /// body can be sent from the first byte. `repeatable`: it may be executed twice. `crashes`:
-    /// instances that it killed before.
+    /// Whether the call itself may be retried; `None` if another VM would not help.
+    /// `can_resend_body`: from its first byte. `repeatable`: the call may be executed twice.
+    /// `crashes`: instances that it killed before.
     pub(crate) fn again(
         self,
-        whole: bool,
+        can_resend_body: bool,
         repeatable: bool,
         crashes: u32,
     ) -> Option<Result<Retry, Denied>> {
-        let if_whole = |retry| Some(if whole { Ok(retry) } else { Err(Denied::BodyRead) });
+        let if_resendable =
+            |retry| Some(if can_resend_body { Ok(retry) } else { Err(Denied::BodyRead) });
         match self {
-            Self::Refused => if_whole(Retry::Refused),
-            Self::Unsent => if_whole(Retry::Unsent),
+            Self::Refused => if_resendable(Retry::Refused),
+            Self::Unsent => if_resendable(Retry::Unsent),
             Self::VmLost | Self::Crashed if !repeatable => Some(Err(Denied::NotRepeatable)),
             Self::Crashed if crashes > 0 => Some(Err(Denied::CrashedAgain)),
-            Self::VmLost | Self::Crashed => if_whole(Retry::Repeatable),
+            Self::VmLost | Self::Crashed => if_resendable(Retry::Repeatable),
             Self::Platform | Self::Own => None,
         }
     }
@@ -144,12 +145,12 @@ impl Attempts {
     pub(crate) fn again(
         &mut self,
         err: &VmError,
-        whole: bool,
+        can_resend_body: bool,
         left: bool,
         budget: &Budget,
     ) -> Option<Result<Retry, Denied>> {
         let failure = Failure::of(err);
-        let retry = match failure.again(whole, self.repeatable, self.crashes)? {
+        let retry = match failure.again(can_resend_body, self.repeatable, self.crashes)? {
             Ok(retry) => retry,
             Err(denied) => return Some(Err(denied)),
         };
@@ -211,7 +212,7 @@ mod tests {
     fn who_may_be_tried_again() {
         use super::outcome::Denied::{BodyRead, CrashedAgain, NotRepeatable};
         use Failure::{Crashed, Own, Platform, Refused, Unsent, VmLost};
-        for (failure, whole, repeatable, crashes, want) in [
+        for (failure, can_resend_body, repeatable, crashes, want) in [
             (Refused, true, false, 0, Some(Ok(Retry::Refused))),
             (Refused, false, true, 0, Some(Err(BodyRead))),
             (Unsent, true, false, 0, Some(Ok(Retry::Unsent))),
@@ -226,8 +227,8 @@ mod tests {
             (Platform, true, true, 0, None),
             (Own, true, true, 0, None),
         ] {
-            let seen = failure.again(whole, repeatable, crashes);
-            assert_eq!(seen, want, "{failure:?} {whole} {repeatable} {crashes}");
+            let seen = failure.again(can_resend_body, repeatable, crashes);
+            assert_eq!(seen, want, "{failure:?} {can_resend_body} {repeatable} {crashes}");
         }
     }
 

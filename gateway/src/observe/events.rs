@@ -92,6 +92,8 @@ impl CallFailed<'_> {
         let request_id = self.request_id;
         let code = verdict.code;
         let error = Chain(self.error);
+        let function = self.route.map(|route| tracing::field::display(&route.version.function));
+        let version = self.route.map(|route| tracing::field::display(route.version.number));
         let is_line = match (verdict.fault, self.error) {
             (Fault::Caller, _) => None,
             // Never suppressed: the answer says to quote the request id, so each must be found
@@ -102,22 +104,22 @@ impl CallFailed<'_> {
             }
         };
         let Some(repeated) = is_line else {
-            tracing::debug!(%request_id, code, %error, "Call failed.");
+            tracing::debug!(%request_id, function, version, code, %error, "Call failed.");
             return;
         };
         let repeated = (repeated > 0).then_some(repeated);
         match (verdict.fault, self.error) {
             (_, CallError::Vm(VmError::Internal(_))) => {
-                tracing::error!(%request_id, code, %error, repeated, "Call failed.");
+                tracing::error!(%request_id, function, version, code, %error, repeated, "Call failed.");
             }
             (_, CallError::Vm(VmError::InitFailed { detail, .. })) => {
-                tracing::info!(%request_id, code, %error, detail, repeated, "Call failed.");
+                tracing::info!(%request_id, function, version, code, %error, detail, repeated, "Call failed.");
             }
             (Fault::Platform, _) => {
-                tracing::warn!(%request_id, code, %error, repeated, "Call failed.");
+                tracing::warn!(%request_id, function, version, code, %error, repeated, "Call failed.");
             }
             (Fault::Function | Fault::Caller, _) => {
-                tracing::info!(%request_id, code, %error, repeated, "Call failed.");
+                tracing::info!(%request_id, function, version, code, %error, repeated, "Call failed.");
             }
         }
     }

@@ -31,12 +31,12 @@ const LEASE: Duration = Duration::from_secs(120);
 /// Longest round; the next one does the rest.
 const ROUND: Duration = Duration::from_secs(90);
 /// Longest interval of rounds without changes: images have a grace period that ends by itself.
-const LOOK: Duration = Duration::from_secs(60);
+const LONGEST_INTERVAL: Duration = Duration::from_secs(60);
 /// Pause between rounds: each of several deployments in a row changes the routes.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Images removed concurrently, and how many such batches one round has.
-const AT_ONCE: u32 = 8;
-const TIMES: usize = 16;
+/// Images removed concurrently, and how many such batches a round has.
+const BATCH_SIZE: u32 = 8;
+const BATCHES: usize = 16;
 
 /// What an operator wants to keep.
 #[derive(Clone, Copy, Debug)]
@@ -62,13 +62,13 @@ impl Retention {
     /// Runs until it is dropped; an interrupted round is repeated by the next leader.
     pub(crate) async fn run(self) {
         let mut changes = self.store.changes();
-        let mut look = interval(self.keep.grace.clamp(PAUSE, LOOK));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rounds = interval(self.keep.grace.clamp(PAUSE, LONGEST_INTERVAL));
+        rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Cancel-safe: the stream keeps its changes, the interval its time.
             tokio::select! {
                 () = routes_changed(&mut changes) => {}
-                _ = look.tick() => {}
+                _ = rounds.tick() => {}
             }
             match timeout(ROUND, self.round()).await {
                 Ok(Ok(())) => {}
@@ -90,8 +90,8 @@ impl Retention {
         self.functions.prune(&Actor::Gateway(Rule::Retention), self.keep.versions).await?;
         let grace = SignedDuration::try_from(self.keep.grace).unwrap_or(SignedDuration::MAX);
         let before = Timestamp::now().checked_sub(grace).unwrap_or(Timestamp::MIN);
-        for _ in 0..TIMES {
-            let images = self.store.claim_unneeded_images(before, AT_ONCE).await?;
+        for _ in 0..BATCHES {
+            let images = self.store.claim_unneeded_images(before, BATCH_SIZE).await?;
             if images.is_empty() {
                 return Ok(());
             }

@@ -143,6 +143,6 @@ impl VersionCache {
 
 /// Nothing was executed, and a later attempt may succeed.
 fn store_unavailable(function: &FunctionName, why: epsilon_api::error::Cause) -> CallError {
-    tracing::debug!(%function, why, "Versions could not be read from the store; the call is refused.");
+    tracing::debug!(%function, error = %Chain(&*why), "Versions could not be read from the store; the call is refused.");
     VmError::NoCapacity { function: function.clone(), cause: why }.into()
 }

@@ -303,9 +303,10 @@ impl Hooks {
                 () = self.close.cancelled() => None,
                 slot = self.slots.acquire() => slot.ok(),
             };
+            let deployment = job.id.clone();
             // A bug in one job must not block the following pushes.
             if AssertUnwindSafe(job.run(&self)).catch_unwind().await.is_err() {
-                tracing::error!(%project, "Webhook's deployment ended in a panic, which is logged above.");
+                tracing::error!(%project, %deployment, "Deployment of a webhook panicked (a bug; see the line before).");
             }
             next = self.queues.next(&project);
         }

@@ -4,6 +4,7 @@
 //! an outage are lost, so listeners get [`Change::Resync`] as soon as the connection is back.
 
 use crate::{Change, StoreError, changes::Changes, sql::CHANNEL};
+use epsilon_api::chain::Chain;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
@@ -30,7 +31,7 @@ pub(super) async fn spawn(
         loop {
             if let Some(listener) = next.take() {
                 let err = forward_until_lost(listener, &changes).await;
-                tracing::warn!(error = %err, "Connection for store notifications lost; reconnecting.");
+                tracing::warn!(error = %Chain(&err), "Connection for store notifications lost; reconnecting.");
             }
             match connect(&options).await {
                 Ok(listener) => {
@@ -41,7 +42,7 @@ pub(super) async fn spawn(
                     next = Some(listener);
                 }
                 Err(err) => {
-                    tracing::debug!(error = %err, "Store does not answer; trying again to listen for notifications.");
+                    tracing::debug!(error = %Chain(&err), "Store does not answer; trying again to listen for notifications.");
                     sleep(RECONNECT_PAUSE).await;
                 }
             }

@@ -2,7 +2,7 @@
 //! Stored in `DATA/vm/base.json`, so that a restarted agent has cells before the first call. It is
 //! a hint: a wrong or missing file costs nothing, and it is not flushed.
 
-use epsilon_api::function::ImageRef;
+use epsilon_api::{chain::Chain, function::ImageRef};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ impl Base {
         let text = serde_json::to_vec(&seen).unwrap_or_default();
         let draft = self.file.with_extension("new");
         if let Err(err) = fs::write(&draft, text).and_then(|()| fs::rename(&draft, &self.file)) {
-            tracing::debug!(%err, file = %self.file.display(), "Newest base could not be stored; a restarted agent boots cells after the first call.");
+            tracing::debug!(error = %Chain(&err), file = %self.file.display(), "Newest base could not be stored; a restarted agent boots cells after the first call.");
         }
         *newest = Some(seen);
         true

@@ -27,7 +27,7 @@ pub(crate) async fn fetch(cells: &Cells, version: &Version) -> Result<(), Cause>
                 return Ok(());
             }
             Err(err) => {
-                tracing::warn!(function = %version.function, version = %version.number, cause = %Chain(&*err), "Layers could not be fetched; fetching the image.");
+                tracing::warn!(function = %version.function, version = %version.number, error = %Chain(&*err), "Layers could not be fetched; fetching the image.");
             }
         }
     }

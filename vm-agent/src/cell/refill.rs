@@ -97,7 +97,7 @@ pub(crate) fn begin(cells: &Arc<Cells>, kind: Kind, memory: Option<Grant>) -> Bo
             ),
             Err(_) if task.context.closed.is_cancelled() => {}
             Err(why) => {
-                tracing::warn!(%kind, why, "Cell could not be booted; the refill tries again after a pause.");
+                tracing::warn!(%kind, error = why, "Cell could not be booted; the next one is booted after a pause.");
                 if is_unshared(why) {
                     task.turn_off(why);
                 }

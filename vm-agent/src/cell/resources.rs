@@ -17,9 +17,9 @@ use std::{
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// Pause between two attempts to remove a container; doubled up to [`SLOW_REMOVE`].
-const FIRST_REMOVE: Duration = Duration::from_millis(50);
-const SLOW_REMOVE: Duration = Duration::from_secs(5);
+/// Pause between two attempts to remove a container; doubled up to [`SLOW_REMOVE_PAUSE`].
+const FIRST_REMOVE_PAUSE: Duration = Duration::from_millis(50);
+const SLOW_REMOVE_PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) struct CellResources {
     pub(crate) id: InstanceId,
@@ -123,7 +123,7 @@ impl Drop for CellResources {
 
 /// Removes the container, retrying until the engine does it or the agent ends; then the rest.
 async fn remove(cells: &Cells, resources: CellResources) {
-    let mut pause = FIRST_REMOVE;
+    let mut pause = FIRST_REMOVE_PAUSE;
     let mut is_first = true;
     while resources.has_container
         && let Err(err) = cells.context.engine.remove(&resources.container).await
@@ -133,10 +133,10 @@ async fn remove(cells: &Cells, resources: CellResources) {
             return; // the shutdown of the agent removes by label what is left
         }
         if std::mem::take(&mut is_first) {
-            tracing::warn!(container = %resources.container, cause = %Chain(&err), "Container of a cell could not be removed; trying again.");
+            tracing::warn!(container = %resources.container, error = %Chain(&err), "Container of a cell could not be removed; trying again.");
         }
         sleep(pause).await;
-        pause = (pause * 2).min(SLOW_REMOVE);
+        pause = (pause * 2).min(SLOW_REMOVE_PAUSE);
     }
     resources.clear(cells);
 }

@@ -18,6 +18,7 @@
 
 use super::mounts;
 use super::user_ids::CodeUser;
+use epsilon_api::chain::Chain;
 use rustix::{
     fs::{FileType, Mode, OFlags},
     io::Errno,
@@ -136,7 +137,7 @@ impl SocketDir {
             let closed = chown(&path, Some(0), Some(0))
                 .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(CLOSED)));
             if let Err(err) = closed {
-                tracing::warn!(%err, folder = %self.run.display(), "Socket directory could not be closed.");
+                tracing::warn!(error = %Chain(&err), folder = %self.run.display(), "Socket directory could not be closed.");
             }
         }
     }

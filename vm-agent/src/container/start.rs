@@ -21,7 +21,7 @@ use tokio::{task::JoinHandle, time::timeout};
 /// Timeout of one probe: of a container that accepted but sends nothing, and of the engine.
 pub(crate) const PROBE: Duration = Duration::from_secs(5);
 /// How long to wait for the exit of a process that stopped answering.
-const LAST_EXIT: Duration = Duration::from_secs(5);
+const EXIT_STATUS_WAIT: Duration = Duration::from_secs(5);
 /// How long the last log lines of a dead container may take to arrive, for its report.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -49,7 +49,7 @@ pub(crate) async fn wait_until_loaded(
             Ok(Ok(upstream)) => return Ok((upstream, exit)),
             Ok(Err(LoadFailure::NotMounted)) => return Err(LoadFailure::NotMounted),
             Ok(Err(LoadFailure::Start(failure))) => failure,
-            Ok(Err(LoadFailure::Silent(failure))) => match timeout(LAST_EXIT, &mut exit).await {
+            Ok(Err(LoadFailure::Silent(failure))) => match timeout(EXIT_STATUS_WAIT, &mut exit).await {
                 Ok(exit) => failure_of_exit(exit, output).await,
                 Err(_) => failure,
             },

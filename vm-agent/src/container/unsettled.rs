@@ -60,7 +60,7 @@ impl Unsettled {
         let opened = opened.unwrap_or_else(|elapsed| Err(ControlError::NoAnswer(elapsed.into())));
         opened.unwrap_or_else(|err| {
             let folder = folder.path().display();
-            tracing::warn!(%folder, cause = %Chain(&err), "Wrapper does not report work after its answers; calls end with their answers.");
+            tracing::warn!(%folder, error = %Chain(&err), "Wrapper does not report work after its answers; calls end with their answers.");
             None
         })
     }

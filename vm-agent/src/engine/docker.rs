@@ -156,7 +156,7 @@ impl DockerEngine {
             {
                 Ok(()) | Err(EngineError::NotFound(_)) => {}
                 Err(err) => {
-                    tracing::warn!(network, cause = %Chain(&err), "Container could not be disconnected from the network; trying again.");
+                    tracing::warn!(network, error = %Chain(&err), "Container could not be disconnected from the network; trying again.");
                 }
             }
         }

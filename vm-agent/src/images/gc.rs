@@ -33,7 +33,7 @@ pub(crate) async fn run(vm: &LocalVm) {
             Ok(Outcome::Freed { removed }) => {
                 tracing::info!(
                     removed,
-                    "Disk was too full; least recently used images were removed."
+                    "Disk of the engine's images was too full; least recently used images were removed."
                 );
                 is_reported = false;
             }
@@ -43,13 +43,13 @@ pub(crate) async fn run(vm: &LocalVm) {
                     used_percent,
                     removed,
                     limit = vm.config.disk_limit,
-                    "Disk is too full, and no more images can be removed; free space on it."
+                    "Disk of the engine's images is too full, and no more images can be removed; free space on it."
                 );
             }
             Ok(Outcome::StillFull { .. }) => {}
             Ok(Outcome::NotNeeded) => is_reported = false,
             Err(err) => {
-                tracing::debug!(cause = %Chain(&err), "Disk usage could not be read; the next run tries again.");
+                tracing::debug!(error = %Chain(&err), "Usage of the disk of the engine's images could not be read; the next run tries again.");
             }
         }
     }

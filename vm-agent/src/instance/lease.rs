@@ -81,7 +81,7 @@ pub(crate) async fn take(
         let next_check = give_up.min(Instant::now() + RECHECK_PAUSE);
         match timeout_at(next_check, &mut waiting.slot).await {
             Ok(outcome) => break outcome,
-            Err(_) if Instant::now() < give_up => pool.ensure(),
+            Err(_) if Instant::now() < give_up => pool.start_what_is_needed(),
             // The start ends within limits of its own, and this wait ends with it.
             Err(_) if waiting.is_start_coming() => {
                 if let Ok(outcome) = timeout(RECHECK_PAUSE, &mut waiting.slot).await {

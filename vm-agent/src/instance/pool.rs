@@ -240,8 +240,8 @@ impl Pool {
     }
 
     /// Starts what the minimum and the waiting calls need: called on timers.
-    pub(crate) fn ensure(self: &Arc<Self>) {
-        self.change_and_forget(PoolState::ensure);
+    pub(crate) fn start_what_is_needed(self: &Arc<Self>) {
+        self.change_and_forget(PoolState::start_what_is_needed);
     }
 
     /// Stops every instance once it has no call; running and waiting calls end normally. `wanted`:

@@ -33,12 +33,12 @@ use tokio::{
 };
 
 /// Pause between two attempts to remove a container that the engine does not remove; doubled up to
-/// [`SLOW_REMOVE`].
-const FIRST_REMOVE: Duration = Duration::from_millis(50);
-const SLOW_REMOVE: Duration = Duration::from_secs(5);
+/// [`SLOW_REMOVE_PAUSE`].
+const FIRST_REMOVE_PAUSE: Duration = Duration::from_millis(50);
+const SLOW_REMOVE_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long to wait for the exit status of a process that stopped listening.
-const LAST_EXIT: Duration = Duration::from_secs(2);
+const EXIT_STATUS_WAIT: Duration = Duration::from_secs(2);
 
 /// One instance, with its pool and what it shares with the others.
 pub(crate) struct Runner {
@@ -110,7 +110,7 @@ impl Runner {
             if let Ok(Err(err)) = limits.await
                 && !instance.stop.is_cancelled()
             {
-                tracing::warn!(instance = %instance.id(), cause = %Chain(&err), "Limits of the instance could not be set; stopping it.");
+                tracing::warn!(instance = %instance.id(), error = %Chain(&err), "Limits of the instance could not be set; stopping it.");
                 pool.event(key, Event::Stop(StopReason::Requested));
             }
         });
@@ -179,7 +179,7 @@ impl Runner {
     async fn stopped(&self, exit: ExitWatch) {
         if self.pool.why_stopping(self.key) == Some(StopReason::Crashed) {
             let unknown = EngineError::NotFound("it stopped listening".into());
-            self.crashed(timeout(LAST_EXIT, exit).await.unwrap_or(Err(unknown)));
+            self.crashed(timeout(EXIT_STATUS_WAIT, exit).await.unwrap_or(Err(unknown)));
         } else {
             self.terminate(exit).await;
         }
@@ -223,7 +223,7 @@ impl Runner {
         self.instance.thaw();
         while AssertUnwindSafe(self.remove_container()).catch_unwind().await.is_err() {
             tracing::error!(container = %self.instance.container(), "Removal of a container panicked (a bug); trying again.");
-            sleep(10 * FIRST_REMOVE).await;
+            sleep(10 * FIRST_REMOVE_PAUSE).await;
         }
         self.instance.gone.cancel();
         if let Some(cell) = self.instance.cell() {
@@ -252,7 +252,7 @@ impl Runner {
     /// is known to have ended.
     async fn remove_process(&self) {
         let name = self.instance.container();
-        let mut pause = FIRST_REMOVE;
+        let mut pause = FIRST_REMOVE_PAUSE;
         let mut is_new = true;
         let mut has_ended = false;
         while let Err(err) = self.context.engine.remove(name).await {
@@ -260,7 +260,7 @@ impl Runner {
                 return; // the shutdown of the agent removes by label what is left
             }
             if std::mem::take(&mut is_new) {
-                tracing::warn!(container = %name, cause = %Chain(&err), "Container could not be removed; trying again.");
+                tracing::warn!(container = %name, error = %Chain(&err), "Container could not be removed; trying again.");
             }
             let next = Instant::now() + pause;
             if !has_ended
@@ -270,7 +270,7 @@ impl Runner {
                 self.instance.release_memory();
             }
             sleep_until(next).await;
-            pause = (pause * 2).min(SLOW_REMOVE);
+            pause = (pause * 2).min(SLOW_REMOVE_PAUSE);
         }
     }
 }

@@ -5,7 +5,7 @@
 //!     └───────────────┴─ timer, stop, kill, timeout, one call ─▶ Stopping ◀─ last ends, limit ─┘
 //!                                                                └─ exited ─▶ Gone
 //! ```
-//! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Kill`]. Memory is
+//! `pool.rs` applies [`Event`]s under its lock; `runner.rs` carries out [`Effect::Stop`]. Memory is
 //! given back on `Gone`, never on `Stopping`: until the container is removed, it is in use.
 
 use crate::moment::Moment;
@@ -22,7 +22,7 @@ pub(crate) enum State {
     Busy { active: NonZeroU32 },
     /// Takes no new call; killed when the last one ends or at `kill_at`.
     Draining { active: NonZeroU32, kill_at: Moment, why: StopReason },
-    /// The kill was requested; the container may still exist.
+    /// The stop was requested; the container may still exist.
     Stopping { why: StopReason },
     /// The container is removed. Nothing leaves this state.
     Gone { why: StopReason },
@@ -63,7 +63,8 @@ pub(crate) enum StopReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effect {
     Nothing,
-    Kill,
+    /// SIGTERM, the function's `stopGrace`, then the container is removed.
+    Stop,
 }
 
 /// An illegal transition, a bug in the pool: logged at error level, never swallowed.
@@ -88,8 +89,8 @@ impl State {
         now: Moment,
         policy: &Policy,
     ) -> Result<(Self, Effect), IllegalTransition> {
-        use {Effect::*, Event::*, State::*};
-        let stopping = |why| (Stopping { why }, Effect::Kill);
+        use {Effect::Nothing, Event::*, State::*};
+        let stopping = |why| (Stopping { why }, Effect::Stop);
         let draining =
             |active, why| (Draining { active, kill_at: now + policy.timeout, why }, Nothing);
         Ok(match (self, event) {
@@ -190,7 +191,7 @@ mod tests {
     const ONE_CALL: Policy = Policy { one_call: true, ..POLICY };
     const ONE: NonZeroU32 = NonZeroU32::MIN;
     const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
-    const KILL: Effect = Effect::Kill;
+    const STOP: Effect = Effect::Stop;
     const SPARE: Event = Tick { idle: Some(s(60)) };
     const fn s(seconds: u64) -> Moment {
         Duration::from_secs(seconds)
@@ -209,13 +210,13 @@ mod tests {
     steps! {
         ONE_CALL:
         one_call_instance_stops_after_its_call: Busy { active: ONE }, CallEnded, at s(3)
-            => Some((Stopping { why: StopReason::OneCall }, KILL));
+            => Some((Stopping { why: StopReason::OneCall }, STOP));
         timeout_ends_a_one_call_instance: Busy { active: ONE }, CallTimedOut, at s(3)
-            => Some((Stopping { why: StopReason::TimedOut }, KILL));
+            => Some((Stopping { why: StopReason::TimedOut }, STOP));
         the_first_call_begins: Idle { since: s(1) }, CallBegan, at s(2) => Some((Busy { active: ONE }, Nothing));
         a_second_call_beside_it_does_not: Busy { active: ONE }, CallBegan, at s(2) => None;
         unused_one_call_instance_stops: Idle { since: s(1) }, SPARE, at s(61)
-            => Some((Stopping { why: StopReason::IdleTooLong }, KILL));
+            => Some((Stopping { why: StopReason::IdleTooLong }, STOP));
         stop_of_one_call_instance_lets_it_end: Busy { active: ONE }, Stop(StopReason::Requested), at s(2)
             => Some((Draining { active: ONE, kill_at: s(12), why: StopReason::Requested }, Nothing));
     }
@@ -224,34 +225,34 @@ mod tests {
         POLICY:
         healthy_becomes_idle: Starting, Healthy, at s(1) => Some((Idle { since: s(1) }, Nothing));
         failed_start_is_killed: Starting, Event::Kill(StopReason::NeverReady), at s(5)
-            => Some((Stopping { why: StopReason::NeverReady }, KILL));
+            => Some((Stopping { why: StopReason::NeverReady }, STOP));
         start_can_be_cancelled: Starting, Stop(StopReason::Requested), at s(5)
-            => Some((Stopping { why: StopReason::Requested }, KILL));
+            => Some((Stopping { why: StopReason::Requested }, STOP));
         starting_takes_no_call: Starting, CallBegan, at s(1) => None;
         idle_too_long_stops: Idle { since: s(1) }, SPARE, at s(61)
-            => Some((Stopping { why: StopReason::IdleTooLong }, KILL));
+            => Some((Stopping { why: StopReason::IdleTooLong }, STOP));
         idle_a_bit_less_stays: Idle { since: s(1) }, SPARE, at s(60) => Some((Idle { since: s(1) }, Nothing));
         min_instances_stay: Idle { since: s(1) }, Tick { idle: None }, at s(999)
             => Some((Idle { since: s(1) }, Nothing));
         a_busy_instance_is_not_reaped: Busy { active: ONE }, SPARE, at s(999) => Some((Busy { active: ONE }, Nothing));
         last_call_restarts_clock: Busy { active: ONE }, CallEnded, at s(9) => Some((Idle { since: s(9) }, Nothing));
         eviction_takes_an_idle_one: Idle { since: s(1) }, Stop(StopReason::Evicted), at s(2)
-            => Some((Stopping { why: StopReason::Evicted }, KILL));
+            => Some((Stopping { why: StopReason::Evicted }, STOP));
         stop_lets_a_call_finish: Busy { active: ONE }, Stop(StopReason::Requested), at s(2)
             => Some((Draining { active: ONE, kill_at: s(12), why: StopReason::Requested }, Nothing));
         alone_a_timeout_kills_at_once: Busy { active: ONE }, CallTimedOut, at s(2)
-            => Some((Stopping { why: StopReason::TimedOut }, KILL));
+            => Some((Stopping { why: StopReason::TimedOut }, STOP));
         shared_a_timeout_lets_the_others_end: Busy { active: TWO }, CallTimedOut, at s(2)
             => Some((Draining { active: ONE, kill_at: s(12), why: StopReason::TimedOut }, Nothing));
         the_last_one_of_a_drain_kills: Draining { active: ONE, kill_at: s(12), why: StopReason::TimedOut }, CallEnded, at s(3)
-            => Some((Stopping { why: StopReason::TimedOut }, KILL));
+            => Some((Stopping { why: StopReason::TimedOut }, STOP));
         two_timeouts_kill: Draining { active: ONE, kill_at: s(12), why: StopReason::TimedOut }, CallTimedOut, at s(3)
-            => Some((Stopping { why: StopReason::TimedOut }, KILL));
+            => Some((Stopping { why: StopReason::TimedOut }, STOP));
         a_drain_has_a_limit: Draining { active: TWO, kill_at: s(12), why: StopReason::Requested }, SPARE, at s(12)
-            => Some((Stopping { why: StopReason::Requested }, KILL));
+            => Some((Stopping { why: StopReason::Requested }, STOP));
         a_draining_one_takes_no_call: Draining { active: ONE, kill_at: s(12), why: StopReason::Requested }, CallBegan, at s(3) => None;
         kill_does_not_wait: Busy { active: TWO }, Event::Kill(StopReason::Crashed), at s(3)
-            => Some((Stopping { why: StopReason::Crashed }, KILL));
+            => Some((Stopping { why: StopReason::Crashed }, STOP));
         one_kill_is_enough: Stopping { why: StopReason::Requested }, Event::Kill(StopReason::Crashed), at s(3)
             => Some((Stopping { why: StopReason::Requested }, Nothing));
         unrequested_exit_is_a_crash: Busy { active: ONE }, Exited, at s(3)
@@ -295,9 +296,9 @@ mod tests {
                     Tick { .. } | Stop(_) | Event::Kill(_) | Exited => true,
                 };
                 assert_eq!(step.is_ok(), legal, "{event:?} in {state:?}");
-                let kills = matches!(step, Ok((_, Effect::Kill)));
+                let stops = matches!(step, Ok((_, Effect::Stop)));
                 assert!(
-                    !kills || matches!(step, Ok((Stopping { .. }, _))),
+                    !stops || matches!(step, Ok((Stopping { .. }, _))),
                     "{event:?} in {state:?}"
                 );
             }

@@ -54,7 +54,7 @@ pub(crate) fn read(path: &Path) -> Vec<(FunctionName, StoredHistory)> {
         Ok(functions) => functions,
         Err(Unreadable::Io(err)) if err.kind() == ErrorKind::NotFound => Vec::new(),
         Err(err) => {
-            tracing::warn!(path = %path.display(), cause = %Chain(&err), "Stored pauses of functions cannot be read; measuring them again.");
+            tracing::warn!(path = %path.display(), error = %Chain(&err), "Stored pauses of functions cannot be read; measuring them again.");
             Vec::new()
         }
     }

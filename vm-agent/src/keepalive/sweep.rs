@@ -37,7 +37,7 @@ pub(crate) async fn run(vm: Arc<LocalVm>) {
             _ = sweeps.tick() => {
                 let swept = AssertUnwindSafe(async { sweep(&vm) }).catch_unwind().await;
                 if swept.is_err() {
-                    tracing::error!("Sweep of idle instances panicked (a bug); the next one runs in a second.");
+                    tracing::error!("Check of all pools (prewarms, pauses) panicked (a bug); the next one runs in a second.");
                 }
             }
         }
@@ -71,7 +71,7 @@ async fn store(vm: &Arc<LocalVm>, is_reported: &mut bool) {
     match written.await.unwrap_or_else(|err| Err(io::Error::other(err))) {
         Ok(()) => *is_reported = false,
         Err(err) if !std::mem::replace(is_reported, true) => {
-            tracing::warn!(cause = %Chain(&err), "Pauses of functions could not be stored; a restart measures them again.");
+            tracing::warn!(error = %Chain(&err), "Pauses of functions could not be stored; a restart measures them again.");
         }
         Err(_) => {}
     }

@@ -93,7 +93,7 @@ impl Reader {
     /// Removes the container.
     pub(super) async fn close(self, engine: &dyn Engine) {
         if let Err(err) = engine.remove(&self.container).await {
-            tracing::warn!(container = %self.container, cause = %Chain(&err), "Container could not be removed; reconciliation will remove it.");
+            tracing::warn!(container = %self.container, error = %Chain(&err), "Container could not be removed; reconciliation will remove it.");
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Layers;
 use crate::vm::LocalVm;
+use epsilon_api::chain::Chain;
 use std::sync::Arc;
 use tokio::{
     task::spawn_blocking,
@@ -79,10 +80,10 @@ impl Layers {
         match spawn_blocking(move || store.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(err)) => {
-                tracing::warn!(%err, "Code layers could not be made durable; the next run tries again.");
+                tracing::warn!(error = %Chain(&err), "Code layers could not be flushed to disk; trying again in the next round.");
             }
             Err(err) => {
-                tracing::error!(%err, "Task that makes code layers durable panicked (a bug).");
+                tracing::error!(error = %Chain(&err), "Task that flushes code layers to disk panicked (a bug).");
             }
         }
     }

@@ -15,6 +15,7 @@
 //! cells that run on have them mounted.
 
 use super::{name::Name, unpack::APP};
+use epsilon_api::chain::Chain;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Timespec, Timestamps, UTIME_OMIT, syncfs, utimensat};
 use std::{
@@ -165,7 +166,7 @@ impl LayerStore {
             Ok(()) => remove(&gone),
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
             Err(err) => {
-                tracing::warn!(%err, folder = %path.display(), "Code layer could not be removed; it stays in the store.");
+                tracing::warn!(error = %Chain(&err), folder = %path.display(), "Code layer could not be removed; it stays in the store.");
                 self.known.lock().insert(name.clone(), layer);
                 return None;
             }
@@ -259,7 +260,7 @@ fn remove(path: &Path) {
         Ok(()) => {}
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
         Err(err) => {
-            tracing::warn!(%err, folder = %path.display(), "Directory could not be removed; the next start will remove it.");
+            tracing::warn!(error = %Chain(&err), folder = %path.display(), "Directory could not be removed; the next start will remove it.");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! reads and forwards, a follower misses no line between the stored and the new ones.
 
 use epsilon_api::{
+    chain::Chain,
     ids::FunctionName,
     log::{LogPosition, LogRecord},
     units::Bytes,
@@ -140,7 +141,7 @@ impl LogStore {
                     ring.open = None;
                     let lines = text.lines.len();
                     self.dropped.with_label_values(&[function.as_str()]).inc_by(lines as u64);
-                    tracing::warn!(%err, folder = %folder.display(), lines, "Log lines could not be written; they are dropped.");
+                    tracing::warn!(error = %Chain(&err), folder = %folder.display(), lines, "Log lines could not be written; they are dropped.");
                     None
                 }
             };
@@ -166,7 +167,7 @@ impl LogStore {
         let folder = self.folder.join(function.as_str());
         match fs::remove_dir_all(&folder) {
             Err(err) if err.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%err, folder = %folder.display(), "Log of a deleted function could not be removed; it stays on disk.");
+                tracing::warn!(error = %Chain(&err), folder = %folder.display(), "Log of a deleted function could not be removed; it stays on disk.");
             }
             _ => {}
         }

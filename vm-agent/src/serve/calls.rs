@@ -5,6 +5,7 @@ use super::{Server, refused, tunnel::Tunnel, upload::Upload};
 use crate::call;
 use epsilon_api::{
     body::{self, CallBody},
+    chain::Chain,
     error::VmError,
     fleet::{Refusal, write_spent},
     function::Version,
@@ -46,7 +47,7 @@ impl Server {
         match call::handle(&self.vm, call).await {
             Ok(answer) => self.answered(answer, gateway, &version),
             Err(err) => {
-                tracing::debug!(function = %version.function, %err, "Call refused or failed.");
+                tracing::debug!(function = %version.function, error = %Chain(&err), "Call refused or failed.");
                 refused(&Refusal::of(&err))
             }
         }

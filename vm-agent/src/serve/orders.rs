@@ -5,6 +5,7 @@ use super::{Server, refused, status, upload::Upload};
 use bytes::Bytes;
 use epsilon_api::{
     body::{self, BodyError, CallBody},
+    chain::Chain,
     error::VmError,
     fleet::Refusal,
     function::{ImageRef, Version},
@@ -121,7 +122,7 @@ async fn read<T: DeserializeOwned>(body: Upload) -> Result<T, Refusal> {
     let text = timeout(READ_TIMEOUT, Limited::new(body, MAX_SIZE).collect()).await;
     let text = text.map_err(|_| Refusal::BadRequest)?.map_err(|_| Refusal::BadRequest)?;
     serde_json::from_slice(&text.to_bytes()).map_err(|err| {
-        tracing::warn!(%err, "Order of a gateway cannot be parsed; refusing it.");
+        tracing::warn!(error = %Chain(&err), "Order of a gateway cannot be parsed; refusing it.");
         Refusal::BadRequest
     })
 }

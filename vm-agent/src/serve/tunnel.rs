@@ -3,7 +3,7 @@
 //! because the call outlives its connection's HTTP.
 
 use crate::vm::LocalVm;
-use epsilon_api::vm::Held;
+use epsilon_api::{chain::Chain, vm::Held};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::{error::Error, sync::Arc, time::Duration};
@@ -36,7 +36,7 @@ impl Tunnel {
                 biased; // a tunnel that ended by itself is complete, even when the agent ends as well
                 copied = timeout(left, copy) => match copied {
                     Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "Upgraded stream broke."),
+                    Ok(Err(error)) => tracing::debug!(error = %Chain(&*error), "Upgraded stream broke."),
                     Err(_) => tracing::debug!(?left, "Upgraded stream reached the function's timeout."),
                 },
                 () = closed.cancelled() => {}

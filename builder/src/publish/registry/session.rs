@@ -91,7 +91,7 @@ impl RegistryClient {
         match self.settings.access.ensure_repository(&self.host, path, &self.settings.keep).await {
             Ok(()) => {}
             Err(err) if err.is_denied() => {
-                tracing::warn!(repository, cause = %Chain(&err), hint = err.hint(), "Repository could not be checked; assuming that it exists.");
+                tracing::warn!(repository, error = %Chain(&err), hint = err.hint(), "Repository could not be checked; assuming that it exists.");
             }
             Err(err) => return Err(self.no_login(&err)),
         }

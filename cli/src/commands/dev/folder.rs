@@ -6,6 +6,7 @@
 //! keys. So the name cannot be guessed, and an existing folder is never used.
 
 use crate::{data_dir, failure::Failure};
+use epsilon_api::chain::Chain;
 use epsilon_bootstrap::lock::Lock;
 use epsilon_bootstrap::remove_untrusted_dir::clear;
 use rustix::{io::Errno, process::Pid};
@@ -60,7 +61,7 @@ impl RunFolder {
 impl Drop for RunFolder {
     fn drop(&mut self) {
         if let Err(error) = clear(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "Data folder of this run could not be removed; the next start removes it.");
+            tracing::warn!(error = %Chain(&error), path = %self.path.display(), "Data folder of this run could not be removed; the next start removes it.");
         }
     }
 }

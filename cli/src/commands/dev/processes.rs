@@ -3,6 +3,7 @@
 //! does not reach it and its children end with it.
 
 use super::{node::Node, wrapper};
+use epsilon_api::chain::Chain;
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::Serialize;
@@ -77,7 +78,7 @@ impl Processes {
                 match self.spawn() {
                     Ok(spare) => self.spares.lock().push_back(spare),
                     Err(error) => {
-                        tracing::warn!(%error, "Spare Node process could not be started; trying again with the next reload.");
+                        tracing::warn!(error = %Chain(&error), "Spare Node process could not be started; trying again with the next reload.");
                         break;
                     }
                 }

@@ -6,6 +6,7 @@
 //! periodically.
 
 use crate::{commands::deploy, failure::Failure};
+use epsilon_api::chain::Chain;
 use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher as _,
     event::{AccessKind, AccessMode},
@@ -71,7 +72,7 @@ fn is_a_write(kind: EventKind) -> bool {
 }
 
 fn cannot_watch(error: &notify::Error) {
-    tracing::warn!(%error, "Project files cannot be watched; comparing them every 300 ms instead.");
+    tracing::warn!(error = %Chain(error), "Project files cannot be watched; comparing them every 300 ms instead.");
 }
 
 /// Size and time of each file.

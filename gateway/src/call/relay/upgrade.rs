@@ -3,7 +3,7 @@
 //! gets, because the tunnel outlives the connection's HTTP.
 
 use crate::call::reply::CallRecord;
-use epsilon_api::vm::Held;
+use epsilon_api::{chain::Chain, vm::Held};
 use epsilon_http_server::Connection;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -48,7 +48,7 @@ impl Tunnel {
             biased;
             copied = tokio::time::timeout(left, copy) => match copied {
                 Ok(Ok((_, to_caller))) => record.complete(to_caller),
-                Ok(Err(error)) => tracing::debug!(%error, "Upgraded stream broke off."),
+                Ok(Err(error)) => tracing::debug!(error = %Chain(&*error), "Upgraded stream broke off."),
                 Err(_) => tracing::debug!(?left, "Upgraded stream was cut at the function's timeout."),
             },
             () = stop.cancelled() => {}

@@ -371,7 +371,7 @@ fn in_a_full_fleet_calls_wait_at_home() {
         );
     }
     let placed = world.place(&route, &[]).unwrap();
-    assert_eq!((placed.member.id.clone(), placed.more), (order[0].id.clone(), false));
+    assert_eq!((placed.member.id.clone(), placed.has_other_vm), (order[0].id.clone(), false));
     assert!(world.place(&route, &order).is_none(), "all VMs were tried");
 }
 

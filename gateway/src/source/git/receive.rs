@@ -57,10 +57,11 @@ impl GitHost {
         let (pieces, mut answer) = mpsc::channel::<Bytes>(QUEUE_LEN);
         let (ended, end) = oneshot::channel();
         let host = Arc::clone(self);
+        let project = push.project.clone();
         self.background.spawn(async move {
             let outcome = host.serve(push, pieces, slot).await;
             if let Err(err) = &outcome {
-                tracing::info!(error = %Chain(err), "git push failed.");
+                tracing::info!(%project, error = %Chain(err), "git push failed.");
             }
             // The receiver is gone once git has begun to answer.
             let _ = ended.send(outcome);

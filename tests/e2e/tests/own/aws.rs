@@ -165,7 +165,7 @@ async fn machines_with_certificates_of_the_stack_serve_calls() {
     .await;
     until("both have joined", SOON, async || {
         let log = gateway.log();
-        match log.matches("Member joined.").count() {
+        match log.matches("Member was registered in the store.").count() {
             2 => Ok(()),
             _ => Err(log),
         }

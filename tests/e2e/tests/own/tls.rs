@@ -128,7 +128,7 @@ async fn the_page_works_from_another_network_namespace() {
     let _builder = Program::start(builder).await;
     until("both have joined", SOON, async || {
         let log = gateway.log();
-        match log.matches("Member joined.").count() {
+        match log.matches("Member was registered in the store.").count() {
             2 => Ok(()),
             _ => Err(log),
         }

@@ -11,7 +11,7 @@ use super::state::PoolState;
 use crate::container::failure::StartFailure;
 use crate::instance::Instance;
 use crate::moment::Moment;
-use epsilon_api::ids::InstanceId;
+use epsilon_api::{chain::Chain, ids::InstanceId};
 use parking_lot::MutexGuard;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -131,7 +131,7 @@ impl Pool {
         let version = Arc::clone(&self.version);
         let made = Instance::new(InstanceId::random(), version, idle, &self.context.closed);
         made.map(Arc::new).map_err(|err| {
-            tracing::error!(%err, function = %self.version.function, "The function's name does not form a container name; no instance is started.");
+            tracing::error!(error = %Chain(&err), function = %self.version.function, "The function's name does not form a container name; no instance is started.");
             StartFailure::from(err)
         })
     }

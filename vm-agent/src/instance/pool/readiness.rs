@@ -24,7 +24,7 @@ impl Pool {
                     }
                     Readiness::Pending => {
                         let now = self.context.now();
-                        let actions = locked.state.ensure(now);
+                        let actions = locked.state.start_what_is_needed(now);
                         self.carry_out(locked, actions, now);
                         None
                     }

@@ -162,7 +162,7 @@ impl<W> PoolState<W> {
     }
 
     /// Starts what the minimum and the waiting calls need.
-    pub(super) fn ensure(&mut self, now: Moment) -> Actions<W> {
+    pub(super) fn start_what_is_needed(&mut self, now: Moment) -> Actions<W> {
         let mut actions = Actions::default();
         self.dispatch(now, None, &mut actions);
         actions
@@ -172,13 +172,13 @@ impl<W> PoolState<W> {
     pub(super) fn close(&mut self, wanted: bool, now: Moment) -> Actions<W> {
         self.closing = true;
         self.wanted &= wanted;
-        self.ensure(now)
+        self.start_what_is_needed(now)
     }
 
     /// Reverts [`PoolState::close`].
     pub(super) fn open(&mut self, now: Moment) -> Actions<W> {
         self.closing = false;
-        self.ensure(now)
+        self.start_what_is_needed(now)
     }
 
     /// The agent ends: kills all instances, with or without calls, and starts none any more.
@@ -234,7 +234,7 @@ impl<W> PoolState<W> {
         }
         // Then instances, for the calls that are left.
         self.start_needed(now, actions);
-        self.refuse_non_waiting(actions);
+        self.refuse_calls_that_may_not_wait(actions);
         // At last, a closing pool stops the instances without calls: no waiting call needs one.
         if self.closing && self.waiters.is_empty() {
             let unused =
@@ -263,7 +263,7 @@ impl<W> PoolState<W> {
                 }
                 let drains = |state| matches!(state, State::Draining { .. });
                 match effect {
-                    Effect::Kill => actions.stops.push(key),
+                    Effect::Stop => actions.stops.push(key),
                     Effect::Nothing if drains(state) && !drains(before) => {
                         actions.changed.push(key);
                     }

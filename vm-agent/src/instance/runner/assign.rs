@@ -17,7 +17,7 @@ use crate::context::VmContext;
 use crate::engine::EngineError;
 use crate::instance::Instance;
 use crate::layers::Code;
-use epsilon_api::{function::Version, ids::InstanceId, vm::StartPhases};
+use epsilon_api::{chain::Chain, function::Version, ids::InstanceId, vm::StartPhases};
 use std::{fs, io, path::Path, sync::Arc};
 use tokio::{
     task::{JoinHandle, spawn_blocking},
@@ -84,7 +84,7 @@ pub(crate) async fn assign(
     cells.note_mount_visible(true);
     if let Ok(Err(err)) = record.await {
         // It serves all the same; only a restarted agent will not know its version, and removes it.
-        tracing::warn!(cell = %resources.id, %err, "Version of a cell could not be recorded; a restarted agent will remove the instance.");
+        tracing::warn!(cell = %resources.id, error = %Chain(&err), "Version of a cell could not be recorded; a restarted agent will remove the instance.");
     }
     instance.connections.set_upstream(upstream);
     instance.assign_cell(resources.hand_over_removal());

@@ -23,7 +23,7 @@ impl Runner {
         self.instance.thaw(); // frozen processes get no signal
         let sent_at = Instant::now();
         if let Err(err) = self.context.engine.terminate(self.instance.container()).await {
-            tracing::debug!(instance = %self.instance.id(), cause = %Chain(&err), "SIGTERM could not be sent to the instance.");
+            tracing::debug!(instance = %self.instance.id(), error = %Chain(&err), "SIGTERM could not be sent to the instance.");
             return; // it ended before, or its engine is down
         }
         tokio::select! {

@@ -47,7 +47,7 @@ impl<W> PoolState<W> {
         let ticket = self.next_number();
         let request_id = request_id.clone();
         self.waiters.push_back(Waiter { ticket, request_id, may_wait, to });
-        (ticket, self.ensure(now))
+        (ticket, self.start_what_is_needed(now))
     }
 
     /// A call leaves the queue, unless it was served meanwhile.

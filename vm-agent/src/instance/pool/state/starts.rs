@@ -175,7 +175,7 @@ impl<W> PoolState<W> {
     }
 
     /// Refuses calls that may not wait and that no start in progress would serve.
-    pub(super) fn refuse_non_waiting(&mut self, actions: &mut Actions<W>) {
+    pub(super) fn refuse_calls_that_may_not_wait(&mut self, actions: &mut Actions<W>) {
         if self.waiters.iter().all(|waiter| waiter.may_wait) {
             return;
         }

@@ -198,8 +198,8 @@ impl Pool {
         self.words(actions)
     }
 
-    fn ensure(&mut self) -> Vec<String> {
-        let actions = self.state.ensure(self.now);
+    fn start_what_is_needed(&mut self) -> Vec<String> {
+        let actions = self.state.start_what_is_needed(self.now);
         self.words(actions)
     }
 

@@ -38,7 +38,7 @@ fn no_more_instances_than_the_version_may_have() {
     assert_eq!(pool.call("c"), ["start i3"]);
     assert!(pool.call("d").is_empty(), "three are the limit");
     assert_eq!(pool.is_ready(3), ["c gets i3, after its start"]);
-    assert!(pool.ensure().is_empty());
+    assert!(pool.start_what_is_needed().is_empty());
     assert_eq!(pool.ends("b"), ["d gets i1"]);
 }
 

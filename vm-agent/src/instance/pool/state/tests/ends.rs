@@ -54,7 +54,7 @@ fn agent_that_ends_kills_all_and_starts_nothing() {
     assert!(pool.ends("a").is_empty());
     assert_eq!(pool.is_gone(2), Vec::<String>::new(), "a's instance");
     assert_eq!(pool.is_gone(1), ["no call runs"], "b ended with its instance");
-    assert!(pool.ensure().is_empty() && pool.prewarm(s(999)).is_empty());
+    assert!(pool.start_what_is_needed().is_empty() && pool.prewarm(s(999)).is_empty());
     assert_eq!(pool.state.readiness(seen), Readiness::Failed(StartFailure::Cancelled));
 }
 

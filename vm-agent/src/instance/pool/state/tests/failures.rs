@@ -55,8 +55,8 @@ fn failed_start_beside_a_live_instance_fails_no_call() {
     pool.call("a");
     pool.call("b");
     assert_eq!(pool.fails(2, &no_capacity()), ["kill i2"]);
-    assert!(pool.later(ms(499)).ensure().is_empty(), "half a second of pause");
-    assert_eq!(pool.later(ms(1)).ensure(), ["start i3"]);
+    assert!(pool.later(ms(499)).start_what_is_needed().is_empty(), "half a second of pause");
+    assert_eq!(pool.later(ms(1)).start_what_is_needed(), ["start i3"]);
     assert_eq!(pool.ends("a"), ["no call runs", "b gets i1, alone"]);
 }
 
@@ -92,14 +92,14 @@ fn early_crash_delays_starts_that_no_call_waits_for() {
     let mut pool = Pool::new(Rules { min_instances: 1, ..rules() });
     pool.state.request_ready(false);
     pool.state.end_ready_request();
-    assert_eq!(pool.ensure(), ["start i1"]);
+    assert_eq!(pool.start_what_is_needed(), ["start i1"]);
     for (instance, pause) in [(1, 1), (2, 2), (3, 4)] {
         pool.is_ready(instance);
         let (words, _) = pool.later(s(9)).exits(instance, true);
         assert_eq!(words, ["bad end, early"]);
         assert!(pool.is_gone(instance).is_empty());
-        assert!(pool.later(s(pause) - ms(1)).ensure().is_empty());
-        assert_eq!(pool.later(ms(1)).ensure(), [format!("start i{}", instance + 1)]);
+        assert!(pool.later(s(pause) - ms(1)).start_what_is_needed().is_empty());
+        assert_eq!(pool.later(ms(1)).start_what_is_needed(), [format!("start i{}", instance + 1)]);
     }
     pool.is_ready(4);
     pool.exits(4, true);
@@ -110,7 +110,7 @@ fn early_crash_delays_starts_that_no_call_waits_for() {
 fn late_crash_delays_nothing() {
     let mut pool = Pool::new(Rules { min_instances: 1, ..rules() });
     pool.state.request_ready(false);
-    pool.ensure();
+    pool.start_what_is_needed();
     pool.is_ready(1);
     let (words, _) = pool.later(s(10)).exits(1, true);
     assert_eq!(words, ["start i2", "bad end, early"]);

@@ -5,9 +5,9 @@ use super::*;
 #[test]
 fn request_starts_the_minimum_and_keeps_it() {
     let mut pool = Pool::new(Rules { min_instances: 2, starts_at_once: 1, ..rules() });
-    assert!(pool.ensure().is_empty(), "not wanted yet");
+    assert!(pool.start_what_is_needed().is_empty(), "not wanted yet");
     let seen = pool.state.request_ready(false);
-    assert_eq!(pool.ensure(), ["start i1"]);
+    assert_eq!(pool.start_what_is_needed(), ["start i1"]);
     assert_eq!(pool.state.readiness(seen), Readiness::Pending);
     assert_eq!(pool.is_ready(1), ["start i2"]);
     assert_eq!(pool.state.readiness(seen), Readiness::Pending, "two are the minimum");
@@ -17,14 +17,14 @@ fn request_starts_the_minimum_and_keeps_it() {
     assert_eq!(pool.state.spare(), 0);
     pool.exits(2, true);
     assert_eq!(pool.is_gone(2), Vec::<String>::new(), "it pauses after an early crash");
-    assert_eq!(pool.later(s(1)).ensure(), ["start i3"]);
+    assert_eq!(pool.later(s(1)).start_what_is_needed(), ["start i3"]);
 }
 
 #[test]
 fn request_without_minimum_needs_one_instance() {
     let mut pool = Pool::new(rules());
     let seen = pool.state.request_ready(false);
-    assert_eq!(pool.ensure(), ["start i1"]);
+    assert_eq!(pool.start_what_is_needed(), ["start i1"]);
     pool.is_ready(1);
     assert_eq!(pool.state.readiness(seen), Readiness::Ready);
     assert_eq!(pool.state.spare(), 0, "the request holds it");
@@ -38,7 +38,11 @@ fn request_fails_with_its_last_start() {
     pool.call("a");
     pool.fails(1, &init());
     let seen = pool.state.request_ready(false);
-    assert_eq!(pool.ensure(), ["start i2"], "an explicit request tries again at once");
+    assert_eq!(
+        pool.start_what_is_needed(),
+        ["start i2"],
+        "an explicit request tries again at once"
+    );
     assert_eq!(pool.state.readiness(seen), Readiness::Pending, "that failure was before");
     pool.fails(2, &no_capacity());
     assert_eq!(pool.state.readiness(seen), Readiness::Failed(no_capacity()));
@@ -48,7 +52,7 @@ fn request_fails_with_its_last_start() {
 fn request_to_a_draining_vm_is_refused() {
     let mut pool = Pool::new(rules());
     let seen = pool.state.request_ready(true);
-    assert!(pool.ensure().is_empty());
+    assert!(pool.start_what_is_needed().is_empty());
     assert_eq!(pool.state.readiness(seen), Readiness::Failed(StartFailure::Cancelled));
 }
 
