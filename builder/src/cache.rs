@@ -304,7 +304,7 @@ fn own_id(path: &Path) -> io::Result<String> {
         Ok(text) => match InstanceId::parse(text.trim()) {
             Ok(id) => return Ok(id.to_string()),
             Err(err) => {
-                tracing::warn!(path = %path.display(), error = %Chain(&err), "Builder id file is damaged; generating a new id.")
+                tracing::warn!(path = %path.display(), error = %Chain(&err), "Builder id file is damaged; generating a new id.");
             }
         },
         Err(err) if err.kind() == io::ErrorKind::NotFound => {}
