@@ -284,12 +284,19 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl 
 
 /// A file of an image, or `None`.
 pub(crate) fn file_of(image: &str, path: &str) -> Option<String> {
-    let output = Command::new("docker")
-        .args(["run", "--rm", "--network", "none", "--entrypoint", "cat", image, path])
-        .output()
-        .unwrap();
-    let error = String::from_utf8_lossy(&output.stderr);
-    let is_missing = error.contains("No such file");
-    assert!(output.status.success() || is_missing, "the engine, not the file: {error}");
-    (!is_missing).then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let arguments = ["run", "--rm", "--network", "none", "--entrypoint", "cat", image, path];
+    let mut errors = Vec::new();
+    // An engine that has much to do refuses a container now and then; that says nothing of the file.
+    while errors.len() < 3 {
+        let output = Command::new("docker").args(arguments).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            return Some(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        if error.contains("No such file") {
+            return None;
+        }
+        errors.push(error);
+    }
+    panic!("docker run: {errors:?}");
 }
